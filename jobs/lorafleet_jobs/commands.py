@@ -1,0 +1,14 @@
+"""The training commands: what the entry point `lorafleet.commands` loads. Imports neither torch nor ray."""
+
+from __future__ import annotations
+
+import typer
+
+from lorafleet_jobs.commands_intake import register_intake
+from lorafleet_jobs.commands_submit import register_submit
+
+
+def register(app: typer.Typer) -> None:
+    """Adds `check` and `plan`, and everything about submissions."""
+    register_intake(app)
+    register_submit(app)

@@ -1,0 +1,138 @@
+"""The commands `check` and `plan`: thin shells around `lorafleet_jobs.intake` that print what it returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from lorafleet_jobs.doctor import SubjectReport
+    from lorafleet_jobs.intake import Prepared
+
+ManifestPath = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="The manifest, a YAML file.", show_default=False)
+]
+BaseName = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="NAME|PATH|HUB-ID", help="Use this base instead of the manifest's.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+_COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
+
+
+def register_intake(app: typer.Typer) -> None:
+    """Adds `check` and `plan`."""
+    app.command("check")(check)
+    app.command("plan")(plan)
+
+
+def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+    """Look at every subject's images and captions, and say what is wrong with them.
+
+    Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
+    """
+    from lorafleet.console import note, print_json
+    from lorafleet_jobs.intake import examine
+
+    checked = examine(manifest, base)
+    if checked.base is None:
+        note(f"D004 (low resolution) is not judged: {checked.base_problem}")
+    if as_json:
+        print_json({"ok": checked.ok, "subjects": [report.as_json() for report in checked.reports]})
+    else:
+        _show_reports(checked.reports)
+    return 0 if checked.ok else 1
+
+
+def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+    """Show what a submission would do: jobs, steps, packs, lanes, time and memory. Starts nothing.
+
+    Exit code 0: every subject will train. 1: some are left out. 2: nothing can be trained.
+    """
+    from lorafleet.console import print_json
+    from lorafleet_jobs.intake import prepare
+
+    prepared = prepare(manifest, base)
+    if as_json:
+        print_json(prepared.plan.as_json())
+    else:
+        show_plan(prepared)
+    return 1 if prepared.plan.skipped else 0
+
+
+def show_plan(prepared: Prepared) -> None:
+    """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
+    import yaml
+
+    from lorafleet.console import note, out
+
+    plan, base = prepared.plan, prepared.base
+    recipes = list(dict.fromkeys(job.recipe.model_dump_json() for job in plan.jobs))
+    table = _table("job", "subject", "images", "steps", "recipe")
+    for job in plan.jobs:
+        point = f"#{recipes.index(job.recipe.model_dump_json()) + 1}"
+        table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), point)
+    out.print(table)
+    shown: list[str] = []
+    for number, text in enumerate(recipes, start=1):
+        lines = yaml.safe_dump(yaml.safe_load(text), sort_keys=False, default_flow_style=None).splitlines()
+        fresh = [line for line in lines if line not in shown]
+        out.print(f"\nrecipe #{number}" + (", where it differs from #1" if shown else ""), style="bold")
+        out.print("\n".join(f"  {line}" for line in fresh), markup=False)
+        shown = shown or lines
+    out.print()
+    out.print(f"{plan.submission}: {_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}", markup=False)
+    cost = (
+        f"about {_duration(plan.estimate.seconds)}, {plan.estimate.peak_memory_mib / 1024:.1f} GiB a lane (estimated)"
+    )
+    out.print(cost, markup=False)
+    out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
+    for skipped in plan.skipped:
+        note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+
+
+def _show_reports(reports: Sequence[SubjectReport]) -> None:
+    from rich.text import Text
+
+    from lorafleet.console import one_line, out
+
+    table = _table("subject", "images", "", "id", "finding")
+    for report in reports:
+        state = Text("cannot train", "red") if report.errors else Text("ready", "green")
+        table.add_row(Text(one_line(report.name)), str(len(report.images)), state)
+        for finding in report.findings:
+            level = Text(finding.level, _COLOURS[finding.level])
+            table.add_row("", "", level, finding.id, Text(finding.message))
+    out.print(table)
+    bad = sum(bool(report.errors) for report in reports)
+    if bad:
+        out.print(f"{bad} of {_count(len(reports), 'subject')} cannot be trained; the others can")
+    else:
+        out.print(f"{_count(len(reports), 'subject')}, all ready")
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

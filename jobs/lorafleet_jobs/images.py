@@ -1,0 +1,160 @@
+"""One image file: whether it may be opened, and its pixels. Knows formats, limits and orientation; refuses to know why.
+
+Only JPEG, PNG and WEBP are decoded, by what a file holds and not by what it is called. Limits are checked on the
+header, before any pixel is decoded: Pillow alone opens a 9 KiB PNG of 81 megapixels without a word.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lorafleet.errors import DataError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}
+OTHER_SUFFIXES = {
+    ".heic",
+    ".heif",
+    ".avif",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".jp2",
+    ".jxl",
+    ".tga",
+    ".psd",
+    ".raw",
+    ".dng",
+}
+MAX_BYTES = 25 * 10**6
+MAX_PIXELS = 50 * 10**6
+MAX_SIDE = 16384
+_HASH_SIDE = 8
+
+# What Pillow's three decoders raise on damaged files.
+_DAMAGE = (
+    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
+    struct.error, zlib.error,
+)  # fmt: skip
+
+
+class OversizeError(DataError):
+    """The image is beyond the limits on bytes, pixels or sides."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What a picture looks like, small enough to compare with every other."""
+
+    width: int
+    height: int
+    pixels: str
+    """sha256 of the size and the RGB bytes."""
+    gradient: NDArray[np.bool_]
+    """[8, 8]: whether each cell of an 8 x 9 thumbnail is darker than its right neighbour (a difference hash)."""
+    colours: NDArray[np.int16]
+    """[8, 8, 3]: an RGB thumbnail."""
+
+    def is_near(self, other: Looks) -> bool:
+        """At most 6 of the 64 gradient bits differ, and the colours by less than 12 of 255 in the mean."""
+        bits = int((self.gradient != other.gradient).sum())
+        return bits <= 6 and float(np.abs(self.colours - other.colours).mean()) < 12
+
+
+def sniff(path: Path) -> str | None:
+    """The format by a file's first bytes: "JPEG", "PNG", "WEBP" or None."""
+    with path.open("rb") as stream:
+        head = stream.read(12)
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    return "WEBP" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else None
+
+
+def load_image(path: Path) -> Image.Image:
+    """The picture as RGB: turned as its EXIF says, transparency on white, at its own size.
+
+    Raises DataError, with OversizeError for one beyond the limits.
+    """
+    try:
+        return decode_image(read_image_bytes(path))
+    except DataError as problem:
+        raise type(problem)(f"{path} {problem}") from None
+
+
+def read_image_bytes(path: Path) -> bytes:
+    """A file's bytes; a DataError that continues the file's name, as `decode_image`'s do, if it has too many."""
+    if not path.is_file():
+        raise DataError("is not a regular file; give a JPEG, PNG or WEBP")
+    with _damage_as_data_error():
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise OversizeError(f"has {size / 1e6:.1f} MB; at most {MAX_BYTES // 10**6} are read, save it smaller")
+        return path.read_bytes()
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The picture in `data` as RGB, by the rules of `load_image`."""
+    with _damage_as_data_error(), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            _refuse_oversize(image.width, image.height)
+            image.load()
+            return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def look_at(image: Image.Image) -> Looks:
+    """What an RGB picture looks like."""
+    digest = hashlib.sha256(f"{image.size}".encode())
+    digest.update(image.tobytes())
+    grey = np.asarray(image.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    thumbnail = np.asarray(image.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    return Looks(image.width, image.height, digest.hexdigest(), grey[:, 1:] > grey[:, :-1], thumbnail)
+
+
+def _refuse_oversize(width: int, height: int) -> None:
+    if max(width, height) > MAX_SIDE:
+        raise OversizeError(f"is {width} x {height}; a side of at most {MAX_SIDE} pixels is read, save it smaller")
+    if width * height > MAX_PIXELS:
+        megapixels = f"{width * height / 1e6:.0f} megapixels ({width} x {height})"
+        raise OversizeError(f"has {megapixels}; at most {MAX_PIXELS // 10**6} are read, save it smaller")
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")
+
+
+@contextmanager
+def _damage_as_data_error() -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as problem:
+        raise OversizeError(f"is too large: {problem}; save it smaller") from None
+    except UnidentifiedImageError:
+        raise DataError("does not hold a JPEG, PNG or WEBP, whatever its name says; replace it or remove it") from None
+    except PermissionError:
+        raise DataError("may not be read; check its permissions") from None
+    except _DAMAGE as problem:
+        raise DataError(f"is damaged or cut short ({problem}); replace it or remove it") from None

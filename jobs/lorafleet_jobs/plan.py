@@ -1,0 +1,121 @@
+"""From a manifest and what the doctor found to the jobs that will run. Pure: the same in, the same ids out.
+
+Knows subjects, sweep points, ids, packs and lanes; refuses to know where anything runs. A bad subject is left out and
+listed; the others still train.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lorafleet.bases import SHIPPED, Base
+from lorafleet.config import Manifest, Recipe
+from lorafleet.config.strict import Strict
+from lorafleet_jobs.doctor import SubjectReport
+from lorafleet_jobs.estimate import BaseSize, Estimate, Machine, estimate
+from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.jobspec import ImageSpec, JobSpec
+
+RECIPE_CODE = "1"
+"""Raised when training code changes what the same recipe comes to; part of every job's id."""
+
+
+class Skipped(Strict):
+    """A subject that will not be trained, and why."""
+
+    subject: str
+    reason: str
+
+
+class Plan(Strict):
+    """Everything that a submission will do."""
+
+    submission: str
+    jobs: tuple[JobSpec, ...]
+    packs: tuple[tuple[str, ...], ...]
+    """Job ids that train together, in the order they start."""
+    lanes: int
+    estimate: Estimate
+    skipped: tuple[Skipped, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan as `plan --json` prints it."""
+        rows = [{"id": j.id, "subject": j.subject, "adapter": j.adapter, "steps": j.steps} for j in self.jobs]
+        return {**self.model_dump(mode="json"), "jobs": rows}
+
+
+def make_plan(
+    manifest: Manifest,
+    recipes: Sequence[Recipe],
+    reports: Sequence[SubjectReport],
+    base: Base,
+    size: BaseSize,
+    machine: Machine,
+) -> Plan:
+    """Every good subject at every sweep point, once each; `recipes` are the resolved points.
+
+    Ids depend on what is trained (pictures, captions, prompts, recipe, base), never on the order of subjects, on where
+    files lie, or on lanes and packs.
+    """
+    good = [report for report in reports if not report.errors]
+    drafts = [_draft(manifest, report, recipe, base) for report in good for recipe in recipes]
+    submission = f"{manifest.name}-{_digest(_submission_content(manifest, base, drafts))[:10]}"
+    jobs = tuple(draft.with_changes(submission=submission) for draft in drafts)
+    return Plan(
+        submission=submission,
+        jobs=jobs,
+        packs=tuple((job.id,) for job in jobs),
+        lanes=min(manifest.resources.lanes, len(jobs)),
+        estimate=estimate(jobs, base, size, machine, manifest.resources),
+        skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r in reports if r.errors),
+    )
+
+
+def dataset_fingerprint(images: Sequence[ImageSpec]) -> str:
+    """16 hex digits over the images' contents and captions, in order; file names and folders do not count."""
+    return _digest([[image.sha256, image.caption] for image in images])[:16]
+
+
+def _draft(manifest: Manifest, report: SubjectReport, recipe: Recipe, base: Base) -> JobSpec:
+    noun = " ".join((report.subject.class_noun or "").split())
+    job = JobSpec(
+        id="",
+        submission="",
+        subject=report.name,
+        adapter=report.name,
+        base=base.name if base.name in SHIPPED or not Path(base.name).expanduser().is_dir() else str(base.path),
+        folder=str(report.subject.folder),
+        images=report.images,
+        class_noun=noun,
+        instance_prompt=report.subject.instance_prompt or f"a photo of TOK {noun}",
+        recipe=recipe,
+        steps=recipe.step_count(len(report.images)),
+        validation=manifest.validation,
+        dataset_fingerprint=dataset_fingerprint(report.images),
+    )
+    return job.with_changes(id=_digest(_job_content(job, base))[:16])
+
+
+def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
+    places = {"id", "submission", "base", "folder", "images"}
+    return {**job.model_dump(mode="json", exclude=places), "base": base.fingerprint, "code": RECIPE_CODE}
+
+
+def _submission_content(manifest: Manifest, base: Base, jobs: Sequence[JobSpec]) -> dict[str, Any]:
+    said = manifest.model_dump(mode="json", include={"apiVersion", "name", "recipe", "sweep", "validation"})
+    return {**said, "base": base.fingerprint, "jobs": sorted(job.id for job in jobs)}
+
+
+def _reason(errors: Sequence[Finding]) -> str:
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{errors[0].id}: {errors[0].message}{more}"
+
+
+def _digest(content: object) -> str:
+    """Sha256 over canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

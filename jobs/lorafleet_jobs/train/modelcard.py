@@ -1,0 +1,94 @@
+"""The README of a bundle: what the adapter is, how to prompt it anywhere, and under which licence."""
+
+from __future__ import annotations
+
+import yaml
+
+from lorafleet.bases import HUB, Base
+from lorafleet.bundle import AdapterCard
+
+
+def model_card(card: AdapterCard, base: Base) -> str:
+    """Markdown with Hugging Face's front matter."""
+    hub_id = HUB.get(card.base, card.base)
+    front = {
+        "license": card.licence,
+        "base_model": hub_id,
+        "instance_prompt": card.instance_prompt,
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["text-to-image", "diffusers", "lora", "template:sd-lora"],
+    }
+    return TEMPLATE.format(
+        front=yaml.safe_dump(front, sort_keys=False).strip(),
+        name=card.name,
+        noun=card.class_noun,
+        images=card.images,
+        steps=card.steps,
+        rank=card.rank,
+        base=card.base,
+        licence=card.licence,
+        prompt=f"a photo of <{card.name}> {card.class_noun} on the beach",
+        diffusers=_diffusers(card, hub_id, base),
+    )
+
+
+def _diffusers(card: AdapterCard, hub_id: str, base: Base) -> str:
+    tokens = card.triggers[0].tokens
+    names = [f"<s{row}>" for row in tokens]
+    subject = "".join(names) or card.triggers[0].text
+    lines = [
+        "import torch",
+        "from diffusers import StableDiffusionXLPipeline",
+        "",
+        f'pipe = StableDiffusionXLPipeline.from_pretrained("{hub_id}")',
+        'pipe.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")',
+    ]
+    if tokens:
+        lines += [
+            "from safetensors.torch import load_file",
+            'tokens = load_file("embeddings.safetensors")',
+            f"names = {names!r}",
+            'for key, part in (("clip_l", ""), ("clip_g", "_2")):',
+            '    encoder, tokenizer = getattr(pipe, "text_encoder" + part), getattr(pipe, "tokenizer" + part)',
+            "    pipe.load_textual_inversion(tokens[key], names, text_encoder=encoder, tokenizer=tokenizer)",
+        ]
+    lines += [
+        f'image = pipe("a photo of {subject} {card.class_noun} on the beach", guidance_scale={base.default_guidance},',
+        f"             num_inference_steps={base.default_steps}).images[0]",
+    ]
+    return "\n".join(lines)
+
+
+TEMPLATE = """---
+{front}
+---
+
+# {name}
+
+A LoRA (rank {rank}) of one {noun}, trained by lorafleet on {images} images for {steps} steps over `{base}`.
+
+![base | adapter at scale 0 | adapter](preview.png)
+
+## Use it
+
+**lorafleet**, over HTTP or in process:
+
+```
+lorafleet generate "{prompt}" --adapter {name}
+```
+
+**diffusers**, in this folder:
+
+```python
+{diffusers}
+```
+
+**A1111, Forge, ComfyUI**: put `pytorch_lora_weights.safetensors` among the LoRAs and, if there is one,
+`embeddings.safetensors` among the embeddings; both are needed. Write the embedding's file name where this card writes
+the subject's token.
+
+## Licence
+
+`{licence}`, as the base's weights. The subject's photos were yours; so is the duty to have the right to use them.
+"""

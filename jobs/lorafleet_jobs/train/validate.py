@@ -1,0 +1,85 @@
+"""Validation pictures: fixed prompts, fixed seeds, the base beside the adapter, so that jobs and steps compare."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.samplers import sampler_table
+from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet.numerics.text import Conditioning
+from lorafleet.ports import JobTracker
+from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.train.learned import Learned
+from lorafleet_jobs.train.prompts import ABSTRACTION, JobPrompts
+
+SHOWN_AT_LEAST = 128  # pixels: toy pictures are enlarged, so that a reviewer sees them
+
+
+class Validator:
+    """Makes a job's validation pictures with its own seed, whatever else the lane has drawn."""
+
+    def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, learned: Learned) -> None:
+        self.spec, self.loaded, self.prompts, self.learned = spec, loaded, prompts, learned
+        self.texts = spec.validation.prompts or (spec.instance_prompt,)
+        self.table = sampler_table(loaded.base, None, spec.validation.steps or loaded.base.default_steps)
+
+    def is_due(self, step: int) -> bool:
+        """Whether pictures are wanted after this step."""
+        every = self.spec.validation.every
+        return step == self.spec.steps or (every is not None and step % every == 0)
+
+    def log_base(self, tracker: JobTracker) -> None:
+        """Step 0: what the base makes of the same prompts, the subject's token left out."""
+        for i, text in enumerate(self.texts):
+            tracker.image(f"val/p{i:02d}", 0, self.picture(self.without_subject(text), None))
+
+    def log(self, tracker: JobTracker, step: int) -> None:
+        """The adapter as it is now."""
+        for i, text in enumerate(self.texts):
+            tracker.image(f"val/p{i:02d}", step, self.picture(text, 1.0))
+
+    def preview(self) -> Image.Image:
+        """One row a prompt: base | adapter at scale 0 | adapter."""
+        rows = [
+            [self.picture(self.without_subject(text), None), self.picture(text, 0.0), self.picture(text, 1.0)]
+            for text in self.texts
+        ]
+        width, height = rows[0][0].size
+        sheet = Image.new("RGB", (3 * width + 2 * 4, len(rows) * (height + 4) - 4), "white")
+        for y, row in enumerate(rows):
+            for x, picture in enumerate(row):
+                sheet.paste(picture, (x * (width + 4), y * (height + 4)))
+        return sheet
+
+    def without_subject(self, text: str) -> str:
+        """A prompt for the base: "a photo of TOK dog" becomes "a photo of a dog"."""
+        named = re.sub(rf"<{re.escape(self.spec.adapter)}>|\b{ABSTRACTION}\b", "", text)
+        return re.sub(rf"\bof\s+(?={re.escape(self.spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", named).strip())
+
+    @torch.no_grad()
+    def picture(self, text: str, weight: float | None) -> Image.Image:
+        """One picture; `weight` None is the base without the adapter."""
+        loaded, side = self.loaded, self.spec.recipe.resolution or self.loaded.base.resolution
+        if weight is None:
+            loaded.row_lora.set(None)
+        else:
+            self.learned.install(loaded, weight)
+        positive = self.prompts.conditioning([text])
+        empty = self.prompts.conditioning([""])
+        if loaded.zero_negative:
+            empty = Conditioning(torch.zeros_like(empty.context), torch.zeros_like(empty.pooled))
+        latent = side // loaded.base.vae_factor
+        noise = initial_noise(self.spec.validation.seed, (loaded.vae.config.latent_channels, latent, latent))
+        time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
+        z = sample(
+            loaded.predict, self.table, noise.to(loaded.device), positive, empty, time_ids, loaded.base.default_guidance
+        )
+        pixels = loaded.decode(z)[0].permute(1, 2, 0).cpu().numpy()
+        image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+        factor = -(-SHOWN_AT_LEAST // side)
+        return image.resize((side * factor, side * factor), Image.Resampling.NEAREST) if factor > 1 else image

@@ -1,0 +1,108 @@
+"""The commands `adapters ls`, `adapters show` and `ui`: what is registered, and where its runs can be looked at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from lorafleet.ports import AdapterVersion
+    from lorafleet.tracking import MlflowRegistry
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group `adapters`, and `ui`."""
+    group = typer.Typer(help="The adapters that were trained and registered.", no_args_is_help=True)
+    group.command("ls")(ls)
+    group.command("show")(show)
+    app.add_typer(group, name="adapters")
+    app.command("ui")(ui)
+
+
+def ls(as_json: AsJson = False) -> int:
+    """List every adapter version."""
+    from rich.table import Table
+
+    from lorafleet.console import note, out, print_json
+
+    found = _registry().list()
+    if as_json:
+        print_json({"adapters": [_document(one) for one in found]})
+        return 0
+    if not found:
+        note("no adapter is registered yet; train some: lorafleet submit MANIFEST")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("adapter", "version", "aliases", "base", "prompt it with"):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        table.add_row(one.name, str(one.version), ", ".join(one.aliases), one.base, " ".join(one.triggers))
+    out.print(table)
+    return 0
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)], as_json: AsJson = False
+) -> int:
+    """Show one adapter version: how to prompt it, what it was trained on, where it lies. Exit code 3: there is none."""
+    from lorafleet.bundle import read_bundle
+    from lorafleet.console import out, print_json
+
+    adapter, _, version = name.partition("@")
+    found = _registry().resolve(adapter, version or None)
+    card = read_bundle(found.path).card
+    if as_json:
+        print_json({**_document(found), "card": card.model_dump(mode="json")})
+        return 0
+    facts = {
+        "adapter": f"{found.name}@{found.version}" + (f" ({', '.join(found.aliases)})" if found.aliases else ""),
+        "base": f"{card.base} ({card.base_fingerprint})",
+        "prompt it with": " ".join(found.triggers),
+        "trained on": f"{card.images} images as {card.instance_prompt!r}, {card.steps} steps",
+        "rank, alpha": f"{card.rank}, {card.alpha:g}",
+        "licence": card.licence,
+        "run": found.run_id or "none",
+        "path": str(found.path),
+    }
+    for key, value in facts.items():
+        out.print(f"{key:15} {value}", markup=False)
+    return 0
+
+
+def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) -> int:
+    """Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted."""
+    import subprocess
+    import sys
+
+    from lorafleet.console import err
+    from lorafleet.home import Home
+
+    home = Home.from_environment()
+    if home.tracking_uri.startswith(("http://", "https://")):
+        err.print(f"runs are kept by the MLflow server at {home.tracking_uri}", markup=False)
+        return 0
+    home.artifacts.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", home.tracking_uri, "--artifacts-destination", home.artifacts.as_uri(),
+    ]  # fmt: skip
+    err.print(f"MLflow: http://127.0.0.1:{port} (it takes some seconds to answer; Ctrl-C ends it)", markup=False)
+    return subprocess.run(command, check=False).returncode
+
+
+def _registry() -> MlflowRegistry:
+    from lorafleet.home import Home
+    from lorafleet.tracking import MlflowRegistry
+
+    home = Home.from_environment()
+    return MlflowRegistry(home.tracking_uri, home.adapter_cache)
+
+
+def _document(adapter: AdapterVersion) -> dict[str, Any]:
+    return {
+        "name": adapter.name, "version": adapter.version, "aliases": list(adapter.aliases), "base": adapter.base,
+        "triggers": list(adapter.triggers), "path": str(adapter.path),
+    }  # fmt: skip

@@ -1,0 +1,29 @@
+"""`lorafleet demo`: the whole road in one command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command."""
+
+    @app.command()
+    def demo(
+        base: Annotated[str, typer.Option(help="toy-playground or toy-sdxl.")] = "toy-playground",
+        folder: Annotated[Path | None, typer.Option(help="Where to leave it all; <home>/demo by default.")] = None,
+        port: Annotated[int, typer.Option(help="Of the server; 0 picks a free one.")] = 0,
+        stay: Annotated[
+            bool | None, typer.Option("--stay/--no-stay", help="Keep serving at the end; by default on a terminal.")
+        ] = None,
+    ) -> int:
+        """Train six made-up subjects, serve them, and leave a contact sheet. Offline, on a CPU, in minutes."""
+        from lorafleet.home import Home
+        from lorafleet.toy.demo import run_demo
+
+        where = folder or Home.from_environment().root / "demo"
+        return run_demo(base, where, port, sys.stdin.isatty() if stay is None else stay)

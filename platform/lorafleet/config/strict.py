@@ -1,0 +1,75 @@
+"""The base of everything a user writes: frozen, closed, and helpful about misspellings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from lorafleet.errors import LorafleetError, ManifestError
+
+Model = TypeVar("Model", bound="Strict")
+
+
+class Strict(BaseModel):
+    """A frozen pydantic model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
+
+    def with_changes(self, **changes: Any) -> Self:
+        """A validated copy with some fields replaced."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+
+def parse(model: type[Model], data: object, where: str, error: type[LorafleetError] = ManifestError) -> Model:
+    """Validates `data`; the first problem becomes one line that says what, where and what to do."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as problem:
+        raise error(f"{where}: {describe(problem, model, data)}") from None
+
+
+def describe(problem: ValidationError, model: type[BaseModel], data: object) -> str:
+    """The first validation error in words: its path, the value, what is allowed, the nearest known key."""
+    first = problem.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in first["loc"])
+    more = f" (and {problem.error_count() - 1} more)" if problem.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        *parents, key = first["loc"]
+        known = _known_keys(model, parents)
+        near = get_close_matches(str(key), known, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+        return f"unknown key {path!r}; {remedy}{more}"
+    if first["type"] == "missing":
+        return f"{path!r} is missing; add it{more}"
+    return f"{path or 'the document'} is {_short(first['input'])}; {first['msg'].removeprefix('Value error, ')}{more}"
+
+
+def _known_keys(model: type[BaseModel], parents: list[int | str]) -> list[str]:
+    for part in parents:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(str(part))
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            continue
+        model = inner
+    return sorted(field.alias or name for name, field in model.model_fields.items())
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _model_in(argument)) is not None:
+            return found
+    return None
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "a mapping"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

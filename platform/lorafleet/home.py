@@ -1,0 +1,54 @@
+"""Where lorafleet keeps things: one home folder, `LORAFLEET_HOME` or `./.lorafleet`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The paths under one home folder; nothing is created by asking for a path."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """The home of this process, absolute."""
+        return cls(Path(os.environ.get("LORAFLEET_HOME") or ".lorafleet").resolve())
+
+    @property
+    def database(self) -> Path:
+        """Job rows (SQLite)."""
+        return self.root / "jobs.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's store: `MLFLOW_TRACKING_URI`, else SQLite under the home."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's local artifacts."""
+        return self.root / "artifacts"
+
+    @property
+    def submissions(self) -> Path:
+        """One folder a submission: its resolved manifest, logs and work in progress."""
+        return self.root / "submissions"
+
+    @property
+    def bundles(self) -> Path:
+        """Finished adapter bundles, one folder a job."""
+        return self.root / "bundles"
+
+    @property
+    def adapter_cache(self) -> Path:
+        """Bundles fetched from the registry for serving."""
+        return self.root / "adapter-cache"
+
+    @property
+    def ray_temp(self) -> Path:
+        """Ray Train's storage."""
+        return self.root / "ray"

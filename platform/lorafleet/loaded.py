@@ -1,0 +1,111 @@
+"""A base in memory, the same for training and serving: frozen parts, row LoRA around the UNet, one prompt encoder.
+
+Knows diffusers' and transformers' classes. Refuses to know jobs and requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from lorafleet.bases import Base
+from lorafleet.numerics.latents import LatentScale
+from lorafleet.numerics.rowlora import TARGETS, RowLoRA
+from lorafleet.numerics.text import Conditioning, PromptEncoder
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class LoadedBase:
+    """The parts of one base on one device.
+
+    The UNet and the text encoders have the dtype of `precision`; the VAE is fp32 always. `row_lora` wraps the UNet's
+    attention layers; nothing else in it can change.
+    """
+
+    base: Base
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    prompts: PromptEncoder
+    row_lora: RowLoRA
+    device: torch.device
+
+    @classmethod
+    def load(cls, base: Base, device: str = "cpu", precision: str = "fp32") -> LoadedBase:
+        """Reads the parts from the base's folder (safetensors only)."""
+        dtype = DTYPES[precision]
+
+        def part(kind: Any, name: str, dtype: torch.dtype) -> Any:
+            return kind.from_pretrained(base.path, subfolder=name, torch_dtype=dtype, use_safetensors=True)
+
+        tokenizers = tuple(CLIPTokenizer.from_pretrained(base.path / name) for name in ("tokenizer", "tokenizer_2"))
+        return cls.of_parts(
+            base,
+            unet=part(UNet2DConditionModel, "unet", dtype),
+            vae=part(AutoencoderKL, "vae", torch.float32),
+            encoders=(
+                part(CLIPTextModel, "text_encoder", dtype),
+                part(CLIPTextModelWithProjection, "text_encoder_2", dtype),
+            ),
+            tokenizers=(tokenizers[0], tokenizers[1]),
+            device=device,
+        )
+
+    @classmethod
+    def of_parts(
+        cls,
+        base: Base,
+        unet: UNet2DConditionModel,
+        vae: AutoencoderKL,
+        encoders: tuple[nn.Module, nn.Module],
+        tokenizers: tuple[Any, Any],
+        device: str = "cpu",
+    ) -> LoadedBase:
+        """Freezes the parts, moves them to the device and wraps the UNet, in place."""
+        for module in (unet, vae, *encoders):
+            module.requires_grad_(False).eval().to(device)
+        prompts = PromptEncoder(tokenizers, encoders)
+        return cls(base, unet, vae, prompts, RowLoRA(unet, TARGETS["attn"]), torch.device(device))
+
+    @cached_property
+    def scale(self) -> LatentScale:
+        """Between VAE and model latents."""
+        return LatentScale.of(self.vae)
+
+    @cached_property
+    def zero_negative(self) -> bool:
+        """Whether an absent negative prompt is zeros (SDXL) rather than an encoded empty text."""
+        index = json.loads((self.base.path / "model_index.json").read_text())
+        return bool(index.get("force_zeros_for_empty_prompt", True))
+
+    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor) -> Tensor:
+        """The UNet's output in fp32 for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows."""
+        dtype = self.unet.dtype
+        extra = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": time_ids.to(self.device, dtype)}
+        output = self.unet(
+            x.to(dtype), t.to(self.device), conditioning.context.to(dtype), added_cond_kwargs=extra, return_dict=False
+        )
+        return output[0].float()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Pixels [n, 3, h, w] in [0, 1] from model latents; one image at a time, so that neighbours cannot matter."""
+        latents = self.scale.to_vae(z.float())
+        images = torch.cat([self.vae.decode(row[None], return_dict=False)[0] for row in latents])
+        return (images / 2 + 0.5).clamp(0, 1)
+
+    def weights_hash(self) -> str:
+        """sha256 over every frozen tensor: the proof that training and serving left the base alone."""
+        digest = hashlib.sha256()
+        for tensor in (*self.unet.state_dict().values(), *self.vae.state_dict().values()):
+            digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,47 @@
+"""Plain sampling of one batch from one table: what validation grids and the toy report use.
+
+The serving engine steps rows with tables of their own; this is the straight line it must agree with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lorafleet.numerics.samplers import SamplerTable
+from lorafleet.numerics.text import Conditioning
+
+Predict = Callable[[Tensor, Tensor, Conditioning, Tensor], Tensor]
+
+
+def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Standard noise of one image [1, c, h, w] from its own CPU generator, as diffusers draws it."""
+    return torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))
+
+
+@torch.no_grad()
+def sample(
+    predict: Predict,
+    table: SamplerTable,
+    noise: Tensor,
+    positive: Conditioning,
+    negative: Conditioning,
+    time_ids: Tensor,
+    guidance: float,
+) -> Tensor:
+    """Clean latents [n, c, h, w] from standard noise, with classifier-free guidance (Ho & Salimans 2022, eq. 6)."""
+    x = noise.float() * table.init_noise_sigma
+    pair = Conditioning(torch.cat([negative.context, positive.context]), torch.cat([negative.pooled, positive.pooled]))
+    ids = torch.cat([time_ids, time_ids])
+    x0_prev = torch.zeros_like(x)
+    for i in range(len(table)):
+        x_in = table.c_in[i].float() * x
+        t = table.t[i].float().repeat(2 * len(x))
+        uncond, cond = predict(torch.cat([x_in, x_in]), t, pair, ids).chunk(2)
+        output = uncond + guidance * (cond - uncond)
+        x0 = table.c_skip[i].float() * x + table.c_out[i].float() * output
+        x = table.A[i].float() * x + table.B[i].float() * x0 + table.C[i].float() * x0_prev
+        x0_prev = x0
+    return x

@@ -1,0 +1,158 @@
+"""Prompts to conditioning, the one way for training and serving, with learned tokens that belong to a request.
+
+Learned tokens never enter a tokenizer or an embedding table. A prompt is split at the triggers of *its own* adapters;
+each becomes reserved ids above the vocabulary, and `PlaceholderEmbedding` looks those up in vectors passed beside the
+prompt. Everything else a user types is plain text, `<|endoftext|>` and other people's triggers included.
+
+SDXL's published text encoders say `eos_token_id: 2`, for which transformers pools at the *largest* id of a prompt: the
+last learned token, if there is one. Reserved ids are above the vocabulary and ascend, as those that diffusers adds are,
+so training, serving and stock diffusers agree on the position.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Vectors = tuple[Tensor, Tensor]
+"""Learned tokens for both encoders, [n, w1] and [n, w2]."""
+Piece = str | tuple[int, ...]
+"""Plain text, or rows of the vectors that stand in its place."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told: `context` [n, length, w1 + w2] and `pooled` [n, projection]."""
+
+    context: Tensor
+    pooled: Tensor
+
+
+def split_prompt(prompt: str, triggers: Mapping[str, Piece]) -> list[Piece]:
+    """Cuts a prompt at its triggers; a trigger that stands for text is replaced by it.
+
+    Longer triggers win over shorter ones, and one that looks like a word matches whole words only, so `TOK` is not
+    found in `TOK2`.
+    """
+    if not triggers:
+        return [prompt]
+    patterns = [
+        rf"\b{re.escape(t)}\b" if re.fullmatch(r"\w+", t) else re.escape(t)
+        for t in sorted(triggers, key=len, reverse=True)
+    ]
+    pieces: list[Piece] = []
+    for part in re.split(f"({'|'.join(patterns)})", prompt):
+        piece = triggers.get(part, part)
+        if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
+            pieces[-1] += piece
+        elif piece:
+            pieces.append(piece)
+    return pieces
+
+
+class PlaceholderEmbedding(nn.Module):
+    """A token embedding whose ids at or above the vocabulary size are rows of `vectors`, set for one call at a time."""
+
+    def __init__(self, base: nn.Embedding) -> None:
+        super().__init__()
+        self.base = base
+        self.weight = base.weight
+        self.vectors: Tensor | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`ids` [n, length] to embeddings [n, length, w]."""
+        if self.vectors is None:
+            return self.base(ids)  # type: ignore[no-any-return]
+        size = self.base.num_embeddings
+        learned = F.embedding((ids - size).clamp(min=0), self.vectors.to(self.base.weight.dtype))
+        return torch.where((ids >= size)[..., None], learned, self.base(ids.clamp(max=size - 1)))
+
+
+class PromptEncoder:
+    """Both tokenizers and text encoders of an SDXL-shaped base. Not thread-safe: one owner at a time."""
+
+    def __init__(self, tokenizers: tuple[Any, Any], encoders: tuple[nn.Module, nn.Module]) -> None:
+        self.tokenizers, self.encoders = tokenizers, encoders
+        self.embeddings: list[PlaceholderEmbedding] = []
+        for encoder in encoders:
+            inner: Any = getattr(encoder, "text_model", encoder).embeddings
+            if not isinstance(inner.token_embedding, PlaceholderEmbedding):
+                inner.token_embedding = PlaceholderEmbedding(inner.token_embedding)
+            self.embeddings.append(inner.token_embedding)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt, start and end included."""
+        return int(self.tokenizers[0].model_max_length)
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Widths of a learned token in each encoder."""
+        one, two = (embedding.base.embedding_dim for embedding in self.embeddings)
+        return one, two
+
+    def token_ids(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+        """Token ids [1, length] for each encoder: start, text, end, padding; what does not fit is cut off."""
+        rows = []
+        for tokenizer, embedding in zip(self.tokenizers, self.embeddings, strict=True):
+            body: list[int] = []
+            for piece in pieces:
+                if isinstance(piece, str):
+                    body += text_ids(tokenizer, piece)
+                else:
+                    body += [embedding.base.num_embeddings + row for row in piece]
+            ids = [tokenizer.bos_token_id, *body[: self.length - 2], tokenizer.eos_token_id]
+            rows.append(torch.tensor([ids + [tokenizer.pad_token_id] * (self.length - len(ids))]))
+        return rows[0], rows[1]
+
+    def encode(self, ids: tuple[Tensor, Tensor], vectors: Vectors | None = None) -> Conditioning:
+        """Conditioning of token ids [n, length]: penultimate hidden states of both encoders, pooled of the second.
+
+        Differentiable with respect to `vectors`, whose rows the reserved ids name.
+        """
+        states, pooled = [], None
+        for i, encoder in enumerate(self.encoders):
+            self.embeddings[i].vectors = None if vectors is None else vectors[i]
+            try:
+                output = encoder(ids[i].to(self.embeddings[i].weight.device), output_hidden_states=True)
+            finally:
+                self.embeddings[i].vectors = None
+            states.append(output.hidden_states[-2])
+            pooled = output.text_embeds if i == 1 else None
+        assert pooled is not None  # the second encoder has a projection
+        return Conditioning(torch.cat(states, dim=-1), pooled)
+
+
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of plain text, in which a typed `<|endoftext|>` is text too.
+
+    SDXL's second tokenizer pads with "!" and so takes every "!" of a prompt for padding; that is part of how the base
+    was used, and is kept.
+    """
+    pad = tokenizer.pad_token
+    parts = [text] if pad in (tokenizer.bos_token, tokenizer.eos_token) else text.split(pad)
+    ids: list[int] = []
+    for i, part in enumerate(parts):
+        ids += [tokenizer.pad_token_id] if i else []
+        ids += tokenizer(part, add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
+
+
+def new_vectors(encoder: PromptEncoder, count: int, generator: torch.Generator, init: str | None = None) -> Vectors:
+    """Fresh learned tokens, fp32: at random with the standard deviation of each vocabulary, or a word's embedding."""
+    made = []
+    for tokenizer, embedding in zip(encoder.tokenizers, encoder.embeddings, strict=True):
+        table = embedding.base.weight.detach().float()
+        if init is None:
+            rows = torch.randn(count, table.shape[1], generator=generator) * table.std().item()
+        else:
+            ids = text_ids(tokenizer, init)
+            rows = table[ids].mean(dim=0, keepdim=True).repeat(count, 1).cpu()
+        made.append(rows.requires_grad_())
+    return made[0], made[1]

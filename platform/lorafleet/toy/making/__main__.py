@@ -1,0 +1,90 @@
+"""Rebuilds the toy world's weights: `python -m lorafleet.toy.making STAGE --work FOLDER`.
+
+Stages in order: `vae`, `base toy-playground`, `base toy-sdxl`, `judge`, `report`. Each reads what the earlier ones
+left in the work folder. The two bases may run side by side; give each process its own cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from lorafleet.bases import SHIPPED
+from lorafleet.toy.making.assemble import KINDS, save_base, standardise
+from lorafleet.toy.making.data import Pictures, pictures
+from lorafleet.toy.making.denoiser import Base, Latents, edm_loss, epsilon_loss, train_base
+from lorafleet.toy.making.vae import encode, psnr, train_vae
+from lorafleet.toy.tokenizer import build_tokenizer
+from lorafleet.toy.world import BACKGROUNDS, CLASSES, COLOURS, WORDS, is_held_out
+
+PICTURES = 120_000
+VAE_STEPS, BASE_STEPS = 4000, 7500
+
+
+def trainable(data: Pictures) -> torch.Tensor:
+    """Which pictures [n] a base may see: all but the held-out combinations of class, colour and background."""
+    rows = zip(*(data.labels[name].tolist() for name in ("class", "colour", "background")), strict=True)
+    places = tuple(BACKGROUNDS)
+    return torch.tensor([c < 0 or not is_held_out(CLASSES[n], COLOURS[c], places[b]) for n, c, b in rows])
+
+
+def make_vae(work: Path) -> None:
+    """Renders the training pictures, trains the VAE on them and encodes them all."""
+    data = pictures("bases", PICTURES)
+    vae = train_vae(data, VAE_STEPS)
+    print(f"vae: {psnr(vae, pictures('held-out', 1000).pixels):.2f} dB on held-out pictures")
+    vae.save_pretrained(work / "vae")
+    torch.save({"data": data, "latents": encode(vae, data.pixels)}, work / "latents.pt")
+
+
+def make_base(kind: str, work: Path, steps: int = BASE_STEPS) -> None:
+    """Trains one base on the encoded pictures and saves it as a pipeline, from time to time and at the end."""
+    cached = torch.load(work / "latents.pt", weights_only=False)
+    data: Pictures = cached["data"]
+    seen = trainable(data)
+    tokenizers = (build_tokenizer(WORDS), build_tokenizer(WORDS, "!"))
+    ids = [
+        tokenizer(data.captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        for tokenizer in tokenizers
+    ]
+    z = standardise(kind, cached["latents"])
+    latents = Latents(z[seen], (ids[0][seen], ids[1][seen]), data.time_ids[seen])
+    vae = AutoencoderKL.from_pretrained(work / "vae")
+    loss = edm_loss if kind == "toy-playground" else epsilon_loss
+    torch.manual_seed(KINDS.index(kind))
+
+    def save(base: Base) -> None:
+        save_base(kind, base, vae, cached["latents"], SHIPPED[kind])
+
+    save(train_base(Base(tokenizers), latents, loss, steps, lr=1e-3, checkpoint=save))
+
+
+def main() -> None:
+    """Runs one stage."""
+    parser = argparse.ArgumentParser(prog="python -m lorafleet.toy.making", description=__doc__)
+    parser.add_argument("stage", choices=("vae", "base", "judge", "report"))
+    parser.add_argument("kind", nargs="?", choices=KINDS)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.stage == "vae":
+        make_vae(arguments.work)
+    elif arguments.stage == "base":
+        make_base(arguments.kind or parser.error("base needs a kind"), arguments.work)
+    elif arguments.stage == "judge":
+        from lorafleet.toy.making.judge import make_judge
+
+        make_judge()
+    else:
+        from lorafleet.toy.making.report import make_report
+
+        make_report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""The one package that talks to MLflow: runs, numbers, pictures, bundles and the registry of adapters.
+
+    runs      a submission's parent run and its jobs' child runs
+    tracker   one job's numbers and pictures, kept through an outage
+    registry  adapter versions, found by name and fetched
+    client    how MLflow is reached, and what its errors mean
+
+Only `MlflowClient` is used, never the fluent API, whose notion of an active run is a thread's. Knows bundles and
+recipes; refuses to know jobs, lanes and Ray.
+"""
+
+from lorafleet.tracking.registry import MlflowRegistry
+from lorafleet.tracking.runs import JobInfo, MlflowTracking, Status
+from lorafleet.tracking.tracker import MlflowJobTracker
+
+__all__ = ["JobInfo", "MlflowJobTracker", "MlflowRegistry", "MlflowTracking", "Status"]

@@ -1,0 +1,208 @@
+"""Adapters by name: registered models of MLflow, one version a job, `champion` for whoever names no version."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from mlflow.exceptions import MlflowException
+
+from lorafleet.bundle import Bundle, read_bundle
+from lorafleet.errors import BundleError, NotFoundError
+from lorafleet.ports import AdapterVersion
+from lorafleet.tracking.client import ABSENT, PRESENT, connect, reaching, sqlite_file
+
+ARTIFACT = "adapter"
+CHAMPION = "champion"
+PAGE = 1000
+log = logging.getLogger(__name__)
+
+
+def register(client: Any, bundle: Bundle, run_id: str) -> AdapterVersion:
+    """Creates the version of a job's bundle and points `champion` at it, unless that has been done before."""
+    card = bundle.card
+    version = _version_of_job(client, card.name, card.job_id)
+    if version is None:
+        _ensure_model(client, card.name)
+        tags = {
+            "base": card.base, "base_fingerprint": card.base_fingerprint, "job_id": card.job_id,
+            "triggers": json.dumps([one.trigger for one in card.triggers]), "path": str(bundle.path.resolve()),
+            "artifact_uri": f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
+        }  # fmt: skip
+        source = f"runs:/{run_id}/{ARTIFACT}"
+        version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
+    if version.tags.get("published") != "true":  # new, or its registration was interrupted
+        client.set_registered_model_alias(card.name, CHAMPION, version.version)
+        client.set_model_version_tag(card.name, version.version, "published", "true")
+    return _with_path(version, _aliases(client, card.name), bundle.path)
+
+
+def published(client: Any, name: str, job_id: str) -> AdapterVersion | None:
+    """The version a job has registered completely, or None."""
+    version = _version_of_job(client, name, job_id)
+    if version is None or version.tags.get("published") != "true":
+        return None
+    return _with_path(version, _aliases(client, name), Path(version.tags["path"]))
+
+
+@dataclass
+class MlflowRegistry:
+    """`lorafleet.ports.AdapterRegistry` on MLflow: finds versions and brings their bundles to this machine."""
+
+    uri: str
+    cache: Path
+    """Where bundles are kept that do not lie on this machine already."""
+
+    @cached_property
+    def client(self) -> Any:
+        """The connection, made when it is first needed: making one creates a missing database."""
+        return connect(self.uri)
+
+    def list(self) -> list[AdapterVersion]:
+        """Every adapter version by name, newest first; `path` is where it lies, or will lie once resolved."""
+        if self._is_empty():
+            return []
+        with reaching(self.uri):
+            versions = [one for one in _pages(self.client.search_model_versions) if "job_id" in one.tags]
+            aliases = {model.name: dict(model.aliases) for model in _pages(self.client.search_registered_models)}
+        versions.sort(key=lambda one: (one.name, -int(one.version)))
+        return [_with_path(one, aliases.get(one.name, {}), self._place(one)) for one in versions]
+
+    def resolve(self, name: str, version: str | None = None) -> AdapterVersion:
+        """The version asked for (a number, an alias, None for `champion`), its bundle here and verified.
+
+        Raises NotFoundError that lists what there is, BundleError if the bundle cannot be trusted.
+        """
+        wanted = version or CHAMPION
+        with reaching(self.uri):
+            found = None if self._is_empty() else self._find(name, wanted)
+        if found is None:
+            raise NotFoundError(self._no_such(name, wanted))
+        with reaching(self.uri):
+            aliases = _aliases(self.client, name)
+            path = self._fetch(found)
+        return _with_path(found, aliases, path)
+
+    def _is_empty(self) -> bool:
+        database = sqlite_file(self.uri)  # asking MLflow would create a missing one, which takes seconds
+        return database is not None and not database.exists()
+
+    def _find(self, name: str, wanted: str) -> Any:
+        try:
+            if wanted.isdecimal():
+                found = self.client.get_model_version(name, wanted)
+            else:
+                found = self.client.get_model_version_by_alias(name, wanted)
+        except MlflowException as problem:
+            if problem.error_code not in (ABSENT, "INVALID_PARAMETER_VALUE"):
+                raise
+            return None
+        return found if "job_id" in found.tags else None
+
+    def _no_such(self, name: str, wanted: str) -> str:
+        there = self.list()
+        own = [one for one in there if one.name == name]
+        if own:
+            versions = ", ".join(str(one.version) for one in own)
+            aliases = ", ".join(sorted({alias for one in own for alias in one.aliases})) or "none"
+            return f"adapter {name!r} has no version or alias {wanted!r}; versions: {versions}; aliases: {aliases}"
+        names = ", ".join(sorted({one.name for one in there})[:20])
+        return f"there is no adapter {name!r}; " + (f"there are: {names}" if names else "submit a manifest")
+
+    def _place(self, version: Any) -> Path:
+        own = (_local_path(version.tags.get("artifact_uri", "")), Path(version.tags.get("path", "")))
+        for path in own:
+            if path is not None and path.is_absolute() and path.is_dir():
+                return path
+        return self._cached(version)
+
+    def _cached(self, version: Any) -> Path:
+        return self.cache / str(version.name) / str(version.version)
+
+    def _fetch(self, version: Any) -> Path:
+        """The verified bundle of a version, downloaded if no intact copy lies here."""
+        for place in (self._place(version), self._cached(version)):
+            if _holds(place, version.tags["job_id"]):
+                return place
+        return self._download(version)
+
+    def _download(self, version: Any) -> Path:
+        target = self._cached(version)
+        scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+        scratch.mkdir(parents=True)
+        try:
+            fetched = Path(self.client.download_artifacts(version.run_id, ARTIFACT, str(scratch)))
+            bundle = read_bundle(fetched)
+            if bundle.card.job_id != version.tags["job_id"]:
+                raise BundleError(
+                    f"adapter {version.name}@{version.version}: the registry holds the bundle of job "
+                    f"{bundle.card.job_id}, not of {version.tags['job_id']}; train it again"
+                )
+            shutil.rmtree(target, ignore_errors=True)
+            fetched.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+
+def _holds(place: Path, job_id: str) -> bool:
+    if not place.is_dir():
+        return False
+    try:
+        return read_bundle(place).card.job_id == job_id
+    except BundleError as problem:
+        log.warning("%s; looking for another copy", problem)
+        return False
+
+
+def _ensure_model(client: Any, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as problem:
+        if problem.error_code != PRESENT:
+            raise
+
+
+def _version_of_job(client: Any, name: str, job_id: str) -> Any:
+    versions = _pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
+    return next((one for one in versions if one.tags.get("job_id") == job_id), None)
+
+
+def _aliases(client: Any, name: str) -> dict[str, str]:
+    return dict(client.get_registered_model(name).aliases)
+
+
+def _pages(search: Any) -> list[Any]:
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(max_results=PAGE, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _local_path(uri: str) -> Path | None:
+    parts = urlsplit(uri)
+    return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
+
+
+def _with_path(version: Any, aliases: dict[str, str], path: Path) -> AdapterVersion:
+    number = int(version.version)
+    return AdapterVersion(
+        name=version.name,
+        version=number,
+        aliases=tuple(sorted(alias for alias, at in aliases.items() if int(at) == number)),
+        base=version.tags.get("base", ""),
+        triggers=tuple(json.loads(version.tags.get("triggers", "[]"))),
+        path=path,
+        run_id=version.run_id,
+    )

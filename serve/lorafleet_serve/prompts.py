@@ -1,0 +1,33 @@
+"""Which words of a request's prompts are its own adapters' triggers. Pure: knows cards and rows, no encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lorafleet.numerics.text import Piece, Vectors
+from lorafleet_serve.host_adapters import HostAdapter
+
+
+def trigger_table(adapters: Sequence[HostAdapter]) -> dict[str, Piece]:
+    """What each trigger stands for, with token rows counted through all the request's adapters in order.
+
+    `<name>` works always; the bare abstraction (`TOK`) only where one adapter makes it unambiguous.
+    """
+    table: dict[str, Piece] = {}
+    offset = 0
+    for adapter in adapters:
+        for trigger in adapter.triggers:
+            piece: Piece = tuple(offset + row for row in trigger.tokens) if trigger.tokens else trigger.text
+            table[trigger.trigger] = piece
+            if len(adapters) == 1:
+                table[trigger.abstraction] = piece
+        offset += 0 if adapter.vectors is None else len(adapter.vectors[0])
+    return table
+
+
+def join_vectors(adapters: Sequence[HostAdapter]) -> Vectors | None:
+    """The adapters' learned tokens in one table, in the order that `trigger_table` counts; None if they have none."""
+    found = [adapter.vectors for adapter in adapters if adapter.vectors is not None]
+    return (torch.cat([v[0] for v in found]), torch.cat([v[1] for v in found])) if found else None

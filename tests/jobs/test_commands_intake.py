@@ -1,0 +1,167 @@
+"""`check` and `plan` as a user meets them: what they print, and their exit codes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorafleet.cli import new_app, run
+from lorafleet_jobs.commands_intake import register_intake
+from lorafleet_jobs.intake import examine
+
+REX = "{name: rex, images: rex, class: dog}"
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A folder with two subjects of four pictures each, and an empty one."""
+    random = np.random.default_rng(0)
+    for name in ("rex", "mimi"):
+        (tmp_path / name).mkdir()
+        for n in range(4):
+            Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / name / f"{n}.png")
+    (tmp_path / "empty").mkdir()
+    return tmp_path
+
+
+def call(here: Path, command: str, manifest: str, *options: str) -> int:
+    (here / "m.yaml").write_text(manifest)
+    app = new_app()
+    register_intake(app)
+    return run(app, [command, str(here / "m.yaml"), *options])
+
+
+def manifest(*subjects: str, more: str = "") -> str:
+    return "name: pets\nsubjects:\n" + "".join(f"  - {subject}\n" for subject in subjects) + more
+
+
+def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    out, err = capsys.readouterr()
+    assert err == ""
+    return dict(json.loads(out))
+
+
+def test_check_of_good_subjects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(here, "check", manifest(REX, "{images: mimi, class: cat}"), "--json") == 0
+    found = document(capsys)
+    assert set(found) == {"ok", "subjects"}
+    assert found["ok"] is True
+    assert [(s["name"], s["images"], [f["id"] for f in s["findings"]]) for s in found["subjects"]] == [
+        ("rex", 4, ["D010"]), ("mimi", 4, ["D010"]),
+    ]  # fmt: skip
+    assert set(found["subjects"][0]["findings"][0]) == {"id", "level", "message", "file"}
+
+
+def test_check_of_a_bad_subject_is_exit_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(here, "check", manifest(REX, "{images: empty, class: cat}"), "--json") == 1
+    found = document(capsys)
+    assert (found["ok"], found["subjects"][1]["images"]) == (False, 0)
+    assert [f["level"] for f in found["subjects"][1]["findings"]] == ["error"]
+
+    assert call(here, "check", manifest(REX, "{images: empty, class: cat}")) == 1
+    out = capsys.readouterr().out
+    assert "no readable image in 'empty'" in " ".join(out.split())
+    assert "1 of 2 subjects cannot be trained; the others can" in out
+
+
+def test_check_without_the_base_says_what_it_leaves_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(here, "check", manifest(REX), "--base", "someone/never-fetched", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["ok"] is True
+    assert err.startswith("note: D004 (low resolution) is not judged: base 'someone/never-fetched' is not here")
+
+
+def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
+    assert call(here, "plan", text, "--json") == 0
+    found = document(capsys)
+    assert set(found) == {"submission", "jobs", "packs", "lanes", "estimate", "skipped"}
+    assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
+    assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
+    assert found["packs"] == [[job["id"]] for job in found["jobs"]]
+    assert (found["lanes"], found["skipped"]) == (3, [])
+    assert set(found["estimate"]) == {"seconds", "peak_memory_mib"}
+    assert found["estimate"]["seconds"] > 10
+    assert 300 < found["estimate"]["peak_memory_mib"] < 4000
+
+
+def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(here, "plan", manifest(REX, more="recipe: {seed: 7}\nsweep: {rank: [4, 8]}\n")) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for said in ("  seed: 7\n", "  pivotal: {tokens: ", "recipe #2, where it differs from #1\n  rank: 8\n",
+                 "2 jobs on 1 lane\n", "GiB a lane (estimated)", "licence apache-2.0"):  # fmt: skip
+        assert said in out
+    assert "\x1b" not in out
+
+
+def test_plan_leaves_bad_subjects_out_and_trains_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = manifest(REX, "{images: mimi}", "{images: nowhere, class: cat}")
+    assert call(here, "plan", text, "--json") == 1
+    found = document(capsys)
+    assert [job["subject"] for job in found["jobs"]] == ["rex"]
+    assert [(s["subject"], s["reason"][:4]) for s in found["skipped"]] == [("mimi", "D016"), ("nowhere", "D020")]
+    assert call(here, "plan", text) == 1
+    assert "skipped: mimi is left out; D016: no class; add class:" in capsys.readouterr().err
+
+
+BAD = [
+    (manifest(REX, more="recipee: {}\n"), "unknown key 'recipee'; did you mean 'recipe'?"),
+    (manifest(REX, more="recipe: {stepz: 3}\n"), "unknown key 'recipe.stepz'; did you mean 'recipe.steps'?"),
+    (manifest(REX, more="sweep: {rnk: [3]}\n"), "unknown key 'sweep.rnk'; did you mean 'sweep.rank'?"),
+    (manifest(REX, more="base: toy-sdlx\n"), "base 'toy-sdlx' is not here. Allowed: toy-sdxl,"),
+    ("", "m.yaml is empty; it needs at least name and subjects"),
+]
+HOPELESS = [
+    (manifest("{images: rexx, class: dog}"), "D020: no folder 'rexx'"),
+    (manifest("{images: empty, class: dog}"), "D001: no readable image in 'empty'"),
+    (manifest("{images: rex}"), "D016: no class; add class:"),
+    (manifest(REX, "{name: rex, images: mimi, class: cat}"), "D019: 2 subjects are called 'rex'"),
+    (manifest("{images: rex, class: dog, instance_prompt: a dog}"), "D011: instance prompt 'a dog' lacks TOK"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD)
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_bad_manifest_is_exit_2_and_one_line(
+    here: Path, capsys: pytest.CaptureFixture[str], command: str, text: str, said: str
+) -> None:
+    assert call(here, command, text, "--json") == 2
+    _is_one_error(capsys, said)
+
+
+@pytest.mark.parametrize(("text", "said"), HOPELESS)
+def test_nothing_to_train_is_a_finding_or_exit_2(
+    here: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    assert call(here, "check", text, "--json") == 1
+    findings = [f for s in document(capsys)["subjects"] for f in s["findings"]]
+    assert any(f"{f['id']}: {f['message']}".startswith(said) for f in findings)
+    assert call(here, "plan", text, "--json") == 2
+    _is_one_error(capsys, said)
+
+
+def _is_one_error(capsys: pytest.CaptureFixture[str], said: str) -> None:
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_without_learned_tokens_a_prompt_needs_no_tok(here: Path) -> None:
+    text = manifest("{images: rex, class: dog, instance_prompt: a dog}", more="recipe: {pivotal: null}\n")
+    assert call(here, "plan", text, "--json") == 0
+
+
+def test_a_relative_base_is_found_beside_the_manifest(here: Path) -> None:
+    from lorafleet.bases import find_base
+
+    (here / "base").symlink_to(find_base("toy-sdxl").path)
+    (here / "m.yaml").write_text(manifest(REX, more="base: ./base\n"))
+    found = examine(here / "m.yaml").base
+    assert found is not None
+    assert found.fingerprint == find_base("toy-sdxl").fingerprint

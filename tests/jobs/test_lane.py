@@ -1,0 +1,146 @@
+"""A lane without a cluster: the real trainer on a toy base, real rows, real MLflow, a desk in the same process."""
+
+import json
+import socket
+import time
+
+import pytest
+import yaml
+from PIL import Image
+
+from lorafleet.errors import NotFoundError
+from lorafleet.home import Home
+from lorafleet.tracking import MlflowRegistry, MlflowTracking
+from lorafleet_jobs import lane as lane_module
+from lorafleet_jobs.desk import LaneSetup, StoreDesk
+from lorafleet_jobs.intake import prepare
+from lorafleet_jobs.lane import Lane
+from lorafleet_jobs.report import load_submission, open_store, store_url
+from lorafleet_jobs.rows import LEASE_SECONDS
+from lorafleet_jobs.submit import record
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def tracking(home):
+    return MlflowTracking(home.tracking_uri, home.artifacts)
+
+
+@pytest.fixture
+def recorded(home, tmp_path):
+    """Records a submission of the subjects named and returns its id; their pictures lie under tmp_path."""
+
+    def make(name, *subjects, steps=2):
+        for number, subject in enumerate(subjects):
+            (tmp_path / subject).mkdir()
+            for index in range(4):
+                colour = (60 * index + 30, 90 * number + 20, len(name) * 9)
+                Image.new("RGB", (48, 40), colour).save(tmp_path / subject / f"{index}.png")
+        manifest = {
+            "apiVersion": "lorafleet/v1alpha1", "name": name, "base": "toy-playground",
+            "recipe": {"rank": 2, "steps": steps, "seed": len(name)}, "validation": {"steps": 1},
+            "subjects": [{"name": subject, "images": subject, "class": "mug"} for subject in subjects],
+        }  # fmt: skip
+        (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+        prepared = prepare(tmp_path / "manifest.yaml")
+        record(prepared, home)
+        return prepared.plan.submission
+
+    return make
+
+
+def run_lane(home, tracking, desk):
+    setup = LaneSetup(name="a", home=home.root, tracking_uri=tracking.uri, cpus=1, device="cpu")
+    Lane(setup, desk, tracking).run()
+
+
+def jobs_of(home, submission):
+    return {job.spec.subject: job for job in load_submission(home, submission).jobs}
+
+
+def test_a_job_that_fails_fails_alone_and_says_why_in_one_line(home, tracking, recorded, tmp_path):
+    submission = recorded("alone", "gone", "good")
+    for picture in (tmp_path / "gone").iterdir():
+        picture.unlink()
+    run_lane(home, tracking, StoreDesk(store_url(home), submission))
+    jobs = jobs_of(home, submission)
+    assert (jobs["gone"].state, jobs["good"].state) == ("failed", "succeeded")
+    assert "0.png" in jobs["gone"].error
+    assert "\n" not in jobs["gone"].error
+    assert (jobs["good"].step, jobs["good"].version) == (2, 1)
+    status = {name: tracking.client.get_run(job.run_id).info.status for name, job in jobs.items()}
+    assert status == {"gone": "FAILED", "good": "FINISHED"}
+    run = tracking.client.get_run(jobs["good"].run_id)
+    assert "train/loss" in run.data.metrics
+    adapter = MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("good")
+    assert (adapter.run_id, adapter.triggers) == (jobs["good"].run_id, ("<good>",))
+    assert not (home.bundles / jobs["gone"].id).exists()
+
+
+class Interrupted(StoreDesk):
+    """Somebody cancels the submission at its first step."""
+
+    def progress(self, job, attempt, step, loss):
+        self._store.end(self._submission, "cancelled", "changed my mind", self._clock())
+        return super().progress(job, attempt, step, loss)
+
+
+def test_a_cancelled_job_stops_at_its_next_step_and_publishes_nothing(home, tracking, recorded):
+    submission = recorded("stopped", "cup", "jug", steps=500)
+    run_lane(home, tracking, Interrupted(store_url(home), submission))
+    jobs = jobs_of(home, submission)
+    assert {job.state for job in jobs.values()} == {"cancelled"}
+    assert jobs["cup"].error == "changed my mind"
+    assert not any((home.bundles / job.id).exists() for job in jobs.values())
+    with pytest.raises(NotFoundError):
+        MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("cup")
+
+
+class Stolen(StoreDesk):
+    """The lease runs out after the last step, and another lane takes the job."""
+
+    def progress(self, job, attempt, step, loss):
+        held = super().progress(job, attempt, step, loss)
+        if step == 2:
+            self._store.lease(self._submission, "b", self._clock() + 2 * LEASE_SECONDS)
+        return held
+
+    def is_drained(self):
+        return True  # so that this lane does not wait for the other
+
+
+def test_a_lane_that_lost_its_job_does_not_publish_it(home, tracking, recorded):
+    submission = recorded("stolen", "pot")
+    run_lane(home, tracking, Stolen(store_url(home), submission))
+    job = jobs_of(home, submission)["pot"]
+    assert (job.state, job.attempts, job.lane) == ("running", 2, "b")
+    with pytest.raises(NotFoundError):
+        MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("pot")
+    open_store(home).release(submission, time.time())
+    trained = (home.bundles / job.id / "adapter.json").stat().st_mtime_ns
+    run_lane(home, tracking, StoreDesk(store_url(home), submission))
+    assert jobs_of(home, submission)["pot"].state == "succeeded"
+    assert (home.bundles / job.id / "adapter.json").stat().st_mtime_ns == trained, "published, not trained again"
+
+
+def test_an_outage_of_mlflow_delays_publishing_but_loses_no_training(home, tracking, recorded, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    submission = recorded("outage", "pan")
+    monkeypatch.setattr(lane_module, "PUBLISH_SECONDS", 0.0)
+    run_lane(home, MlflowTracking(f"http://127.0.0.1:{port}", home.artifacts), StoreDesk(store_url(home), submission))
+    job = jobs_of(home, submission)["pan"]
+    assert job.state == "failed"
+    assert "trained, but not published" in job.error
+    assert "submit again" in job.error
+    card = json.loads((home.bundles / job.id / "adapter.json").read_text())
+    open_store(home).requeue(submission, time.time())
+    run_lane(home, tracking, StoreDesk(store_url(home), submission))
+    job = jobs_of(home, submission)["pan"]
+    assert (job.state, job.attempts, job.version) == ("succeeded", 2, 1)
+    assert json.loads((home.bundles / job.id / "adapter.json").read_text()) == card

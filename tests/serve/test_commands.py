@@ -1,0 +1,101 @@
+"""`lorafleet generate` and `serve` as a user runs them, and the registry of folders."""
+
+import json
+
+import pytest
+import yaml
+from PIL import Image
+from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
+from ray.serve.schema import ServeDeploySchema
+
+from lorafleet.cli import new_app, run
+from lorafleet.errors import BundleError, NotFoundError
+from lorafleet.registry import version_of
+from lorafleet_serve import deployment
+from lorafleet_serve.commands import register
+
+
+@pytest.fixture
+def lorafleet(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    app = new_app()
+    register(app)
+    return lambda *arguments: run(app, arguments)
+
+
+def test_generate_writes_a_png_and_tells_the_seed(lorafleet, tmp_path, bundle_root, capsys):
+    folder = bundle_root / "toy-sdxl" / "dog-rex"
+    code = lorafleet(
+        "generate", "<dog-rex> on a beach", "--adapter", f"{folder}=0.8", "--steps", "2", "--seed", "5",
+        "--out", "made/one.png", "--json",
+    )  # fmt: skip
+    assert code == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["path"] == str(tmp_path / "made" / "one.png")
+    assert (told["base"], told["seed"]) == ("toy-sdxl", 5)
+    assert told["adapters"] == [{"name": "dog-rex", "version": 1, "scale": 0.8, "run_id": "run-dog-rex"}]
+    with Image.open(told["path"]) as image:
+        assert json.loads(image.text["lorafleet"])["seed"] == 5
+        first = image.tobytes()
+    assert (
+        lorafleet("generate", "<dog-rex> on a beach", "--adapter", f"{folder}=0.8", "--steps", "2", "--seed", "5") == 0
+    )
+    assert capsys.readouterr().out == "lorafleet-5.png (seed 5)\n"
+    with Image.open(tmp_path / "lorafleet-5.png") as image:
+        assert image.tobytes() == first
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (("--steps", "0"), 2, "allowed are 1 to 100"),
+    (("--adapter", "Dog!"), 2, "dog-rex@champion=0.8"),
+    (("--adapter", "./nothing"), 2, "adapter.json"),
+    (("--adapter", "nobody"), 3, "nobody"),
+    (("--base", "no-such-base"), 2, "toy-playground"),
+    (("--scheduler", "ddim"), 2, "edm-dpmpp-2m, edm-euler"),
+    (("--width", "33"), 2, "multiples of 8"),
+], ids=str)  # fmt: skip
+def test_generate_s_mistakes_are_one_line_and_a_code(lorafleet, tmp_path, capsys, arguments, code, says):
+    assert lorafleet("generate", "a dog", *arguments) == code
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_adapters_of_two_bases_do_not_mix(lorafleet, bundle_root, capsys):
+    one, two = (str(bundle_root / base / "plain") for base in ("toy-sdxl", "toy-playground"))
+    assert lorafleet("generate", "a", "--adapter", one, "--adapter", two) == 2
+    assert "toy-playground and toy-sdxl" in capsys.readouterr().err
+
+
+def test_serve_refuses_an_unknown_base_before_starting_anything(lorafleet, capsys):
+    assert lorafleet("serve", "--base", "no-such-base") == 2
+    assert "toy-playground" in capsys.readouterr().err
+
+
+def test_folder_registry(registry, tmp_path):
+    assert [adapter.name for adapter in registry.list()] == ["dog-rex", "half", "mug-red", "plain"]
+    for version in (None, "1", "champion"):
+        assert registry.resolve("mug-red", version).path == registry.root / "mug-red"
+    with pytest.raises(NotFoundError, match="dog-rex, half, mug-red, plain"):
+        registry.resolve("mug-red", "2")
+    with pytest.raises(BundleError, match=r"adapter\.json"):
+        version_of(tmp_path)
+
+
+def test_serve_yaml_is_what_ray_and_the_builder_accept(request):
+    text = (request.config.rootpath / "serve" / "serve.yaml").read_text()
+    config = ServeDeploySchema.model_validate(yaml.safe_load(text))
+    (application,) = config.applications
+    module, _, attribute = application.import_path.partition(":")
+    assert module == deployment.__name__
+    built = call_user_app_builder_with_args_if_necessary(getattr(deployment, attribute), application.args)
+    deployments = {built._bound_deployment.name, *(a._bound_deployment.name for a in built._bound_deployment.init_args)}
+    assert {one.name for one in application.deployments} == deployments
+
+
+def test_the_builder_refuses_unknown_arguments():
+    with pytest.raises(ValueError, match="max_row"):
+        call_user_app_builder_with_args_if_necessary(deployment.build, {"max_row": 3})

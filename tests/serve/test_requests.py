@@ -1,0 +1,117 @@
+"""Bounds and defaults, the command line's adapter form, and triggers: pure decisions."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lorafleet.bases import find_base
+from lorafleet.bundle import Trigger
+from lorafleet.errors import RequestError
+from lorafleet.ports import AdapterVersion
+from lorafleet_serve.adapter_spec import AdapterSpec, parse_adapter
+from lorafleet_serve.host_adapters import HostAdapter
+from lorafleet_serve.prompts import join_vectors, trigger_table
+from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle, side_bounds
+from lorafleet_serve.rows import Turns
+
+BASE = find_base("toy-playground")
+SAMPLERS = ("edm-dpmpp-2m", "edm-euler")
+
+
+def named(name, scale=1.0):
+    return AdapterUse(AdapterVersion(name, 1, (), BASE.name, (), Path("/nowhere")), scale)
+
+
+def test_defaults_are_the_base_s():
+    settings = settle(GenerateRequest("a", 7), BASE, SAMPLERS)
+    assert (settings.steps, settings.guidance_scale) == (BASE.default_steps, BASE.default_guidance)
+    assert (settings.width, settings.height) == (BASE.resolution, BASE.resolution)
+    assert (settings.scheduler, settings.seed) == ("edm-dpmpp-2m", 7)
+
+
+@pytest.mark.parametrize(("changes", "says"), [
+    ({"steps": 0}, "steps is 0; allowed are 1 to 100"),
+    ({"steps": 101}, "steps is 101"),
+    ({"guidance_scale": -0.1}, "guidance_scale is -0.1; allowed are 0 to 30"),
+    ({"guidance_scale": 30.5}, "guidance_scale is 30.5"),
+    ({"guidance_scale": math.nan}, "guidance_scale is nan"),
+    ({"guidance_scale": math.inf}, "guidance_scale is inf"),
+    ({"width": 36}, "width is 36; allowed are multiples of 8"),
+    ({"width": 8}, "width is 8; allowed are 16 to"),
+    ({"height": 4096}, "height is 4096"),
+    ({"seed": -1}, "seed is -1"),
+    ({"seed": 2**53}, "seed is 9007199254740992; allowed are 0 to 9007199254740991"),
+    ({"scheduler": "euler"}, "scheduler 'euler' does not fit base 'toy-playground'; allowed are edm-dpmpp-2m, edm-e"),
+    ({"prompt": "x" * 2001}, "prompt has 2001 characters; at most 2000"),
+    ({"negative_prompt": "x" * 2001}, "negative_prompt has 2001"),
+    ({"adapters": tuple(named(f"a{i}") for i in range(5))}, "5 adapters in one request; at most 4"),
+    ({"adapters": (named("a"), named("a", 0.5))}, "adapter 'a' is named twice"),
+    ({"adapters": (named("a", math.nan),)}, "scale of adapter 'a' is nan; allowed are -4 to 4"),
+])  # fmt: skip
+def test_what_is_out_of_bounds_is_named_with_what_is_allowed(changes, says):
+    with pytest.raises(RequestError) as caught:
+        settle(GenerateRequest(**{"prompt": "a", "seed": 1, **changes}), BASE, SAMPLERS)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(steps=st.integers(1, 100), guidance=st.floats(0, 30), eighths=st.integers(1, 32))
+def test_everything_within_bounds_passes(steps, guidance, eighths):
+    least, greatest = side_bounds(BASE)
+    side = min(max(eighths * 8, least), greatest)
+    request = GenerateRequest("a", 1, steps=steps, guidance_scale=guidance, width=side, height=side)
+    settings = settle(request, BASE, SAMPLERS)
+    assert (settings.steps, settings.guidance_scale, settings.width) == (steps, guidance, side)
+
+
+@pytest.mark.parametrize(("text", "spec"), [
+    ("dog-rex", AdapterSpec("dog-rex")),
+    ("dog-rex@3", AdapterSpec("dog-rex", "3")),
+    ("dog-rex@champion=0.8", AdapterSpec("dog-rex", "champion", 0.8)),
+    ("dog-rex=-1", AdapterSpec("dog-rex", None, -1.0)),
+    ("./bundles/dog-rex", AdapterSpec("dog-rex", folder=Path("bundles/dog-rex"))),
+    ("/b/dog-rex=0.5", AdapterSpec("dog-rex", scale=0.5, folder=Path("/b/dog-rex"))),
+    ("/odd=name/dog", AdapterSpec("dog", folder=Path("/odd=name/dog"))),
+])  # fmt: skip
+def test_adapter_form(text, spec):
+    assert parse_adapter(text) == spec
+
+
+@pytest.mark.parametrize("text", ["", "@3", "dog@", "dog=", "Dog", "dog=much", "a b", "dog@1@2", "dog=1=2", "./d=x"])
+def test_what_is_no_adapter_form_is_refused_with_an_example(text):
+    with pytest.raises(RequestError, match="dog-rex"):
+        parse_adapter(text)
+
+
+def host(name, count, *triggers):
+    vectors = (torch.full((count, 2), float(count)), torch.full((count, 3), float(count))) if count else None
+    return HostAdapter(name, {}, vectors, triggers, name if count else "")
+
+
+def test_triggers_of_one_adapter_and_of_several():
+    dog = host("dog", 2, Trigger(trigger="<dog>", abstraction="TOK", tokens=(0, 1)))
+    cat = host("cat", 0, Trigger(trigger="<cat>", abstraction="TOK", text="grey cat"))
+    mug = host("mug", 1, Trigger(trigger="<mug>", abstraction="TOK", tokens=(0,)))
+    assert trigger_table([]) == {}
+    assert trigger_table([dog]) == {"<dog>": (0, 1), "TOK": (0, 1)}
+    assert trigger_table([cat]) == {"<cat>": "grey cat", "TOK": "grey cat"}
+    assert trigger_table([dog, cat, mug]) == {"<dog>": (0, 1), "<cat>": "grey cat", "<mug>": (2,)}
+    assert join_vectors([cat]) is None
+    joined = join_vectors([dog, cat, mug])
+    assert joined[0].tolist() == [[2, 2], [2, 2], [1, 1]]
+    assert joined[1].shape == (3, 3)
+
+
+@given(st.lists(st.sets(st.sampled_from([(4, 4), (8, 8), (8, 12), (16, 16)]), min_size=1), min_size=1, max_size=40))
+def test_no_size_waits_longer_than_there_are_sizes(turns):
+    policy, waiting = Turns(), {}
+    for sizes in turns:
+        chosen = policy.next(sorted(sizes))
+        assert chosen in sizes
+        waiting = {size: waiting.get(size, 0) + 1 for size in sizes}
+        waiting[chosen] = 0
+        assert max(waiting.values()) <= 3
