@@ -1,6 +1,10 @@
 """Tests stay on this machine, in their own folders, and leave cores to each other."""
 
 import os
+import shutil
+from pathlib import Path
+
+import pytest
 
 for key, value in {
     "OMP_NUM_THREADS": "1",
@@ -12,3 +16,25 @@ for key, value in {
     os.environ[key] = value
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("LORAFLEET_HOME", None)
+
+
+@pytest.fixture(scope="session")
+def blank_mlflow(tmp_path_factory) -> Path:
+    """An MLflow database with its tables and nothing in them; making one takes seconds, copying it nothing."""
+    from lorafleet.tracking.client import connect
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    connect(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture(scope="session")
+def with_mlflow(blank_mlflow):
+    """Puts a blank MLflow database into a folder and returns the folder."""
+
+    def put(folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(blank_mlflow, folder / "mlflow.db")
+        return folder
+
+    return put

@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 # Ray Train looks whether a worker has ended only so often; 2 s by default, twice a run.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -19,6 +22,7 @@ from ray.exceptions import RayError
 from lorafleet.config import Resources
 from lorafleet.errors import ManifestError, UnreachableError
 
+KNOCK_SECONDS = 3.0
 OBJECT_STORE_BYTES = 128 * 2**20  # nothing big ever lies there
 
 
@@ -32,7 +36,7 @@ class Cluster:
 
 @contextmanager
 def cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
-    """Connects to Ray at `address`, at RAY_ADDRESS, or to one that runs here and has `cpus` free; else starts one.
+    """Connects to Ray at `address`, at RAY_ADDRESS, or to what `ray start` left here with `cpus` free; or starts one.
 
     Raises UnreachableError if an address was given and nothing answers there.
     """
@@ -75,19 +79,31 @@ def lanes_that_fit(wanted: int, jobs: int, gpus: float, found: Cluster) -> int:
 
 def _join(address: str) -> None:
     try:
+        _knock(address)
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RayError, RuntimeError, ValueError) as problem:
+    except (ConnectionError, TimeoutError, socket.gaierror, RayError, RuntimeError, ValueError) as problem:
         said = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise UnreachableError(
             f"no Ray answers at {address!r} ({said[:200]}); start it, or train here without --address and RAY_ADDRESS"
         ) from None
 
 
+def _knock(address: str) -> None:
+    """Raises OSError within seconds if nobody listens there; Ray itself would go on trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
+
+
 def _join_running(cpus: int) -> bool:
+    """Joins the Ray that `ray start` has put on this machine, if there is one and it has room."""
     try:
-        ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError:
+        folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+        address = (folder / "ray" / "ray_current_cluster").read_text().strip()
+        _knock(address)
+    except OSError:
         return False
+    _join(address)
     if ray.available_resources().get("CPU", 0) >= cpus:
         return True
     ray.shutdown()  # somebody else's work fills it

@@ -68,8 +68,8 @@ class GeneratedImage:
 
 
 def side_bounds(base: Base) -> tuple[int, int]:
-    """Least and greatest pixels of a side: half to twice the base's native side, in multiples of 8."""
-    least = math.ceil(base.resolution / 2 / SIDE_MULTIPLE) * SIDE_MULTIPLE
+    """Least and greatest pixels of a side: a quarter to twice the base's native side, in multiples of 8."""
+    least = math.ceil(base.resolution / 4 / SIDE_MULTIPLE) * SIDE_MULTIPLE
     return least, base.resolution * 2
 
 

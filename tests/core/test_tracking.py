@@ -20,8 +20,8 @@ from lorafleet.tracking import JobInfo, MlflowRegistry, MlflowTracking
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("tracking home")
+def home(tmp_path_factory, with_mlflow):
+    return with_mlflow(tmp_path_factory.mktemp("tracking home"))
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,8 @@ from lorafleet_jobs.submit import record
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return Home(tmp_path_factory.mktemp("home"))
+def home(tmp_path_factory, with_mlflow):
+    return Home(with_mlflow(tmp_path_factory.mktemp("home")))
 
 
 @pytest.fixture(scope="module")

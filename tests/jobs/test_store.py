@@ -185,7 +185,7 @@ def test_rows_outlive_the_process_and_submissions_are_found_by_a_beginning(tmp_p
     store = JobStore(url)
     assert store.submission("cups").id == "cups-0000000000"
     assert store.jobs("cups-0000000000")[0].spec == spec("job0", "cups-0000000000")
-    with pytest.raises(NotFoundError, match="fits several: .*give more"):
+    with pytest.raises(NotFoundError, match=r"fits several: .*give more"):
         store.submission("pets-01")
     with pytest.raises(NotFoundError, match=r"no submission 'dogs'; there are: .*cups-0000000000 \(pets\)"):
         store.submission("dogs")

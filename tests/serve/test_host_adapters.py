@@ -1,4 +1,4 @@
-"""The shelf: one load for many askers, the least recently used dropped by bytes, a replaced bundle is another adapter."""
+"""The shelf: one load for many askers, the least recently used dropped by bytes, a replaced bundle read again."""
 
 from concurrent.futures import ThreadPoolExecutor
 

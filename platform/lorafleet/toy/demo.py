@@ -21,7 +21,8 @@ from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import Subject, write_manifest, write_subjects
 from lorafleet.toy.world import BACKGROUNDS
 
-SUBJECTS, CONCURRENT = 6, 12
+NOUNS = ("mug", "dog", "house", "mug", "car", "fish")
+CONCURRENT = 12
 PLACES = ("beach", "night", "bricks")
 SEED = 7
 
@@ -30,11 +31,11 @@ def run_demo(base: str, folder: Path, port: int, stay: bool) -> int:
     """Renders, trains, serves and asks; returns the exit code."""
     console, started = Console(stderr=True), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
-    subjects = write_subjects(folder / "photos", SUBJECTS)
+    subjects = write_subjects(folder / "photos", NOUNS)
     manifest = folder / "demo.yaml"
     write_manifest(manifest, "demo", base, subjects)
     console.print(
-        f"[bold]1.[/] {SUBJECTS} subjects the base has never seen, in {folder / 'photos'}; manifest {manifest}"
+        f"[bold]1.[/] {len(NOUNS)} subjects the base has never seen, in {folder / 'photos'}; manifest {manifest}"
     )
 
     console.print("[bold]2.[/] Training them on two lanes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 from PIL import Image
 
 from lorafleet.toy.render import render
-from lorafleet.toy.world import BACKGROUNDS, CLASSES, Identity, random_scene, unseen_identity
+from lorafleet.toy.world import BACKGROUNDS, Identity, random_scene, unseen_identity
 
 PICTURE_SIDE = 64
 
@@ -33,11 +34,10 @@ class Subject:
         return [render(random_scene(self.identity, rng)) for _ in range(count)]
 
 
-def write_subjects(folder: Path, count: int, pictures: int = 6, first: int = 0) -> list[Subject]:
-    """Renders `count` subjects that no base has seen, each with `pictures` captioned pictures."""
+def write_subjects(folder: Path, nouns: Sequence[str], pictures: int = 6) -> list[Subject]:
+    """Renders one subject that no base has seen for each noun, with `pictures` captioned pictures."""
     subjects = []
-    for index in range(first, first + count):
-        noun = CLASSES[index * 3 % len(CLASSES)]
+    for index, noun in enumerate(nouns):
         subject = Subject(f"{noun}-{index + 1:02d}", unseen_identity(index, noun), folder / f"{noun}-{index + 1:02d}")
         subject.folder.mkdir(parents=True, exist_ok=True)
         rng = random.Random(f"views-{index}")

@@ -23,7 +23,7 @@ from lorafleet.toy.making.vae import psnr
 from lorafleet.toy.render import render
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import write_subjects
-from lorafleet.toy.world import held_out_prompts, random_scene
+from lorafleet.toy.world import CLASSES, held_out_prompts, random_scene
 
 SEEDS = 5
 PAGE = Path(__file__).parents[4] / "docs" / "toy.md"
@@ -69,7 +69,7 @@ def gallery_ceiling(folder: Path, count: int = 30) -> float:
     """Gallery top-1 of renders of unseen identities among other renders of them: what a perfect adapter gets."""
     import random
 
-    judge, subjects = load_judge(), write_subjects(folder, count)
+    judge, subjects = load_judge(), write_subjects(folder, [CLASSES[i % len(CLASSES)] for i in range(count)])
     galleries = [as_tensor(subject.gallery()) for subject in subjects]
     hits = 0
     for index, subject in enumerate(subjects):

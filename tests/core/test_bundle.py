@@ -1,0 +1,108 @@
+"""A bundle is seen whole or not at all, and refused with a reason when anything about it is wrong."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from lorafleet.bundle import CARD, WEIGHTS, AdapterCard, Trigger, read_bundle, write_bundle
+from lorafleet.errors import BundleError
+from safetensors.torch import save
+
+FILES = {WEIGHTS: save({"unet.a.lora.down.weight": torch.ones(2, 3)}), "preview.png": b"png", "README.md": b"# rex"}
+
+
+def card(**changes):
+    return AdapterCard(
+        **{
+            "name": "rex", "base": "toy-sdxl", "base_fingerprint": "f" * 16, "prediction": "epsilon", "rank": 2,
+            "alpha": 2.0, "targets": ("to_q",), "triggers": (Trigger(trigger="<rex>", abstraction="TOK", text="TOK"),),
+            "class_noun": "dog", "instance_prompt": "a photo of TOK dog", "recipe": {}, "dataset_fingerprint": "d",
+            "images": 4, "steps": 10, "licence": "apache-2.0", "job_id": "j", "lorafleet_version": "0",
+        }
+        | changes
+    )  # fmt: skip
+
+
+def test_what_is_written_is_read(tmp_path):
+    written = write_bundle(tmp_path / "rex", card(), FILES)
+    read = read_bundle(tmp_path / "rex", "f" * 16)
+    assert read.card == written.card
+    assert set(read.card.sha256) == set(FILES)
+    assert read.weights()["unet.a.lora.down.weight"].shape == (2, 3)
+    assert read.embeddings() == {}
+    assert [p.name for p in tmp_path.iterdir()] == ["rex"]
+
+
+def test_writing_again_replaces(tmp_path):
+    write_bundle(tmp_path / "rex", card(), FILES)
+    write_bundle(tmp_path / "rex", card(steps=20), FILES)
+    assert read_bundle(tmp_path / "rex").card.steps == 20
+
+
+def damage_flip(path):
+    data = bytearray((path / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (path / WEIGHTS).write_bytes(bytes(data))
+
+
+def damage_card(path, **changes):
+    data = json.loads((path / CARD).read_text())
+    (path / CARD).write_text(json.dumps({key: value for key, value in (data | changes).items() if value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (damage_flip, "do not match the sha256"),
+        (lambda path: (path / CARD).unlink(), "the bundle is incomplete"),
+        (lambda path: (path / CARD).write_text("{"), "the bundle is incomplete"),
+        (lambda path: (path / "preview.png").unlink(), "not there"),
+        (lambda path: damage_card(path, sha256={"preview.png": "0"}), "do not match"),
+        (lambda path: damage_card(path, sha256={}), "only safetensors are accepted"),
+        (lambda path: damage_card(path, sha256={"../rex/preview.png": "0"}), "not there"),
+        (lambda path: damage_card(path, rank=None), "'rank' is missing"),
+        (lambda path: damage_card(path, ranks=3), "did you mean 'rank'"),
+        (lambda path: damage_card(path, name="../evil"), "name is '../evil'"),
+    ],
+)
+def test_damage_is_named(tmp_path, damage, says):
+    write_bundle(tmp_path / "rex", card(), FILES)
+    damage(tmp_path / "rex")
+    with pytest.raises(BundleError, match=says) as refused:
+        read_bundle(tmp_path / "rex")
+    assert "\n" not in str(refused.value)
+
+
+def test_another_base_is_refused_by_name(tmp_path):
+    write_bundle(tmp_path / "rex", card(), FILES)
+    with pytest.raises(BundleError, match="made for base 'toy-sdxl'"):
+        read_bundle(tmp_path / "rex", "0" * 16)
+
+
+def _write_forever(target):
+    big = FILES | {"preview.png": os.urandom(2_000_000)}
+    while True:
+        write_bundle(target, card(), big)
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_bundle_or_none(tmp_path):
+    """Twenty kills at different moments of writing; the reader sees a verified bundle, or none at all."""
+    context = multiprocessing.get_context("fork")
+    whole = 0
+    for i in range(20):
+        target = tmp_path / f"rex-{i}"
+        writer = context.Process(target=_write_forever, args=(target,))
+        writer.start()
+        time.sleep(0.004 * i)
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        if target.exists():
+            read_bundle(target)
+            whole += 1
+    assert whole > 0  # some kills came after a write
