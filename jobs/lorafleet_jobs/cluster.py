@@ -15,6 +15,8 @@ from pathlib import Path
 # Ray Train looks whether a worker has ended only so often; 2 s by default, twice a run.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# On a busy machine a worker takes more than the usual 60 s to start; giving up early would only start it again.
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
 
 import ray
 from ray.exceptions import RayError

@@ -78,6 +78,7 @@ def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) ->
     import sys
 
     from lorafleet.console import err
+    from lorafleet.errors import UnreachableError
     from lorafleet.home import Home
 
     home = Home.from_environment()
@@ -90,7 +91,12 @@ def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) ->
         "--backend-store-uri", home.tracking_uri, "--artifacts-destination", home.artifacts.as_uri(),
     ]  # fmt: skip
     err.print(f"MLflow: http://127.0.0.1:{port} (it takes some seconds to answer; Ctrl-C ends it)", markup=False)
-    return subprocess.run(command, check=False).returncode
+    log = home.root / "mlflow-server.log"
+    with log.open("ab") as stream:
+        ended = subprocess.run(command, stdout=stream, stderr=stream, check=False)
+    if ended.returncode:
+        raise UnreachableError(f"MLflow's server ended with exit code {ended.returncode}; see {log}")
+    return 0
 
 
 def _registry() -> MlflowRegistry:

@@ -10,9 +10,10 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import save
+
 from lorafleet.bundle import CARD, WEIGHTS, AdapterCard, Trigger, read_bundle, write_bundle
 from lorafleet.errors import BundleError
-from safetensors.torch import save
 
 FILES = {WEIGHTS: save({"unet.a.lora.down.weight": torch.ones(2, 3)}), "preview.png": b"png", "README.md": b"# rex"}
 

@@ -9,6 +9,7 @@ import pytest
 from diffusers import StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from lorafleet.bases import SHIPPED, find_base
 from lorafleet.toy.judges import WEIGHTS as JUDGE
 from lorafleet.toy.making.data import labels_of, pictures

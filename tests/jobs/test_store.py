@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from lorafleet.config import Recipe, Resources, Validation
 from lorafleet.errors import NotFoundError
@@ -38,7 +38,11 @@ def job(store: JobStore, name: str):
 class Lanes(RuleBasedStateMachine):
     """Lanes that lease, go silent, come back late and end their jobs; the model is a dict of who holds what."""
 
-    @initialize(count=st.integers(1, 4))
+    def __init__(self):
+        super().__init__()
+        self.given: list[tuple[str, int]] = []
+
+    @initialize(count=st.integers(1, 3))
     def start(self, count):
         self.store, self.now = filled("sqlite://", count), 100.0
         self.names = [f"job{n}" for n in range(count)]
@@ -46,14 +50,14 @@ class Lanes(RuleBasedStateMachine):
         self.attempts = dict.fromkeys(self.names, 0)
         self.limit = dict.fromkeys(self.names, MAX_ATTEMPTS)
         self.expires = dict.fromkeys(self.names, 0.0)
-        self.given: list[tuple[str, int]] = []
 
-    @rule(seconds=st.floats(0, LEASE_SECONDS * 1.2))
+    @rule(seconds=st.sampled_from([1.0, LEASE_SECONDS / 2, LEASE_SECONDS]))
     def time_passes(self, seconds):
         self.now += seconds
 
-    @rule(lane=st.sampled_from(["a", "b", "c"]))
-    def lease(self, lane):
+    @rule(lane=st.sampled_from(["a", "b", "c"]), after=st.sampled_from([0.0, LEASE_SECONDS]))
+    def lease(self, lane, after):
+        self.now += after
         expected = None
         for name in self.names:
             expired = self.state[name] == "running" and self.expires[name] <= self.now
@@ -72,33 +76,33 @@ class Lanes(RuleBasedStateMachine):
             assert (row.attempts, row.lane, row.step) == (self.attempts[expected], lane, 0)
             self.given.append((expected, row.attempts))
 
+    @precondition(lambda self: self.given)
     @rule(data=st.data())
     def heartbeat(self, data):
-        if self.given:
-            name, attempt = data.draw(st.sampled_from(self.given))
-            answer = self.store.heartbeat(SUBMISSION, name, attempt, self.now)
-            assert answer == self.is_current(name, attempt)
-            if answer:
-                self.expires[name] = self.now + LEASE_SECONDS
+        name, attempt = data.draw(st.sampled_from(self.given))
+        answer = self.store.heartbeat(SUBMISSION, name, attempt, self.now)
+        assert answer == self.is_current(name, attempt)
+        if answer:
+            self.expires[name] = self.now + LEASE_SECONDS
 
+    @precondition(lambda self: self.given)
     @rule(data=st.data(), step=st.integers(1, 7))
     def progress(self, data, step):
-        if self.given:
-            name, attempt = data.draw(st.sampled_from(self.given))
-            answer = self.store.progress(SUBMISSION, name, attempt, step, 0.5, self.now)
-            assert answer == self.is_current(name, attempt)
-            if answer:
-                self.expires[name] = self.now + LEASE_SECONDS
-                assert job(self.store, name).step == step
+        name, attempt = data.draw(st.sampled_from(self.given))
+        answer = self.store.progress(SUBMISSION, name, attempt, step, 0.5, self.now)
+        assert answer == self.is_current(name, attempt)
+        if answer:
+            self.expires[name] = self.now + LEASE_SECONDS
+            assert job(self.store, name).step == step
 
+    @precondition(lambda self: self.given)
     @rule(data=st.data(), state=st.sampled_from(["succeeded", "failed"]))
     def finish(self, data, state):
-        if self.given:
-            name, attempt = data.draw(st.sampled_from(self.given))
-            answer = self.store.finish(SUBMISSION, name, attempt, state, self.now, version=1, error="why")
-            assert answer == self.is_current(name, attempt)
-            if answer:
-                self.state[name] = state
+        name, attempt = data.draw(st.sampled_from(self.given))
+        answer = self.store.finish(SUBMISSION, name, attempt, state, self.now, version=1, error="why")
+        assert answer == self.is_current(name, attempt)
+        if answer:
+            self.state[name] = state
 
     @rule()
     def submit_again(self):
@@ -128,7 +132,7 @@ class Lanes(RuleBasedStateMachine):
 
 
 TestLanes = Lanes.TestCase
-TestLanes.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
+TestLanes.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
 
 
 def test_many_lanes_at_once_never_share_a_job(tmp_path):
@@ -154,6 +158,18 @@ def test_a_job_whose_lanes_keep_dying_fails_with_a_reason_and_the_next_is_leased
     poison = job(store, "job0")
     assert poison.state == "failed"
     assert "3 attempts" in poison.error
+
+
+def test_an_attempt_that_is_over_can_say_nothing_more():
+    store = filled("sqlite://", 1)
+    old = store.lease(SUBMISSION, "a", now=0.0)
+    new = store.lease(SUBMISSION, "b", now=LEASE_SECONDS)
+    assert (old.attempts, new.attempts) == (1, 2)
+    assert not store.heartbeat(SUBMISSION, "job0", 1, now=61.0)
+    assert not store.progress(SUBMISSION, "job0", 1, 7, 0.1, now=61.0)
+    assert not store.finish(SUBMISSION, "job0", 1, "succeeded", now=61.0, version=1)
+    assert store.finish(SUBMISSION, "job0", 2, "failed", now=61.0, error="why")
+    assert (job(store, "job0").state, job(store, "job0").error) == ("failed", "why")
 
 
 def test_a_lane_that_starts_again_gives_back_what_it_held_and_only_that():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from lorafleet.bases import find_base
 from lorafleet.bundle import sha256_of
 from lorafleet.config import Validation

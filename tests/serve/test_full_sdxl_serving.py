@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
+
 from lorafleet.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
 from lorafleet.registry import version_of
 from lorafleet.toy.sdxl_random import sdxl_random
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GenerateRequest
-from safetensors.torch import save
 
 SIDE, RANK = 256, 4
 

@@ -41,7 +41,7 @@ def test_defaults_are_the_base_s():
     ({"guidance_scale": math.nan}, "guidance_scale is nan"),
     ({"guidance_scale": math.inf}, "guidance_scale is inf"),
     ({"width": 36}, "width is 36; allowed are multiples of 8"),
-    ({"width": 8}, "width is 8; allowed are 16 to"),
+    ({"width": 0}, "width is 0; allowed are 8 to"),
     ({"height": 4096}, "height is 4096"),
     ({"seed": -1}, "seed is -1"),
     ({"seed": 2**53}, "seed is 9007199254740992; allowed are 0 to 9007199254740991"),

@@ -77,10 +77,13 @@ def load_samples(spec: JobSpec, loaded: LoadedBase, resolution: int) -> list[Sam
 
 
 def _as_planned(path: Path, sha256: str) -> Image.Image:
-    data = read_image_bytes(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DataError(f"{path} is not the file that was planned with; submit the manifest again")
-    return decode_image(data)
+    try:
+        data = read_image_bytes(path)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise DataError("is not the file that was planned with; submit the manifest again")
+        return decode_image(data)
+    except DataError as problem:
+        raise type(problem)(f"{path} {problem}") from None
 
 
 def sample_order(count: int, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:

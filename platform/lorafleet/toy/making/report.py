@@ -124,14 +124,15 @@ TEMPLATE = """# The toy world, measured
 
 No weights can be downloaded where lorafleet is built and tested, so it ships a small world of its own: ten classes,
 continuous hues, markings and proportions, eight backgrounds, drawn at 32 pixels; two bases of the real SDXL classes,
-trained on it; and a frozen judge. Its scores are neither DINO nor CLIP and say nothing about photographs. They say whether the code learns.
+trained on it; and a frozen judge. Its scores are neither DINO nor CLIP and say nothing about photographs. They say
+whether the code learns.
 
 | | class | colour | background |
 |---|---|---|---|
 {table}
 
-* The bases' rows: {prompts} combinations of class, colour and background that no base was trained on, {seeds} seeds each,
-  default steps and guidance. The judge's rows: 2,000 renders of a stream of their own.
+* The bases' rows: {prompts} combinations of class, colour and background that no base was trained on, {seeds} seeds
+  each, default steps and guidance. The judge's rows: 2,000 renders of a stream of their own.
 * VAE: {fidelity:.2f} dB PSNR on 1,000 held-out renders.
 * Gallery top-1 among 30 unseen identities, of renders themselves (the ceiling for an adapter): {ceiling:.1f} %.
 * Weights: {size:.1f} MiB of fp16 safetensors.
