@@ -1,7 +1,7 @@
 """What a shared batch is worth: the same twelve mixed requests with 1, 4, 8 and 12 rows a UNet call, side by side.
 
-Every request has an adapter of its own; rounds are interleaved, so that a noisy machine disturbs all alike. Prints a table
-and writes `benchmarks/results/rows.json`.
+Every request has an adapter of its own; rounds are interleaved, so that a noisy machine disturbs all alike. Prints a
+table and writes `benchmarks/results/rows.json`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
+
 from lorafleet.bases import Base, find_base
 from lorafleet.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
 from lorafleet.loaded import LoadedBase
@@ -24,7 +26,6 @@ from lorafleet.registry import version_of
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GenerateRequest
-from safetensors.torch import save
 
 REQUESTS, RANK, ROWS = 12, 8, (1, 4, 8, 12)
 RESULT = Path(__file__).parent / "results" / "rows.json"

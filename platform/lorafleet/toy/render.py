@@ -230,6 +230,14 @@ def object_mask(scene: Scene, side: int) -> Image.Image:
     return ImageChops.lighter(body, accent).resize((side, side), Image.Resampling.BOX)
 
 
+def body_share(scene: Scene, side: int = 64) -> float:
+    """How much of the visible body shows its own tone rather than the marking's, 0-1."""
+    body, accent, marking = _masks(scene, side)
+    visible = ImageChops.subtract(body, accent)
+    own = ImageChops.subtract(visible, marking)
+    return sum(own.histogram()[1:]) / max(1, sum(visible.histogram()[1:]))
+
+
 def _masks(scene: Scene, side: int) -> tuple[Image.Image, Image.Image, Image.Image]:
     identity, half = scene.identity, side / 2
     sx = scene.scale * half * min(1.0, identity.aspect) * (-1 if scene.flip else 1)

@@ -50,7 +50,9 @@ def write_subjects(folder: Path, nouns: Sequence[str], pictures: int = 6) -> lis
     return subjects
 
 
-def write_manifest(path: Path, name: str, base: str, subjects: list[Subject], lanes: int = 2, **recipe: object) -> None:
+def write_manifest(
+    path: Path, name: str, base: str, subjects: Sequence[Subject], lanes: int = 2, **recipe: object
+) -> None:
     """A manifest over the subjects, with paths relative to it."""
     path.write_text(
         yaml.safe_dump(

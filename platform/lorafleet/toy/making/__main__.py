@@ -7,21 +7,40 @@ left in the work folder. The two bases may run side by side; give each process i
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 
 from lorafleet.bases import SHIPPED
-from lorafleet.toy.making.assemble import KINDS, save_base, standardise
+from lorafleet.toy.making.assemble import KINDS, load_base, save_base, standardise
 from lorafleet.toy.making.data import Pictures, pictures
-from lorafleet.toy.making.denoiser import Base, Latents, edm_loss, epsilon_loss, train_base
+from lorafleet.toy.making.denoiser import Base, Latents, Loss, edm_loss, epsilon_loss, train_base
 from lorafleet.toy.making.vae import encode, psnr, train_vae
 from lorafleet.toy.tokenizer import build_tokenizer
 from lorafleet.toy.world import BACKGROUNDS, CLASSES, COLOURS, WORDS, is_held_out
 
 PICTURES = 120_000
-VAE_STEPS, BASE_STEPS = 4000, 7500
+VAE_STEPS = 4000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of a base's training, with its own learning-rate cycle."""
+
+    steps: int
+    learning_rate: float
+    loss: Loss
+
+
+# The second stage of toy-playground looks at more noise: colour and layout are decided there, and after the first
+# 12 % of its samples of held-out prompts still had the wrong colour.
+STAGES = {
+    "toy-playground": (Stage(7500, 1e-3, edm_loss), Stage(3000, 7e-4, partial(edm_loss, P_mean=0.0, P_std=1.4))),
+    "toy-sdxl": (Stage(7500, 1e-3, epsilon_loss),),
+}
 
 
 def trainable(data: Pictures) -> torch.Tensor:
@@ -40,8 +59,11 @@ def make_vae(work: Path) -> None:
     torch.save({"data": data, "latents": encode(vae, data.pixels)}, work / "latents.pt")
 
 
-def make_base(kind: str, work: Path, steps: int = BASE_STEPS) -> None:
-    """Trains one base on the encoded pictures and saves it as a pipeline, from time to time and at the end."""
+def make_base(kind: str, work: Path, first: int = 0) -> None:
+    """Trains one base on the encoded pictures and saves it as a pipeline, from time to time and after each stage.
+
+    Begins with stage `first`; later ones than 0 go on from the saved pipeline.
+    """
     cached = torch.load(work / "latents.pt", weights_only=False)
     data: Pictures = cached["data"]
     seen = trainable(data)
@@ -53,13 +75,19 @@ def make_base(kind: str, work: Path, steps: int = BASE_STEPS) -> None:
     z = standardise(kind, cached["latents"])
     latents = Latents(z[seen], (ids[0][seen], ids[1][seen]), data.time_ids[seen])
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    loss = edm_loss if kind == "toy-playground" else epsilon_loss
     torch.manual_seed(KINDS.index(kind))
+    base = Base(tokenizers)
+    if first:
+        load_base(base, SHIPPED[kind])
 
     def save(base: Base) -> None:
         save_base(kind, base, vae, cached["latents"], SHIPPED[kind])
 
-    save(train_base(Base(tokenizers), latents, loss, steps, lr=1e-3, checkpoint=save))
+    for stage in STAGES[kind][first:]:
+        base = train_base(
+            base.requires_grad_(True), latents, stage.loss, stage.steps, stage.learning_rate, checkpoint=save
+        )
+        save(base)
 
 
 def main() -> None:
@@ -68,6 +96,7 @@ def main() -> None:
     parser.add_argument("stage", choices=("vae", "base", "judge", "report"))
     parser.add_argument("kind", nargs="?", choices=KINDS)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--first", type=int, default=0, help="the stage of a base to begin with")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -75,7 +104,7 @@ def main() -> None:
     if arguments.stage == "vae":
         make_vae(arguments.work)
     elif arguments.stage == "base":
-        make_base(arguments.kind or parser.error("base needs a kind"), arguments.work)
+        make_base(arguments.kind or parser.error("base needs a kind"), arguments.work, arguments.first)
     elif arguments.stage == "judge":
         from lorafleet.toy.making.judge import make_judge
 

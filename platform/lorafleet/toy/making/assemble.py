@@ -54,3 +54,10 @@ def save_base(kind: str, base: Base, vae: AutoencoderKL, latents: torch.Tensor, 
     )
     pipeline.to(torch.float16)
     pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def load_base(base: Base, folder: Path) -> None:
+    """Fills a base with the weights of a saved pipeline."""
+    saved = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        getattr(base, part).load_state_dict(getattr(saved, part).state_dict())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lorafleet.toy.render import render
+from lorafleet.toy.render import body_share, render
 from lorafleet.toy.world import (
     BACKGROUNDS,
     CLASSES,
@@ -47,12 +47,16 @@ def _sample(scene: Scene, rng: random.Random) -> tuple[np.ndarray, list[int]]:
 
 
 def labels_of(scene: Scene) -> dict[str, int]:
-    """The attributes that the judge reads, as class indices."""
+    """The attributes that the judge reads, as class indices, and whether one tone clearly is the object's colour.
+
+    It is where it covers two thirds of the body: on half-and-half things people would not agree either.
+    """
     word = scene.identity.body.word
     return {
         "class": CLASSES.index(scene.identity.noun),
         "colour": COLOURS.index(word) if word else -1,
         "background": tuple(BACKGROUNDS).index(scene.background),
+        "clear": int(body_share(scene) >= 2 / 3),
     }
 
 

@@ -91,11 +91,13 @@ class Latents:
 Loss = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Tensor]
 
 
-def edm_loss(denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Tensor:
+def edm_loss(
+    denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor, P_mean: float = -0.8, P_std: float = 1.2
+) -> Tensor:
     """EDM's loss (Karras et al. 2022, eq. 8, table 1) with sigma_data 0.5; `z` is standardised."""
     sigma_data = 0.5
     z = z * sigma_data
-    sigma = (torch.randn(len(z)) * 1.2 - 0.8).exp()[:, None, None, None]
+    sigma = (torch.randn(len(z)) * P_std + P_mean).exp()[:, None, None, None]
     x = z + sigma * torch.randn_like(z)
     total = sigma**2 + sigma_data**2
     c_skip, c_out, c_in = sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
@@ -148,7 +150,7 @@ def train_base(
         torch.nn.utils.clip_grad_norm_(base.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        decay = min(0.9995, (1 + step) / (10 + step))
+        decay = min(1 - 4 / steps, (1 + step) / (10 + step))  # a quarter of the run
         with torch.no_grad():
             torch._foreach_lerp_(list(average.parameters()), list(base.parameters()), 1 - decay)
         if step % 100 == 0:

@@ -90,11 +90,13 @@ def train_judge(data: Pictures, views: Tensor, steps: int = 3000, batch: int = 6
 
 @torch.no_grad()
 def accuracy(judge: Judge, data: Pictures) -> dict[str, float]:
-    """Share of right answers for each attribute, over the pictures that have a word for it."""
+    """Share of right answers for each attribute, over the pictures that have a word for it and clearly show it."""
     features = torch.cat([judge.features(to_unit(chunk)) for chunk in data.pixels.split(256)])
     result = {}
     for name, head in judge.heads.items():
         known = data.labels[name] >= 0
+        if name == "colour":
+            known &= data.labels["clear"] == 1
         right = head(features).argmax(dim=-1) == data.labels[name]
         result[name] = float(right[known].float().mean())
     return result

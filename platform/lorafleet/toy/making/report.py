@@ -132,7 +132,8 @@ whether the code learns.
 {table}
 
 * The bases' rows: {prompts} combinations of class, colour and background that no base was trained on, {seeds} seeds
-  each, default steps and guidance. The judge's rows: 2,000 renders of a stream of their own.
+  each, default steps and guidance. The judge's rows: 2,000 renders of a stream of their own; colour is asked where
+  one tone covers two thirds of the body.
 * VAE: {fidelity:.2f} dB PSNR on 1,000 held-out renders.
 * Gallery top-1 among 30 unseen identities, of renders themselves (the ceiling for an adapter): {ceiling:.1f} %.
 * Weights: {size:.1f} MiB of fp16 safetensors.
