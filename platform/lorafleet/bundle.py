@@ -114,6 +114,7 @@ def write_bundle(target: Path, card: AdapterCard, files: Mapping[str, bytes]) ->
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    old = scratch.with_name(scratch.name + ".old")
     scratch.mkdir()
     try:
         for name, data in files.items():
@@ -121,10 +122,11 @@ def write_bundle(target: Path, card: AdapterCard, files: Mapping[str, bytes]) ->
         card = card.with_changes(sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
         _write_synced(scratch / CARD, (card.model_dump_json(indent=2) + "\n").encode())
         _sync_folder(scratch)
-        if target.exists():
-            shutil.rmtree(target)
+        if target.exists():  # moved away whole: deleting it in place would show it half gone
+            target.rename(old)
         scratch.rename(target)
         _sync_folder(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
