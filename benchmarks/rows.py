@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from lorafleet.bases import Base, find_base
 from lorafleet.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
 from lorafleet.loaded import LoadedBase
+from lorafleet.machine import describe_machine
 from lorafleet.quiet import quiet_libraries
 from lorafleet.registry import version_of
 from lorafleet_serve.engine import StepEngine
@@ -90,7 +90,7 @@ def main() -> None:
     RESULT.write_text(
         json.dumps(
             {
-                "date": datetime.date.today().isoformat(), "machine": platform.machine(), "torch": torch.__version__,
+                "date": datetime.date.today().isoformat(), "machine": describe_machine(), "torch": torch.__version__,
                 "base": arguments.base, "threads": arguments.threads, "rounds": arguments.rounds,
                 "requests": REQUESTS, "median_seconds": medians,
             },

@@ -23,7 +23,7 @@ PLAIN_SECONDS = 10.0  # between two lines about the same running job
 def onlooker() -> Iterator[Show]:
     """What shows a submission on this process's stderr, for as long as the block lasts."""
     if err.is_terminal:
-        with Live(console=err, refresh_per_second=4, transient=False) as live:
+        with Live(Text("starting ..."), console=err, refresh_per_second=4, transient=False) as live:
             yield lambda submission: live.update(board(submission, time.time()))
     else:
         yield PlainLines()

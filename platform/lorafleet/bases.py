@@ -95,8 +95,8 @@ class Base:
 
     @property
     def default_guidance(self) -> float:
-        """Guidance scale when a request names none: 3 for EDM bases (Playground's model card), 5 for the others."""
-        return 3.0 if self.prediction == "edm" else 5.0
+        """Guidance scale when a request names none: 3 for real EDM bases (Playground's model card), else 5."""
+        return 3.0 if self.prediction == "edm" and not self.is_toy else 5.0
 
     @cached_property
     def fingerprint(self) -> str:

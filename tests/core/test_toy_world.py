@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafleet.bases import SHIPPED, find_base
+from lorafleet.bundle import sha256_of
 from lorafleet.toy.judges import WEIGHTS as JUDGE
 from lorafleet.toy.making.data import labels_of, pictures
 from lorafleet.toy.render import render
@@ -99,3 +101,10 @@ def test_shipped_bases_are_ordinary_pipelines(name):
 def test_shipped_weights_stay_small():
     files = [path for folder in (*SHIPPED.values(), JUDGE.parent) for path in folder.rglob("*.safetensors")]
     assert sum(path.stat().st_size for path in set(files)) < 40 * 10**6
+
+
+def test_shipped_weights_are_those_that_were_measured():
+    page = (Path(__file__).parents[2] / "docs" / "toy.md").read_text()
+    measured = dict(reversed(line.split()) for line in page.splitlines() if line.endswith(".safetensors"))
+    shipped = {str(path.relative_to(JUDGE.parent)): sha256_of(path) for path in JUDGE.parent.rglob("*.safetensors")}
+    assert shipped == measured

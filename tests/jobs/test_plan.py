@@ -166,8 +166,9 @@ def test_the_size_of_a_base_is_read_from_its_files() -> None:
 def test_estimates_grow_with_work_and_shrink_with_lanes() -> None:
     recipe = resolve_recipe({}, toy=True)
     jobs = plan([report(name) for name in "abcd"]).jobs
-    alone = job_seconds(recipe, 200, BASE, TWO_CORES)
-    assert job_seconds(recipe, 400, BASE, TWO_CORES) > 1.8 * alone
+    steps = jobs[0].steps
+    alone = job_seconds(recipe, steps, BASE, TWO_CORES)
+    assert job_seconds(recipe, 2 * steps, BASE, TWO_CORES) > 1.8 * alone
     assert job_memory_mib(recipe.with_changes(rank=64), BASE, SIZE) > job_memory_mib(recipe, BASE, SIZE)
     one_lane, two_lanes, many = (
         estimate(jobs, BASE, SIZE, TWO_CORES, Resources(lanes=lanes)).seconds for lanes in (1, 2, 64)

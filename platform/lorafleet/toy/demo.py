@@ -29,7 +29,7 @@ SEED = 7
 
 def run_demo(base: str, folder: Path, port: int, stay: bool) -> int:
     """Renders, trains, serves and asks; returns the exit code."""
-    console, started = Console(stderr=True), time.monotonic()
+    console, started = Console(stderr=True, soft_wrap=True), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     subjects = write_subjects(folder / "photos", NOUNS)
     manifest = folder / "demo.yaml"
@@ -54,7 +54,7 @@ def run_demo(base: str, folder: Path, port: int, stay: bool) -> int:
         columns = ["a training picture", "the base, same prompt", *(BACKGROUNDS[place] for place in PLACES)]
         contact_sheet(columns, rows(subjects, pictures)).save(sheet)
         console.print(f"[bold]4.[/] Contact sheet: [bold]{sheet}[/]  ({time.monotonic() - started:.0f} s in all)\n")
-        console.print(goodbye(base, subjects[0], client.address, stay), highlight=False, markup=False, soft_wrap=True)
+        console.print(goodbye(base, subjects[0], client.address, stay), highlight=False, markup=False)
         if stay:
             with contextlib.suppress(KeyboardInterrupt):
                 while True:

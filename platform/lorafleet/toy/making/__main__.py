@@ -35,10 +35,14 @@ class Stage:
     loss: Loss
 
 
-# The second stage of toy-playground looks at more noise: colour and layout are decided there, and after the first
-# 12 % of its samples of held-out prompts still had the wrong colour.
+# toy-playground's later stages look at more noise, where colour and layout are decided: after the first, 12 % of its
+# samples of held-out prompts had the wrong colour.
 STAGES = {
-    "toy-playground": (Stage(7500, 1e-3, edm_loss), Stage(3000, 7e-4, partial(edm_loss, P_mean=0.0, P_std=1.4))),
+    "toy-playground": (
+        Stage(7500, 1e-3, edm_loss),
+        Stage(3000, 7e-4, partial(edm_loss, P_mean=0.0, P_std=1.4)),
+        Stage(2000, 7e-4, partial(edm_loss, P_mean=-0.4, P_std=1.3)),
+    ),
     "toy-sdxl": (Stage(7500, 1e-3, epsilon_loss),),
 }
 

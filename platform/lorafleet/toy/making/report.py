@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-import platform
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from PIL import Image
 
 from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.loaded import LoadedBase
+from lorafleet.machine import describe_machine
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import initial_noise, sample
 from lorafleet.numerics.text import Conditioning
@@ -113,7 +113,7 @@ def _page(rows: list[tuple[str, dict[str, float]]], fidelity: float, ceiling: fl
         f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(WEIGHTS.parent)}" for path in files
     )
     size = sum(path.stat().st_size for path in files) / 2**20
-    machine = f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
+    machine = f"{describe_machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     return TEMPLATE.format(
         table=table, fidelity=fidelity, ceiling=100 * ceiling, sums=sums, size=size, machine=machine,
         today=datetime.date.today().isoformat(), prompts=len(held_out_prompts()), seeds=SEEDS,
