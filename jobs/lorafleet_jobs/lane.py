@@ -16,10 +16,11 @@ from lorafleet.bases import find_base
 from lorafleet.bundle import CARD, Bundle, read_bundle
 from lorafleet.errors import BundleError, LorafleetError, UnreachableError
 from lorafleet.home import Home
+from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.desk import Desk, LaneSetup, Lease
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.rows import LEASE_SECONDS
-from lorafleet_jobs.train import Cancelled, WarmBase, train_job
+from lorafleet_jobs.train import Cancelled, train_job
 
 if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking, Status
@@ -41,7 +42,7 @@ class Lane:
         self.desk = desk
         self.tracking = tracking
         self.home = Home(setup.home)
-        self._warm: tuple[tuple[str, str], WarmBase] | None = None
+        self._warm: tuple[tuple[str, str], LoadedBase] | None = None
 
     def run(self) -> None:
         """Trains until every job of the submission has ended, waiting while others hold the last ones."""
@@ -85,11 +86,11 @@ class Lane:
         tracker = self.tracking.job_tracker(lease.run_id)
         return train_job(lease.spec, self._base(lease.spec), out, tracker, pulse.on_step, lease.run_id)
 
-    def _base(self, spec: JobSpec) -> WarmBase:
+    def _base(self, spec: JobSpec) -> LoadedBase:
         wanted = (spec.base, spec.recipe.precision)
         if self._warm is None or self._warm[0] != wanted:
             self._warm = None  # two bases need not fit in memory
-            self._warm = (wanted, WarmBase.load(find_base(spec.base), self.setup.device, spec.recipe.precision))
+            self._warm = (wanted, LoadedBase.load(find_base(spec.base), self.setup.device, spec.recipe.precision))
         return self._warm[1]
 
     def _publish(self, bundle: Bundle, lease: Lease, pulse: Pulse) -> int:

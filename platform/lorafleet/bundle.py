@@ -126,10 +126,9 @@ def write_bundle(target: Path, card: AdapterCard, files: Mapping[str, bytes]) ->
             target.rename(old)
         scratch.rename(target)
         _sync_folder(target.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # gone already if all went well
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return Bundle(target, card)
 
 

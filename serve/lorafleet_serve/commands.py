@@ -79,9 +79,7 @@ def generate(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     uses = solo.resolve(specs)
-    request = GenerateRequest(
-        prompt, seed, negative_prompt, uses, steps, guidance_scale, scheduler, width, height
-    )  # fmt: skip
+    request = GenerateRequest(prompt, seed, negative_prompt, uses, steps, guidance_scale, scheduler, width, height)
     image = solo.make(request, base or solo.own_base(uses, DEFAULT_BASE))
     path = out or Path(f"lorafleet-{seed}.png")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Draws scenes of the toy world as small pictures.
 
-Knows shapes, markings and backgrounds. Refuses to know captions and models. Everything is a polygon in object
+Knows shapes and markings. Refuses to know captions and models. Everything is a polygon in object
 coordinates ([-1, 1]^2, y down), drawn four times too large and reduced.
 """
 
@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from lorafleet.toy.backgrounds import RGB, paint_background
 from lorafleet.toy.world import Colour, Identity, Scene
 
 Point = tuple[float, float]
 Polygon = Sequence[Point]
 Shapes = tuple[list[Polygon], list[Polygon]]  # body, accent
-RGB = tuple[int, int, int]
 
 SUPERSAMPLE = 4
 
@@ -131,71 +131,6 @@ def rgb(colour: Colour) -> RGB:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def _constellation(seed: int, count: int) -> list[Point]:
-    rng = random.Random(seed)
-    return [(rng.random(), rng.random()) for _ in range(count)]
-
-
-# Fixed constellations, only shifted: free specks would spend the small VAE's bits on what nobody asks for.
-SPECKS = {
-    "snow": ((196, 212, 236), 1.2, _constellation(1, 9)),
-    "grass": ((60, 120, 44), 1.2, _constellation(2, 14)),
-    "night": ((240, 236, 190), 0.8, _constellation(3, 9)),
-}
-
-
-def _background(name: str, side: int, rng: random.Random) -> Image.Image:
-    light = rng.uniform(0.88, 1.0)
-
-    def shade(r: int, g: int, b: int) -> RGB:
-        return round(r * light), round(g * light), round(b * light)
-
-    unit = side / 32
-    ground = {
-        "beach": (226, 200, 140), "snow": (238, 243, 250), "grass": (96, 160, 70), "night": (22, 24, 58),
-        "bricks": (168, 84, 66), "checkers": (225, 225, 225), "sea": (40, 110, 165), "curtain": (122, 66, 150),
-    }[name]  # fmt: skip
-    image = Image.new("RGB", (side, side), shade(*ground))
-    draw = ImageDraw.Draw(image)
-    if name == "beach":
-        draw.rectangle((0, 0, side, side * rng.uniform(0.35, 0.5)), shade(150, 205, 240))
-    elif name in SPECKS:
-        colour, radius, places = SPECKS[name]
-        dx, dy = rng.randrange(4) * 8 * unit, rng.randrange(4) * 8 * unit
-        for x, y in places:
-            x, y, r = (x * side + dx) % side, (y * side + dy) % side, radius * unit
-            draw.ellipse((x - r, y - r, x + r, y + r), shade(*colour))
-    elif name == "bricks":
-        shift = rng.randrange(4) * unit
-        for row in range(7):
-            y = row * 6 * unit + shift - 6 * unit
-            draw.line((0, y, side, y), shade(214, 196, 180), round(0.9 * unit))
-            for column in range(5):
-                x = (column * 8 + 4 * (row % 2)) * unit - shift
-                draw.line((x, y, x, y + 6 * unit), shade(214, 196, 180), round(0.9 * unit))
-    elif name == "checkers":
-        step, dx = 8 * unit, rng.randrange(4) * 2 * unit
-        for i in range(-1, 5):
-            for j in range(-1, 5):
-                if (i + j) % 2:
-                    draw.rectangle(
-                        (i * step + dx, j * step + dx, (i + 1) * step + dx, (j + 1) * step + dx), shade(70, 70, 74)
-                    )
-    elif name == "sea":
-        shift = rng.randrange(3) * 2 * unit
-        for row in range(-1, 7):
-            wave = [
-                (x, row * 6 * unit + shift + 1.2 * unit * math.sin(x / unit * 0.9 + row)) for x in range(0, side + 4, 4)
-            ]
-            draw.line(wave, shade(120, 185, 220), round(1.1 * unit))
-    elif name == "curtain":
-        shift = rng.randrange(3) * 2 * unit
-        for column in range(-1, 7):
-            x = column * 6 * unit + shift
-            draw.rectangle((x, 0, x + 2.4 * unit, side), shade(88, 40, 116))
-    return image
-
-
 def _marking(
     identity: Identity, body: Sequence[Polygon], side: int, place: Callable[[Polygon], list[Point]]
 ) -> Image.Image:
@@ -264,7 +199,7 @@ def render(scene: Scene, side: int = 32) -> Image.Image:
     """Draws a scene as an RGB picture of `side` x `side` pixels; the same scene gives the same pixels."""
     big = side * SUPERSAMPLE
     rng = random.Random(scene.seed)
-    image = _background(scene.background, big, rng)
+    image = paint_background(scene.background, big, rng)
     body, accent, marking = _masks(scene, big)
     whole = ImageChops.lighter(body, accent)
     outline = whole.filter(ImageFilter.MaxFilter(2 * round(0.75 * big / 32) + 1))

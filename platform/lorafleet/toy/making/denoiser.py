@@ -117,6 +117,13 @@ def epsilon_loss(denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Tens
     return (error * weight).mean()
 
 
+def _draw_conditioning(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows keep their text (nine in ten) and where each is pooled: at the end, or three in ten times before."""
+    keep = (torch.rand(len(ids)) > 0.1).float()
+    end = ids.argmax(dim=-1)  # the end token has the largest id
+    return keep, torch.where(torch.rand(len(ids)) < 0.3, (torch.rand(len(ids)) * end).long() + 1, end)
+
+
 def train_base(
     base: Base,
     data: Latents,
@@ -140,9 +147,7 @@ def train_base(
     for step in range(steps):
         rows = torch.randint(len(data.z), (batch,))
         ids, time_ids = (data.ids[0][rows], data.ids[1][rows]), data.time_ids[rows]
-        keep = (torch.rand(batch) > 0.1).float()
-        end = ids[0].argmax(dim=-1)  # the end token has the largest id
-        pooled_at = torch.where(torch.rand(batch) < 0.3, (torch.rand(batch) * end).long() + 1, end)
+        keep, pooled_at = _draw_conditioning(ids[0])
         denoise = partial(run, ids=ids, time_ids=time_ids, keep=keep, pooled_at=pooled_at)
         value = loss(denoise, data.z[rows])
         optimizer.zero_grad()
