@@ -95,8 +95,13 @@ class Base:
 
     @property
     def default_guidance(self) -> float:
-        """Guidance scale when a request names none: 3 for real EDM bases (Playground's model card), else 5."""
-        return 3.0 if self.prediction == "edm" and not self.is_toy else 5.0
+        """Guidance scale when a request names none.
+
+        3 for EDM bases (Playground's model card), 4 for toy-playground (`docs/log.md`, 2026-11-20), 5 for the others.
+        """
+        if self.prediction != "edm":
+            return 5.0
+        return 4.0 if self.is_toy else 3.0
 
     @cached_property
     def fingerprint(self) -> str:

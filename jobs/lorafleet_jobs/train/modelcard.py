@@ -35,13 +35,14 @@ def model_card(card: AdapterCard, base: Base) -> str:
 
 def _diffusers(card: AdapterCard, hub_id: str, base: Base) -> str:
     tokens = card.triggers[0].tokens
+    where = f"platform/lorafleet/toy/weights/{base.name}" if base.is_toy else hub_id  # toy bases are in the repository
     names = [f"<s{row}>" for row in tokens]
     subject = "".join(names) or card.triggers[0].text
     lines = [
         "import torch",
         "from diffusers import StableDiffusionXLPipeline",
         "",
-        f'pipe = StableDiffusionXLPipeline.from_pretrained("{hub_id}")',
+        f'pipe = StableDiffusionXLPipeline.from_pretrained("{where}")',
         'pipe.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")',
     ]
     if tokens:
