@@ -26,6 +26,7 @@ class Validator:
     def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, learned: Learned) -> None:
         self.spec, self.loaded, self.prompts, self.learned = spec, loaded, prompts, learned
         self.texts = spec.validation.prompts or (spec.instance_prompt,)
+        self._base_pictures: dict[str, Image.Image] = {}
         self.table = sampler_table(loaded.base, None, spec.validation.steps or loaded.base.default_steps)
 
     def is_due(self, step: int) -> bool:
@@ -36,7 +37,7 @@ class Validator:
     def log_base(self, tracker: JobTracker) -> None:
         """Step 0: what the base makes of the same prompts, the subject's token left out."""
         for i, text in enumerate(self.texts):
-            tracker.image(f"val/p{i:02d}", 0, self.picture(self.without_subject(text), None))
+            tracker.image(f"val/p{i:02d}", 0, self.base_picture(text))
 
     def log(self, tracker: JobTracker, step: int) -> None:
         """The adapter as it is now."""
@@ -45,16 +46,19 @@ class Validator:
 
     def preview(self) -> Image.Image:
         """One row a prompt: base | adapter at scale 0 | adapter."""
-        rows = [
-            [self.picture(self.without_subject(text), None), self.picture(text, 0.0), self.picture(text, 1.0)]
-            for text in self.texts
-        ]
+        rows = [[self.base_picture(text), self.picture(text, 0.0), self.picture(text, 1.0)] for text in self.texts]
         width, height = rows[0][0].size
         sheet = Image.new("RGB", (3 * width + 2 * 4, len(rows) * (height + 4) - 4), "white")
         for y, row in enumerate(rows):
             for x, picture in enumerate(row):
                 sheet.paste(picture, (x * (width + 4), y * (height + 4)))
         return sheet
+
+    def base_picture(self, text: str) -> Image.Image:
+        """What the base makes of a prompt with the subject left out; made once, for the base does not change."""
+        if text not in self._base_pictures:
+            self._base_pictures[text] = self.picture(self.without_subject(text), None)
+        return self._base_pictures[text]
 
     def without_subject(self, text: str) -> str:
         """A prompt for the base: "a photo of TOK dog" becomes "a photo of a dog"."""

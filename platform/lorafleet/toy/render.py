@@ -159,12 +159,6 @@ def _marking(
     return mask
 
 
-def object_mask(scene: Scene, side: int) -> Image.Image:
-    """Which pixels the object covers, as an L image of `side` pixels."""
-    body, accent, _ = _masks(scene, side * SUPERSAMPLE)
-    return ImageChops.lighter(body, accent).resize((side, side), Image.Resampling.BOX)
-
-
 def body_share(scene: Scene, side: int = 64) -> float:
     """How much of the visible body shows its own tone rather than the marking's, 0-1."""
     body, accent, marking = _masks(scene, side)

@@ -9,7 +9,7 @@ stay unseen because they are drawn from another stream of seeds (`unseen_identit
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 CLASSES = ("mug", "boat", "house", "fish", "star", "tree", "car", "bottle", "mushroom", "dog")
 MARKINGS = ("plain", "striped", "spotted", "two-tone")
@@ -172,11 +172,6 @@ def random_scene(identity: Identity, rng: random.Random) -> Scene:
         flip=rng.random() < 0.5,
         seed=rng.getrandbits(31),
     )
-
-
-def recoloured(scene: Scene, word: str, rng: random.Random) -> Scene:
-    """The same scene with a body in the named colour."""
-    return replace(scene, identity=replace(scene.identity, body=named_colour(word, rng)))
 
 
 def caption(scene: Scene, rng: random.Random, drop: float = 0.3) -> str:
