@@ -23,6 +23,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.machine import describe_machine
 from lorafleet.quiet import quiet_libraries
 from lorafleet.registry import version_of
+from lorafleet.targets import PRESETS, select
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GenerateRequest
@@ -35,12 +36,14 @@ def random_adapter(folder: Path, index: int, loaded: LoadedBase) -> AdapterUse:
     """An adapter of rank 8 with random weights."""
     name, base = f"subject-{index}", loaded.base
     generator, tensors = torch.Generator().manual_seed(index), {}
-    for layer, (n_in, n_out) in loaded.row_lora.shapes().items():
+    shapes = loaded.lora["unet"].shapes()
+    for layer in select(shapes, "attn"):
+        n_in, n_out = shapes[layer]
         tensors[f"unet.{layer}.lora.down.weight"] = torch.randn(RANK, n_in, generator=generator) / RANK
         tensors[f"unet.{layer}.lora.up.weight"] = torch.randn(n_out, RANK, generator=generator) * 0.02
     card = AdapterCard(
         name=name, base=base.name, base_fingerprint=base.fingerprint, prediction=base.prediction, rank=RANK,
-        alpha=float(RANK), targets=("to_q", "to_k", "to_v", "to_out.0"), class_noun="mug", images=1, steps=1,
+        alpha=float(RANK), targets=PRESETS["attn"], class_noun="mug", images=1, steps=1,
         triggers=(Trigger(trigger=f"<{name}>", abstraction="TOK", text="TOK"),), recipe={}, dataset_fingerprint="",
         instance_prompt="a photo of TOK mug", licence=base.licence, job_id=name, lorafleet_version="0",
     )  # fmt: skip

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import typer
 
+from lorafleet_jobs.commands_evaluate import register_evaluate
 from lorafleet_jobs.commands_intake import register_intake
 from lorafleet_jobs.commands_submit import register_submit
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `check` and `plan`, and everything about submissions."""
+    """Adds `check` and `plan`, everything about submissions, and `evaluate`."""
     register_intake(app)
     register_submit(app)
+    register_evaluate(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from lorafleet_jobs.doctor import SubjectReport
     from lorafleet_jobs.intake import Prepared
+    from lorafleet_jobs.resolved import Resolved
 
 ManifestPath = Annotated[
     Path, typer.Argument(metavar="MANIFEST", help="The manifest, a YAML file.", show_default=False)
@@ -25,6 +26,7 @@ BaseName = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+NOT_SHOWN = "with who set what (other keys have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 
 
@@ -62,7 +64,7 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 
     prepared = prepare(manifest, base)
     if as_json:
-        print_json(prepared.plan.as_json())
+        print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared)})
     else:
         show_plan(prepared)
     return 1 if prepared.plan.skipped else 0
@@ -70,24 +72,15 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 
 def show_plan(prepared: Prepared) -> None:
     """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
-    import yaml
-
     from lorafleet.console import note, out
 
     plan, base = prepared.plan, prepared.base
-    recipes = list(dict.fromkeys(job.recipe.model_dump_json() for job in plan.jobs))
+    recipes = [resolved.recipe for resolved in prepared.recipes]
     table = _table("job", "subject", "images", "steps", "recipe")
     for job in plan.jobs:
-        point = f"#{recipes.index(job.recipe.model_dump_json()) + 1}"
-        table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), point)
+        table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), f"#{recipes.index(job.recipe) + 1}")
     out.print(table)
-    shown: list[str] = []
-    for number, text in enumerate(recipes, start=1):
-        lines = yaml.safe_dump(yaml.safe_load(text), sort_keys=False, default_flow_style=None).splitlines()
-        fresh = [line for line in lines if line not in shown]
-        out.print(f"\nrecipe #{number}" + (", where it differs from #1" if shown else ""), style="bold")
-        out.print("\n".join(f"  {line}" for line in fresh), markup=False)
-        shown = shown or lines
+    _show_recipes(prepared.recipes)
     out.print()
     out.print(f"{plan.submission}: {_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}", markup=False)
     cost = (
@@ -97,6 +90,27 @@ def show_plan(prepared: Prepared) -> None:
     out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
     for skipped in plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+
+
+def _show_recipes(recipes: Sequence[Resolved]) -> None:
+    """The first recipe whole, of the others what differs; YAML with who set each key as a comment."""
+    from lorafleet.console import out
+
+    first = recipes[0].lines()
+    for number, resolved in enumerate(recipes, start=1):
+        lines = [line for line in resolved.lines() if number == 1 or line not in first]
+        width = min(40, max((len(line.yaml) for line in lines), default=0))
+        out.print(f"\nrecipe #{number}, " + (NOT_SHOWN if number == 1 else "where it differs from #1"), style="bold")
+        for line in lines:
+            out.print(f"  {line.yaml:<{width}}  # {line.origin}", markup=False, soft_wrap=True)
+
+
+def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
+    """Each resolved recipe and the ids of its jobs."""
+    return [
+        {**resolved.as_json(), "jobs": [job.id for job in prepared.plan.jobs if job.recipe == resolved.recipe]}
+        for resolved in prepared.recipes
+    ]
 
 
 def _show_reports(reports: Sequence[SubjectReport]) -> None:

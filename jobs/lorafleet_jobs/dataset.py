@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from lorafleet.config import Manifest, SubjectSpec
 from lorafleet_jobs.images import OTHER_SUFFIXES, SUFFIXES, load_image, sniff
 
-__all__ = ["Subject", "find_images", "find_subjects", "load_image", "slug"]
+__all__ = ["Subject", "find_images", "find_masks", "find_subjects", "load_image", "slug"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,24 @@ def find_images(folder: Path) -> list[Path]:
     An image's suffix makes a claim, whatever is inside; JPEG, PNG or WEBP content needs no suffix. Hidden files, other
     files, and `name-mask.png` beside an image called `name` are left out.
     """
+    claims = _claims(folder)
+    masks = _masks(claims)
+    return [path for path in claims if path not in masks]
+
+
+def find_masks(folder: Path) -> dict[str, Path]:
+    """The `name-mask.png` files of a folder, by the stem `name` of the images beside which they lie."""
+    return {path.stem.removesuffix("-mask"): path for path in _masks(_claims(folder))}
+
+
+def _claims(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir())
-    claims = [path for path in files if path.suffix.lower() in SUFFIXES | OTHER_SUFFIXES or _is_image(path)]
+    return [path for path in files if path.suffix.lower() in SUFFIXES | OTHER_SUFFIXES or _is_image(path)]
+
+
+def _masks(claims: Sequence[Path]) -> list[Path]:
     stems = {path.stem for path in claims}
-    return [path for path in claims if not (path.stem.endswith("-mask") and path.stem.removesuffix("-mask") in stems)]
+    return [path for path in claims if path.stem.endswith("-mask") and path.stem.removesuffix("-mask") in stems]
 
 
 def slug(text: str) -> str:

@@ -1,13 +1,11 @@
 """The dataset doctor: looks at every subject's images and captions, and says what it finds, by stable ids.
 
 Bias to warn: only what cannot be trained at all is an error, and an error stops its own subject alone. The ids are in
-`lorafleet_jobs.findings`. Knows images and texts; refuses to know bases and recipes, beside the side the images will be
-trained at and whether `TOK` is learned.
+`lorafleet_jobs.findings`. Knows images and texts; refuses to know bases and recipes, beside what they need.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -19,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from lorafleet.config import Manifest
-from lorafleet.errors import DataError
-from lorafleet_jobs.captions import leaves, read_captions
+from lorafleet_jobs.captions import read_captions
 from lorafleet_jobs.dataset import Subject, find_images, find_subjects
 from lorafleet_jobs.findings import Finding, Level, reserved_text
-from lorafleet_jobs.images import Looks, OversizeError, decode_image, look_at, read_image_bytes
+from lorafleet_jobs.images import Looks
 from lorafleet_jobs.jobspec import ImageSpec
+from lorafleet_jobs.masks import read_masks
+from lorafleet_jobs.opening import Opened, is_utf8, open_image
 
 FEW, MANY = 4, 30
 ODD_ASPECT = 2.0
@@ -57,29 +56,49 @@ class SubjectReport:
         return {"name": self.name, "images": len(self.images), "findings": found}
 
 
-def check(manifest: Manifest, folder: Path, resolution: int | None = None, token: bool = True) -> list[SubjectReport]:
+@dataclass(frozen=True)
+class Needs:
+    """What the recipes of a submission ask of its images, as far as the doctor judges it."""
+
+    resolution: int | None = None
+    """The side in pixels that images will be trained at; None: low resolution is not judged."""
+    token: bool = True
+    """Whether `TOK` is learned, so that prompts must hold it."""
+    prefix: str = ""
+    """What comes before every caption, and may hold `TOK` in its place."""
+    masks: bool = False
+    """Whether masks are used."""
+
+
+def check(
+    manifest: Manifest, folder: Path, needs: Needs | None = None, shared: Sequence[Finding] = ()
+) -> list[SubjectReport]:
     """A report for every subject of a manifest that lies in `folder`, in its order.
 
-    `resolution` is the side in pixels that images will be trained at (None: low resolution is not judged); `token` says
-    whether `TOK` is learned, so that prompts must hold it.
+    `shared` is what was found that concerns every subject, as about the class images.
     """
-    reports = [_examine(subject, resolution, token) for subject in find_subjects(manifest, folder)]
-    return _compare_names(_compare_pictures(reports))
+    reports = [_examine(subject, needs or Needs()) for subject in find_subjects(manifest, folder)]
+    return [_with(report, shared) for report in _compare_names(_compare_pictures(reports))]
 
 
-def _examine(subject: Subject, resolution: int | None, token: bool) -> SubjectReport:
-    findings = [*_about_words(subject, token)]
+def _examine(subject: Subject, needs: Needs) -> SubjectReport:
+    findings = [*_about_words(subject, needs.token)]
     missing = _missing(subject)
     if missing is not None or subject.folder is None:
         return SubjectReport(subject, findings=(*findings, *([missing] if missing else [])))
     files = find_images(subject.folder)
-    seen = [_open(subject.folder, file) for file in files]
-    good = [result for result in seen if isinstance(result, _Opened)]
+    seen = [open_image(subject.folder, file) for file in files]
+    good = [result for result in seen if isinstance(result, Opened)]
     findings += [_skipped(result, bool(good)) for result in seen if isinstance(result, Finding)]
-    findings += [*_about_count(subject, good), *_about_pictures(good, resolution)]
+    findings += [*_about_count(subject, good), *_about_pictures(good, needs.resolution)]
     captions = read_captions(subject.folder, [file.name for file in files], subject.caption_column)
-    images = tuple(ImageSpec(file=o.file, caption=captions.by_file.get(o.file), sha256=o.sha256) for o in good)
-    findings += [*captions.findings, *_about_captions(images, token)]
+    masks, about_masks = read_masks(subject.folder, good, needs.masks)
+    images = tuple(
+        ImageSpec(file=o.file, caption=captions.by_file.get(o.file), sha256=o.sha256, mask=masks.get(o.file))
+        for o in good
+    )
+    wants_token = needs.token and not _TOKEN.search(needs.prefix)
+    findings += [*captions.findings, *_about_captions(images, wants_token), *about_masks]
     return SubjectReport(subject, images, tuple(findings), tuple(o.looks for o in good))
 
 
@@ -102,7 +121,7 @@ def _missing(subject: Subject) -> Finding | None:
     folder, written = subject.folder, subject.written
     if folder is None:
         return _error("D020", f"glob {written!r} matches no folder; paths are relative to the manifest")
-    if not _is_utf8(str(folder)):
+    if not is_utf8(str(folder)):
         return _error("D020", f"the path {folder} is not UTF-8; rename the folder")
     if os.path.isdir(folder):  # unlike Path's, False for names that no path can have
         readable = os.access(folder, os.R_OK | os.X_OK)
@@ -116,40 +135,13 @@ def _missing(subject: Subject) -> Finding | None:
     return _error("D020", f"no folder {written!r} ({folder}); {hint}")
 
 
-@dataclass(frozen=True)
-class _Opened:
-    file: str
-    sha256: str
-    looks: Looks
-
-
-def _open(folder: Path, file: Path) -> _Opened | Finding:
-    name = file.name
-    if not _is_utf8(name):
-        return _error("D002", f"{name} has a name that is not UTF-8; rename it", name)
-    if leaves(folder, file):
-        return _error("D015", f"{name} is a link out of the folder; put a copy of the file there", name)
-    try:
-        data = read_image_bytes(file)
-        return _Opened(name, hashlib.sha256(data).hexdigest(), look_at(decode_image(data)))
-    except OversizeError as problem:
-        return _error("D003", f"{name} {problem}", name)
-    except DataError as problem:
-        return _error("D002", f"{name} {problem}", name)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether a path's bytes were text: Python writes others as surrogates, which no JSON can carry."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
-
-
 def _skipped(finding: Finding, others: bool) -> Finding:
     if finding.id == "D015" or not others:
         return finding
     return finding.with_changes(level="warn", message=f"{finding.message}; it is left out")
 
 
-def _about_count(subject: Subject, good: Sequence[_Opened]) -> Iterator[Finding]:
+def _about_count(subject: Subject, good: Sequence[Opened]) -> Iterator[Finding]:
     count = len({opened.looks.pixels for opened in good})
     if count == 0:
         yield _error("D001", f"no readable image in {subject.written!r}; put 4 to 30 JPEG, PNG or WEBP files there")
@@ -159,7 +151,7 @@ def _about_count(subject: Subject, good: Sequence[_Opened]) -> Iterator[Finding]
         yield _finding("D001", "info", f"{count} images; 4 to 30 are usually enough")
 
 
-def _about_pictures(good: Sequence[_Opened], resolution: int | None) -> Iterator[Finding]:
+def _about_pictures(good: Sequence[Opened], resolution: int | None) -> Iterator[Finding]:
     for opened in good:
         width, height = opened.looks.width, opened.looks.height
         if resolution is not None and min(width, height) < resolution / 2:

@@ -7,19 +7,18 @@ adapter's parameter count is exact for whatever base is given. Imports no torch.
 from __future__ import annotations
 
 import heapq
-import json
 import os
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 from lorafleet.bases import Base
 from lorafleet.config import Recipe, Resources
 from lorafleet.config.strict import Strict
-from lorafleet.errors import BaseModelError
 from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.layers import BaseSize, measure_base
+
+__all__ = ["BaseSize", "Estimate", "Machine", "estimate", "job_memory_mib", "job_seconds", "measure_base"]
 
 LANE_START_S = 15.0
 """Ray Train: 7 to 15 s a fit(); measured with ray 2.60."""
@@ -45,12 +44,13 @@ CHECKPOINTED_ACTIVATION_MIB = 1000.0
 """With gradient checkpointing: 6.5 GiB in all, text encoders and VAE unloaded."""
 TOY_ACTIVATION_MIB = 10.0
 """Of one 32 px image; a batch of 8 added 37 MiB to a batch of 1."""
-ADAPTER_COPIES = 4
-"""fp32 copies of the adapter: value, gradient, and the optimizer's two moments."""
+ADAPTER_COPIES = {"prodigy": 6.0, "adamw": 4.0, "adamw8bit": 2.5, "lion": 3.0, "adafactor": 2.1}
+"""fp32 copies of the adapter: value, gradient, and what the optimizer keeps: two moments for AdamW (of 8 bits for
+adamw8bit), for Prodigy its start and running numerator as well, one for Lion, rows and columns for Adafactor."""
+FORWARD_SHARE = 1 / 3
+"""Of a training step's time that a forward pass alone takes; a backward pass costs about two."""
 
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-_ADAPTED = (".to_q.weight", ".to_k.weight", ".to_v.weight", ".to_out.0.weight")
-_HEADER_LIMIT = 100 * 10**6  # safetensors' own
 
 
 class Estimate(Strict):
@@ -84,66 +84,69 @@ class Machine:
         return max(1, min(fit, resources.lanes))
 
 
-@dataclass(frozen=True)
-class BaseSize:
-    """What a base weighs."""
-
-    parameters: int
-    """Of the UNet, both text encoders and the VAE."""
-    adapted_features: int
-    """Inputs plus outputs, summed over the adapted layers: rank times this is an adapter's parameter count."""
-
-
-def measure_base(base: Base) -> BaseSize:
-    """Counts a base's parameters by its safetensors headers; a variant beside the full weights is not counted twice."""
-    unet = dict(_shapes(base, "unet"))
-    others = [dict(_shapes(base, part)) for part in ("text_encoder", "text_encoder_2", "vae")]
-    parameters = sum(prod(shape) for part in (unet, *others) for shape in part.values())
-    adapted = sum(sum(shape) for name, shape in unet.items() if name.endswith(_ADAPTED))
-    return BaseSize(parameters, adapted)
-
-
 def estimate(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machine, resources: Resources) -> Estimate:
     """The plan's time, jobs dealt to lanes as they come free, and the memory of its hungriest job."""
     gib = size.parameters * 4 / 2**30
     lanes = [LANE_START_S + LOAD_S_PER_GIB * gib] * min(machine.lanes_at_once(resources), max(1, len(jobs)))
+    made: set[tuple[str, str | None, int | None]] = set()
     for job in jobs:
         free_at = heapq.heappop(lanes)
-        heapq.heappush(lanes, free_at + job_seconds(job.recipe, job.steps, base, machine))
+        seconds = job_seconds(job.recipe, job.steps, base, machine)
+        prior = job.recipe.prior
+        shared = (job.class_noun, prior.prompt if prior else None, job.recipe.resolution)
+        if prior is not None and prior.mode == "generate" and shared not in made:  # the first job makes them for all
+            made.add(shared)
+            seconds += prior.count * generation_seconds(job.recipe, base, machine)
+        heapq.heappush(lanes, free_at + seconds)
     memory = max((job_memory_mib(job.recipe, base, size) for job in jobs), default=0.0)
     return Estimate(seconds=round(max(lanes), 1) if jobs else 0.0, peak_memory_mib=round(memory))
 
 
 def job_seconds(recipe: Recipe, steps: int, base: Base, machine: Machine) -> float:
-    """One job's time in a lane that holds the base: steps times the cost of a step, and a fixed overhead."""
-    side = recipe.resolution or base.resolution
-    if base.is_toy:
-        step = TOY_STEP_S + TOY_IMAGE_S * recipe.batch_size * (side / 32) ** 2
-    else:
-        one = GPU_STEP_S if machine.gpus else CPU_STEP_S
-        step = one * recipe.batch_size * (side / 1024) ** 2
-    return JOB_OVERHEAD_S + steps * step * (CHECKPOINTING_FACTOR if recipe.gradient_checkpointing else 1)
+    """One job's time in a lane that holds the base: steps times the cost of a step, and a fixed overhead.
+
+    A step is `gradient_accumulation` micro-batches, each with the subject's rows and the class's. Prior mode predict
+    shows every micro-batch to the base as well, forward only.
+    """
+    rows = rows_at_once(recipe)
+    micro = _fixed_s(base) + rows * _row_s(recipe, base, machine)
+    micro *= CHECKPOINTING_FACTOR if recipe.gradient_checkpointing else 1
+    if recipe.prior is not None and recipe.prior.mode == "predict":
+        micro += FORWARD_SHARE * (_fixed_s(base) + rows * _row_s(recipe, base, machine))
+    return JOB_OVERHEAD_S + steps * recipe.gradient_accumulation * micro
+
+
+def generation_seconds(recipe: Recipe, base: Base, machine: Machine) -> float:
+    """Making one class image: two UNet rows, with guidance, at each of the base's denoising steps."""
+    return base.default_steps * FORWARD_SHARE * (_fixed_s(base) + 2 * _row_s(recipe, base, machine))
+
+
+def rows_at_once(recipe: Recipe) -> int:
+    """Rows of a micro-batch: the subject's and, with prior preservation, the class's."""
+    others = 0 if recipe.prior is None else recipe.prior.batch_size or recipe.batch_size
+    return recipe.batch_size + others
 
 
 def job_memory_mib(recipe: Recipe, base: Base, size: BaseSize) -> float:
     """A lane's peak for one job: process, base at its precision, adapter and optimizer state, activations."""
     side = recipe.resolution or base.resolution
     weights = size.parameters * _BYTES[recipe.precision]
-    adapter = recipe.rank * size.adapted_features * 4 * ADAPTER_COPIES
+    copies = ADAPTER_COPIES[recipe.optimizer] + (recipe.ema is not None)
+    adapter = size.adapter_parameters(recipe) * 4 * copies
     if base.is_toy:
         activations = TOY_ACTIVATION_MIB * (side / 32) ** 2
     else:
         one = CHECKPOINTED_ACTIVATION_MIB if recipe.gradient_checkpointing else ACTIVATION_MIB
         activations = one * (side / 1024) ** 2 * _BYTES[recipe.precision] / 2
-    return PROCESS_MIB + (weights + adapter) / 2**20 + activations * recipe.batch_size
+    return PROCESS_MIB + (weights + adapter) / 2**20 + activations * rows_at_once(recipe)
 
 
-def _shapes(base: Base, part: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    for file in sorted((base.path / part).glob("*.safetensors")):
-        try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(length, _HEADER_LIMIT)))
-        except (OSError, ValueError, struct.error) as problem:
-            raise BaseModelError(f"base {base.name!r}: cannot read {file} ({problem}); fetch the base again") from None
-        yield from ((name, tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
+def _fixed_s(base: Base) -> float:
+    return TOY_STEP_S if base.is_toy else 0.0
+
+
+def _row_s(recipe: Recipe, base: Base, machine: Machine) -> float:
+    side = recipe.resolution or base.resolution
+    if base.is_toy:
+        return TOY_IMAGE_S * (side / 32) ** 2
+    return (GPU_STEP_S if machine.gpus else CPU_STEP_S) * (side / 1024) ** 2

@@ -5,7 +5,8 @@ D002  unreadable image          D011  TOK missing              D019  name taken 
 D003  image beyond the limits   D014  reserved text            D020  folder missing
 D004  low resolution            D015  link out of the folder   D021  caption column missing
 D005  same picture twice        D016  class missing            D022  captions unreadable
-D006  nearly the same picture   D009  odd aspect
+D006  nearly the same picture   D009  odd aspect           D023  mask unusable
+D024  mask all black            D025  masks missing/unused D026  class images unusable
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lorafleet.errors import DataError
 
@@ -115,6 +115,14 @@ def decode_image(data: bytes) -> Image.Image:
             _refuse_oversize(image.width, image.height)
             image.load()
             return _as_rgb(ImageOps.exif_transpose(image))
+
+
+def measure_image(data: bytes) -> tuple[int, int]:
+    """The height and width of the picture in `data` as `decode_image` gives it, by its header alone."""
+    with _damage_as_data_error(), Image.open(BytesIO(data), formats=FORMATS) as image:
+        _refuse_oversize(image.width, image.height)
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def look_at(image: Image.Image) -> Looks:

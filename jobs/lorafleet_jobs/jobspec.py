@@ -6,8 +6,17 @@ from lorafleet.config import Recipe, Validation
 from lorafleet.config.strict import Strict
 
 
+class MaskSpec(Strict):
+    """The mask of one training image."""
+
+    file: str
+    """Relative to the subject's folder."""
+    sha256: str
+    """Of the file's bytes."""
+
+
 class ImageSpec(Strict):
-    """One training image and its caption."""
+    """One training image, its caption and its mask."""
 
     file: str
     """Relative to the subject's folder."""
@@ -15,6 +24,16 @@ class ImageSpec(Strict):
     """None: the instance prompt."""
     sha256: str
     """Of the file's bytes."""
+    mask: MaskSpec | None = None
+    """None: all of the image counts."""
+
+
+class ClassImages(Strict):
+    """The folder of real class images that prior preservation shows beside the subject's."""
+
+    folder: str
+    """Absolute."""
+    images: tuple[ImageSpec, ...]
 
 
 class JobSpec(Strict):
@@ -30,6 +49,8 @@ class JobSpec(Strict):
     folder: str
     """Absolute."""
     images: tuple[ImageSpec, ...]
+    class_images: ClassImages | None = None
+    """Of `recipe.prior`, where it names a folder."""
     class_noun: str
     instance_prompt: str
     """Holds the abstraction `TOK`."""

@@ -84,7 +84,8 @@ class Lane:
                 if kept.card.job_id == lease.spec.id:
                     return kept
         tracker = self.tracking.job_tracker(lease.run_id)
-        return train_job(lease.spec, self._base(lease.spec), out, tracker, pulse.on_step, lease.run_id)
+        base = self._base(lease.spec)
+        return train_job(lease.spec, base, out, tracker, pulse.on_step, lease.run_id, self.home.cache)
 
     def _base(self, spec: JobSpec) -> LoadedBase:
         wanted = (spec.base, spec.recipe.precision)

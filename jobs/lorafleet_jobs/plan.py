@@ -15,12 +15,13 @@ from typing import Any
 from lorafleet.bases import SHIPPED, Base
 from lorafleet.config import Manifest, Recipe
 from lorafleet.config.strict import Strict
+from lorafleet_jobs.class_images import ClassFolder, images_of
 from lorafleet_jobs.doctor import SubjectReport
 from lorafleet_jobs.estimate import BaseSize, Estimate, Machine, estimate
 from lorafleet_jobs.findings import Finding
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 
-RECIPE_CODE = "1"
+RECIPE_CODE = "2"
 """Raised when training code changes what the same recipe comes to; part of every job's id."""
 
 
@@ -55,14 +56,15 @@ def make_plan(
     base: Base,
     size: BaseSize,
     machine: Machine,
+    class_folders: Sequence[ClassFolder] = (),
 ) -> Plan:
     """Every good subject at every sweep point, once each; `recipes` are the resolved points.
 
-    Ids depend on what is trained (pictures, captions, prompts, recipe, base), never on the order of subjects, on where
-    files lie, or on lanes and packs.
+    Ids depend on what is trained (pictures, captions, masks, class images, prompts, recipe, base), never on the order
+    of subjects, on where files lie, or on lanes and packs.
     """
     good = [report for report in reports if not report.errors]
-    drafts = [_draft(manifest, report, recipe, base) for report in good for recipe in recipes]
+    drafts = [_draft(manifest, report, recipe, base, class_folders) for report in good for recipe in recipes]
     submission = f"{manifest.name}-{_digest(_submission_content(manifest, base, drafts))[:10]}"
     jobs = tuple(draft.with_changes(submission=submission) for draft in drafts)
     return Plan(
@@ -76,12 +78,18 @@ def make_plan(
 
 
 def dataset_fingerprint(images: Sequence[ImageSpec]) -> str:
-    """16 hex digits over the images' contents and captions, in order; file names and folders do not count."""
-    return _digest([[image.sha256, image.caption] for image in images])[:16]
+    """16 hex digits over the images' contents, captions and masks, in order; file names and folders do not count."""
+    content = [[i.sha256, i.caption, *([i.mask.sha256] if i.mask is not None else [])] for i in images]
+    return _digest(content)[:16]
 
 
-def _draft(manifest: Manifest, report: SubjectReport, recipe: Recipe, base: Base) -> JobSpec:
+def _draft(
+    manifest: Manifest, report: SubjectReport, recipe: Recipe, base: Base, class_folders: Sequence[ClassFolder]
+) -> JobSpec:
     noun = " ".join((report.subject.class_noun or "").split())
+    images = report.images
+    if recipe.masked_loss is None:  # a mask that is not used is no part of the job
+        images = tuple(image.with_changes(mask=None) for image in images)
     job = JobSpec(
         id="",
         submission="",
@@ -89,20 +97,23 @@ def _draft(manifest: Manifest, report: SubjectReport, recipe: Recipe, base: Base
         adapter=report.name,
         base=base.name if base.name in SHIPPED or not Path(base.name).expanduser().is_dir() else str(base.path),
         folder=str(report.subject.folder),
-        images=report.images,
+        images=images,
+        class_images=images_of(recipe, class_folders),
         class_noun=noun,
         instance_prompt=report.subject.instance_prompt or f"a photo of TOK {noun}",
         recipe=recipe,
         steps=recipe.step_count(len(report.images)),
         validation=manifest.validation,
-        dataset_fingerprint=dataset_fingerprint(report.images),
+        dataset_fingerprint=dataset_fingerprint(images),
     )
     return job.with_changes(id=_digest(_job_content(job, base))[:16])
 
 
 def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
-    places = {"id", "submission", "base", "folder", "images"}
-    return {**job.model_dump(mode="json", exclude=places), "base": base.fingerprint, "code": RECIPE_CODE}
+    content = job.model_dump(mode="json", exclude={"id", "submission", "base", "folder", "images", "class_images"})
+    if job.class_images is not None:
+        content["recipe"]["prior"]["images"] = dataset_fingerprint(job.class_images.images)
+    return {**content, "base": base.fingerprint, "code": RECIPE_CODE}
 
 
 def _submission_content(manifest: Manifest, base: Base, jobs: Sequence[JobSpec]) -> dict[str, Any]:

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from lorafleet.config import Manifest, Recipe
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import ManifestError
+from lorafleet_jobs.foreign import advice
 
+DEFAULT = "object"
 MAX_SWEEP_POINTS = 1000
 _HERE = Path(__file__).parent
 FOLDER = _HERE / "recipes" if (_HERE / "recipes").is_dir() else _HERE.parent / "recipes"
@@ -42,17 +45,16 @@ def resolve_recipe(overrides: Mapping[str, Any], toy: bool, where: str = "recipe
     `where` names the manifest in errors. Raises ManifestError for an unknown key, value or preset.
     """
     _refuse_unknown(overrides, "recipe", where)
-    return parse(_InRecipe, {"recipe": _merged(overrides, toy, where)}, where).recipe
+    return _parsed(overrides, {}, toy, where)
 
 
 def resolve_sweep(manifest: Manifest, toy: bool, where: str) -> list[Recipe]:
     """One whole recipe for each sweep point, in the order written; one in all without a sweep.
 
-    Raises ManifestError for an unknown key, an empty list, or two points that come to the same recipe.
+    What is wrong is said of the key where it is written, or of the sweep point where keys disagree. Raises
+    ManifestError for an unknown key, an empty list, or two points that come to the same recipe.
     """
-    plain = resolve_recipe(manifest.recipe, toy, where)
-    if not manifest.sweep:
-        return [plain]
+    _refuse_unknown(manifest.recipe, "recipe", where)
     _refuse_unknown(manifest.sweep, "sweep", where)
     for key, values in manifest.sweep.items():
         if not values:
@@ -62,16 +64,43 @@ def resolve_sweep(manifest: Manifest, toy: bool, where: str) -> list[Recipe]:
         raise ManifestError(f"{where}: 'sweep' has {count} points; at most {MAX_SWEEP_POINTS} are allowed")
     recipes: list[Recipe] = []
     for point in manifest.sweep_points():
-        merged = _merged({**manifest.recipe, **point}, toy, where)
-        recipe = parse(_InSweep, {"sweep": merged}, where).sweep
+        recipe = _parsed(manifest.recipe, point, toy, where)
         if recipe in recipes:
             raise ManifestError(f"{where}: 'sweep' comes to the same recipe twice, again at {point}; leave one out")
         recipes.append(recipe)
     return recipes
 
 
+def preset_section(name: str, toy: bool) -> dict[str, Any]:
+    """What a preset that exists says for toy or real bases."""
+    sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
+    return dict(sections.get("toy" if toy else "real") or {})
+
+
+def at_point(where: str, point: Mapping[str, Any]) -> str:
+    """`where`, and in a sweep the point, as errors name it."""
+    said = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in point.items())
+    return f"{where}: sweep point {{{said}}}" if point else where
+
+
+def _parsed(overrides: Mapping[str, Any], point: Mapping[str, Any], toy: bool, where: str) -> Recipe:
+    merged = _merged({**overrides, **point}, toy, where)
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as problem:
+        loc = problem.errors(include_url=False)[0]["loc"]
+    if not loc:
+        return parse(_InRecipe, {"recipe": merged}, at_point(where, point)).recipe  # raises
+    if loc[0] in point:
+        return parse(_InSweep, {"sweep": merged}, where).sweep  # raises
+    return parse(_InRecipe, {"recipe": merged}, where).recipe  # raises
+
+
 def _merged(overrides: Mapping[str, Any], toy: bool, where: str) -> dict[str, Any]:
-    merged = _preset(overrides.get("preset", "object"), where)["toy" if toy else "real"]
+    name, known = overrides.get("preset", DEFAULT), preset_names()
+    if name not in known:
+        raise ManifestError(f"{where}: 'recipe.preset' is {name!r}; known presets are {', '.join(known)}")
+    merged = preset_section(name, toy) | {"preset": name}
     for key, value in overrides.items():
         below = merged.get(key)
         both = isinstance(below, dict) and isinstance(value, Mapping)
@@ -79,18 +108,13 @@ def _merged(overrides: Mapping[str, Any], toy: bool, where: str) -> dict[str, An
     return merged
 
 
-def _preset(name: object, where: str) -> dict[str, dict[str, Any]]:
-    known = preset_names()
-    if name not in known:
-        raise ManifestError(f"{where}: 'recipe.preset' is {name!r}; known presets are {', '.join(known)}")
-    sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    return {section: dict(sections.get(section) or {}) | {"preset": name} for section in ("toy", "real")}
-
-
 def _refuse_unknown(keys: Mapping[str, Any], section: str, where: str) -> None:
     known = sorted(Recipe.model_fields)
     for key in keys:
-        if key not in known:
+        if key in known:
+            continue
+        remedy = advice(key)
+        if remedy is None:
             near = get_close_matches(key, known, n=1, cutoff=0.5)
             remedy = f"did you mean '{section}.{near[0]}'?" if near else f"known keys are {', '.join(known)}"
-            raise ManifestError(f"{where}: unknown key '{section}.{key}'; {remedy}")
+        raise ManifestError(f"{where}: unknown key '{section}.{key}'; {remedy}")

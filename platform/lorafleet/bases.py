@@ -110,8 +110,17 @@ class Base:
         Of each file the size and the first and last 64 KiB are hashed: the header with every name, shape and offset,
         and enough data that a fine-tuned copy differs, without reading gigabytes.
         """
+        return self._hash_of("unet", "text_encoder", "text_encoder_2")
+
+    @cached_property
+    def vae_fingerprint(self) -> str:
+        """Identifies what latents are made with: the VAE's safetensors as in `fingerprint`, and its configuration."""
+        config = json.dumps(self.config("vae"), sort_keys=True)
+        return hashlib.sha256(f"{self._hash_of('vae')}/{config}".encode()).hexdigest()[:16]
+
+    def _hash_of(self, *parts: str) -> str:
         digest = hashlib.sha256()
-        for part in ("unet", "text_encoder", "text_encoder_2"):
+        for part in parts:
             files = sorted((self.path / part).glob("*.safetensors"))
             if not files:
                 raise BaseModelError(

@@ -1,6 +1,7 @@
 """The adapter bundle: the one contract between training and serving.
 
-    <bundle>/pytorch_lora_weights.safetensors   UNet LoRA under diffusers' names; rank and alpha in the metadata
+    <bundle>/pytorch_lora_weights.safetensors   LoRA or DoRA under diffusers' names; rank and alpha in the metadata;
+                                                not with learned tokens alone
              embeddings.safetensors             clip_l [n, w1], clip_g [n, w2]; only with learned tokens
              preview.png                        base | scale 0 | adapter, fixed seeds
              README.md                          model card
@@ -55,10 +56,14 @@ class AdapterCard(Strict):
     base: str
     base_fingerprint: str
     prediction: str
-    rank: int
+    rank: Annotated[int, Field(ge=0)]
+    """Of the UNet's LoRA, or where the UNet is left alone of the text encoders'; 0 for learned tokens alone."""
     alpha: float
-    targets: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Suffixes of the adapted modules' names."""
+    dora: bool = False
+    targets: tuple[str, ...]
+    """Ends of the adapted UNet layers' names; "all-linear" for all; empty where the UNet is left alone."""
+    text_encoder_rank: int = 0
+    """Of the text encoders' LoRA; 0 for none."""
     triggers: tuple[Trigger, ...]
     class_noun: str
     instance_prompt: str
@@ -74,6 +79,11 @@ class AdapterCard(Strict):
     sha256: dict[str, str] = Field(default_factory=dict)
     """Of every other file."""
 
+    @property
+    def scale(self) -> float:
+        """Alpha / rank, the same for every part."""
+        return self.alpha / self.rank if self.rank else 1.0
+
 
 @dataclass(frozen=True)
 class Bundle:
@@ -83,8 +93,8 @@ class Bundle:
     card: AdapterCard
 
     def weights(self) -> dict[str, Any]:
-        """UNet LoRA tensors by diffusers key."""
-        return _tensors(self.path / WEIGHTS)
+        """LoRA tensors by diffusers key; empty for learned tokens alone."""
+        return _tensors(self.path / WEIGHTS) if WEIGHTS in self.card.sha256 else {}
 
     def embeddings(self) -> dict[str, Any]:
         """Learned token vectors `clip_l` [n, w1] and `clip_g` [n, w2]; empty without pivotal tuning."""
@@ -169,8 +179,8 @@ def read_bundle(path: Path, base_fingerprint: str | None = None) -> Bundle:
             raise BundleError(f"{file}: {file.stat().st_size} bytes; at most {MAX_BYTES} are read")
         if sha256_of(file) != digest:
             raise BundleError(f"{file}: contents do not match the sha256 in {CARD}; fetch the bundle again")
-    if WEIGHTS not in card.sha256:
-        raise BundleError(f"{path}: {CARD} lists no {WEIGHTS}; only safetensors are accepted")
+    if WEIGHTS not in card.sha256 and EMBEDDINGS not in card.sha256:
+        raise BundleError(f"{path}: {CARD} lists neither {WEIGHTS} nor {EMBEDDINGS}; only safetensors are accepted")
     if base_fingerprint is not None and card.base_fingerprint != base_fingerprint:
         raise WrongBaseError(
             f"adapter {card.name!r} was made for base {card.base!r} ({card.base_fingerprint}), not for this one "

@@ -49,6 +49,11 @@ class Home:
         return self.root / "adapter-cache"
 
     @property
+    def cache(self) -> Path:
+        """Latents and class images, shared by all jobs; may be deleted at any time."""
+        return self.root / "cache"
+
+    @property
     def ray_temp(self) -> Path:
         """Ray Train's storage."""
         return self.root / "ray"

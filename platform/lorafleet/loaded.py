@@ -1,4 +1,4 @@
-"""A base in memory, the same for training and serving: frozen parts, row LoRA around the UNet, one prompt encoder.
+"""A base in memory, the same for training and serving: frozen parts, row LoRA around them, one prompt encoder.
 
 Knows diffusers' and transformers' classes. Refuses to know jobs and requests.
 """
@@ -18,8 +18,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 
 from lorafleet.bases import Base
 from lorafleet.numerics.latents import LatentScale
-from lorafleet.numerics.rowlora import TARGETS, RowLoRA
+from lorafleet.numerics.rowlora import RowLoRA
 from lorafleet.numerics.text import Conditioning, PromptEncoder
+from lorafleet.targets import ALL_LINEAR, TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, is_target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,15 +29,15 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class LoadedBase:
     """The parts of one base on one device.
 
-    The UNet and the text encoders have the dtype of `precision`; the VAE is fp32 always. `row_lora` wraps the UNet's
-    attention layers; nothing else in it can change.
+    The UNet and the text encoders have the dtype of `precision`; the VAE is fp32 always. `lora` wraps the linear layers
+    of the UNet and the attention of the text encoders, by `lorafleet.targets.PARTS`; nothing else can change.
     """
 
     base: Base
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     prompts: PromptEncoder
-    row_lora: RowLoRA
+    lora: dict[str, RowLoRA]
     device: torch.device
 
     @classmethod
@@ -73,8 +74,17 @@ class LoadedBase:
         """Freezes the parts, moves them to the device and wraps the UNet, in place."""
         for module in (unet, vae, *encoders):
             module.requires_grad_(False).eval().to(device)
-        prompts = PromptEncoder(tokenizers, encoders)
-        return cls(base, unet, vae, prompts, RowLoRA(unet, TARGETS["attn"]), torch.device(device))
+        lora = {
+            UNET: RowLoRA(unet, lambda name: is_target(name, ALL_LINEAR)),
+            TEXT_ENCODER: RowLoRA(encoders[0], lambda name: is_target(name, TEXT)),
+            TEXT_ENCODER_2: RowLoRA(encoders[1], lambda name: is_target(name, TEXT)),
+        }
+        return cls(base, unet, vae, PromptEncoder(tokenizers, encoders), lora, torch.device(device))
+
+    def clear(self) -> None:
+        """Takes every adapter off."""
+        for lora in self.lora.values():
+            lora.set(None)
 
     @cached_property
     def scale(self) -> LatentScale:
@@ -86,6 +96,17 @@ class LoadedBase:
         """Whether an absent negative prompt is zeros (SDXL) rather than an encoded empty text."""
         index = json.loads((self.base.path / "model_index.json").read_text())
         return bool(index.get("force_zeros_for_empty_prompt", True))
+
+    def unconditional(self, count: int) -> Conditioning:
+        """What guidance takes for "no prompt", and training for a dropped caption: zeros, or the encoded empty text.
+
+        Text encoder LoRA must be off or the row's own: where the base encodes the empty text, it counts.
+        """
+        ids = self.prompts.token_ids([""])
+        empty = self.prompts.encode(ids)
+        if self.zero_negative:
+            empty = Conditioning(torch.zeros_like(empty.context), torch.zeros_like(empty.pooled))
+        return Conditioning(empty.context.repeat(count, 1, 1), empty.pooled.repeat(count, 1))
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor) -> Tensor:
         """The UNet's output in fp32 for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows."""

@@ -17,12 +17,13 @@ from itertools import count
 
 import torch
 
+from lorafleet.adapters import Adapter
 from lorafleet.errors import BusyError, LorafleetError, NonFiniteError, UnreachableError
 from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.text import Conditioning, split_prompt
-from lorafleet_serve.host_adapters import AdapterShelf, HostAdapter
+from lorafleet.numerics.text import split_prompt
+from lorafleet_serve.host_adapters import AdapterShelf
 from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.prompts import join_vectors, trigger_table
+from lorafleet_serve.prompts import trigger_table
 from lorafleet_serve.requests import GeneratedImage, GenerateRequest, Settings, settle
 from lorafleet_serve.rows import Row, Stepper, Turns, finite
 
@@ -39,7 +40,7 @@ class Ticket:
     id: int
     request: GenerateRequest
     settings: Settings
-    loads: tuple[Future[HostAdapter], ...]
+    loads: tuple[Future[Adapter], ...]
     future: Future[GeneratedImage]
 
 
@@ -48,7 +49,7 @@ class StepEngine:
 
     def __init__(self, model: Pipeline, max_rows: int = 8, max_queue: int = 64) -> None:
         self.model, self.max_rows, self.max_queue = model, max_rows, max_queue
-        self.shelf = AdapterShelf(model.base.fingerprint, model.loaded.row_lora.shapes(), model.loaded.prompts.widths)
+        self.shelf = AdapterShelf(model.loaded)
         self.stepper = Stepper(model)
         self._turns = Turns()
         self._numbers = count()
@@ -157,30 +158,26 @@ class StepEngine:
         hosts = [load.result() for load in ticket.loads]
         request, settings = ticket.request, ticket.settings
         table = sampler_table(self.model.base, settings.scheduler, settings.steps)
-        positive = self._condition(request.prompt, hosts)
+        worn = [(host, use.scale) for host, use in zip(hosts, request.adapters, strict=True)]
+        triggers = trigger_table(hosts)
+        positive = self.model.condition(split_prompt(request.prompt, triggers), worn)
         if request.negative_prompt is None:
-            negative = self.model.no_negative(positive)
+            negative = self.model.no_negative(positive, worn)
         else:
-            negative = self._condition(request.negative_prompt, hosts)
+            negative = self.model.condition(split_prompt(request.negative_prompt, triggers), worn)
         x = self.model.first_noise(settings.width, settings.height, settings.seed) * table.init_noise_sigma
         size = (settings.height, settings.width)
         return Row(
             id=ticket.id,
             table=table,
             guidance=settings.guidance_scale,
-            adapters=tuple(
-                (self.model.place(host), use.scale) for host, use in zip(hosts, request.adapters, strict=True)
-            ),
+            adapters=tuple((self.model.place(host), scale) for host, scale in worn),
             positive=positive,
             negative=negative,
             time_ids=torch.tensor([[*size, 0, 0, *size]], **self.model.placement),
             x=x,
             x0_prev=torch.zeros_like(x),
         )
-
-    def _condition(self, prompt: str, hosts: list[HostAdapter]) -> Conditioning:
-        owner = tuple(host.vectors_sha256 for host in hosts)
-        return self.model.condition(split_prompt(prompt, trigger_table(hosts)), join_vectors(hosts), owner)
 
     def _turn(self) -> None:
         """Drops cancelled rows, steps the rows of one size, and delivers those that are finished."""

@@ -16,15 +16,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lorafleet.adapters import Adapter
 from lorafleet.bases import Base
 from lorafleet.errors import BaseModelError, NonFiniteError
 from lorafleet.loaded import DTYPES, LoadedBase
-from lorafleet.numerics.rowlora import Factors
+from lorafleet.numerics.factors import Factors
 from lorafleet.numerics.samplers import sampler_names, sampler_table
-from lorafleet.numerics.text import Conditioning, Piece, Vectors
-from lorafleet_serve.host_adapters import HostAdapter
+from lorafleet.numerics.text import Conditioning, Piece
+from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from lorafleet_serve.prompts import join_vectors
 
 PROMPT_CACHE = 64
+
+
+Worn = tuple[Adapter, float]
+"""An adapter of a request and its scale."""
+Identity = tuple[str, str, float]
+"""What a prompt's encoding depends on: learned tokens, text encoder LoRA and its scale."""
 
 
 class Placement(TypedDict):
@@ -36,10 +44,10 @@ class Placement(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class PlacedAdapter:
-    """An adapter's factors on the UNet's device and in its precision; lives as long as rows use it."""
+    """An adapter's layers on the UNet's device and in its precision; lives as long as rows use it."""
 
-    host: HostAdapter
-    factors: dict[str, Factors]
+    host: Adapter
+    layers: dict[str, Factors]
 
 
 class Pipeline:
@@ -50,7 +58,7 @@ class Pipeline:
         self.loaded = loaded
         self.base = loaded.base
         self.samplers = sampler_names(loaded.base)
-        self._prompts: OrderedDict[tuple[tuple[Piece, ...], tuple[str, ...]], Conditioning] = OrderedDict()
+        self._prompts: OrderedDict[tuple[tuple[Piece, ...], tuple[Identity, ...]], Conditioning] = OrderedDict()
         self._placed: WeakValueDictionary[int, PlacedAdapter] = WeakValueDictionary()
 
     @classmethod
@@ -70,35 +78,50 @@ class Pipeline:
         return {"device": self.loaded.device, "dtype": self.loaded.unet.dtype}
 
     @torch.inference_mode()
-    def condition(self, pieces: Sequence[Piece], vectors: Vectors | None, owner: tuple[str, ...]) -> Conditioning:
+    def condition(self, pieces: Sequence[Piece], worn: Sequence[Worn] = ()) -> Conditioning:
         """Encodes one prompt alone, so that the result does not depend on a batch; [1, ...].
 
-        `owner` identifies whose vectors they are; equal pieces and owner give the cached result.
+        `worn` are the request's adapters, whose learned tokens the pieces name and whose text encoder LoRA is carried.
+        Equal pieces and adapters give the cached result.
         """
-        key = (tuple(pieces), owner)
+        key = (tuple(pieces), tuple(_identity(adapter, scale) for adapter, scale in worn))
         found = self._prompts.get(key)
         if found is None:
-            device = self.loaded.device
-            there = None if vectors is None else (vectors[0].to(device), vectors[1].to(device))
-            found = self._prompts[key] = self.loaded.prompts.encode(self.loaded.prompts.token_ids(pieces), there)
+            found = self._prompts[key] = self._encode(pieces, worn)
             if len(self._prompts) > PROMPT_CACHE:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
         return found
 
-    def no_negative(self, positive: Conditioning) -> Conditioning:
+    def no_negative(self, positive: Conditioning, worn: Sequence[Worn] = ()) -> Conditioning:
         """What a missing negative prompt is: zeros where the base says so, else the empty prompt."""
         if self.loaded.zero_negative:
             return Conditioning(torch.zeros_like(positive.context), torch.zeros_like(positive.pooled))
-        return self.condition([], None, ())
+        return self.condition([], worn)
 
-    def place(self, host: HostAdapter) -> PlacedAdapter:
+    def _encode(self, pieces: Sequence[Piece], worn: Sequence[Worn]) -> Conditioning:
+        device = self.loaded.device
+        vectors = join_vectors([adapter for adapter, _ in worn])
+        there = None if vectors is None else (vectors[0].to(device), vectors[1].to(device))
+        for part in (TEXT_ENCODER, TEXT_ENCODER_2):
+            group = [
+                ({name: factors.to(device=device) for name, factors in adapter.layers(part).items()}, scale)
+                for adapter, scale in worn
+            ]
+            self.loaded.lora[part].carry([group])
+        try:
+            return self.loaded.prompts.encode(self.loaded.prompts.token_ids(pieces), there)
+        finally:
+            for part in (TEXT_ENCODER, TEXT_ENCODER_2):
+                self.loaded.lora[part].set(None)
+
+    def place(self, host: Adapter) -> PlacedAdapter:
         """The adapter on the device, shared by all rows that use it at the same time."""
         placed = self._placed.get(id(host))
         if placed is None:
             there = self.placement
-            factors = {name: Factors(f.A.to(**there), f.B.to(**there)) for name, f in host.factors.items()}
-            placed = self._placed[id(host)] = PlacedAdapter(host, factors)
+            layers = {name: factors.to(**there) for name, factors in host.layers(UNET).items()}
+            placed = self._placed[id(host)] = PlacedAdapter(host, layers)
         return placed
 
     def first_noise(self, width: int, height: int, seed: int) -> Tensor:
@@ -115,3 +138,8 @@ class Pipeline:
             raise NonFiniteError("the decoded picture is not finite; lower the adapter scales or the guidance scale")
         levels = (pixels * 255).round().to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+
+def _identity(adapter: Adapter, scale: float) -> Identity:
+    text = (adapter.weights_sha256, scale) if adapter.touches_text else ("", 0.0)
+    return (adapter.vectors_sha256, *text)

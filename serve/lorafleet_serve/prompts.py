@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from lorafleet.adapters import Adapter
 from lorafleet.numerics.text import Piece, Vectors
-from lorafleet_serve.host_adapters import HostAdapter
 
 
-def trigger_table(adapters: Sequence[HostAdapter]) -> dict[str, Piece]:
+def trigger_table(adapters: Sequence[Adapter]) -> dict[str, Piece]:
     """What each trigger stands for, with token rows counted through all the request's adapters in order.
 
     `<name>` works always; the bare abstraction (`TOK`) only where one adapter makes it unambiguous.
@@ -27,7 +27,7 @@ def trigger_table(adapters: Sequence[HostAdapter]) -> dict[str, Piece]:
     return table
 
 
-def join_vectors(adapters: Sequence[HostAdapter]) -> Vectors | None:
+def join_vectors(adapters: Sequence[Adapter]) -> Vectors | None:
     """The adapters' learned tokens in one table, in the order that `trigger_table` counts; None if they have none."""
     found = [adapter.vectors for adapter in adapters if adapter.vectors is not None]
     return (torch.cat([v[0] for v in found]), torch.cat([v[1] for v in found])) if found else None

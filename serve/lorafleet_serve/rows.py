@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lorafleet.numerics.rowlora import stack
+from lorafleet.numerics.factors import Stacked, stack
 from lorafleet.numerics.samplers import SamplerTable
 from lorafleet.numerics.text import Conditioning
+from lorafleet.targets import UNET
 from lorafleet_serve.pipeline import Pipeline, PlacedAdapter
 
 Size = tuple[int, int]
@@ -65,20 +66,20 @@ class Batch:
     paired: bool
     conditioning: Conditioning
     time_ids: Tensor
-    factors: dict[str, tuple[Tensor, Tensor]] | None
+    factors: dict[str, Stacked]
 
     @classmethod
     def of(cls, rows: Sequence[Row], model: Pipeline) -> Batch:
         """Stacks conditioning and adapter factors of rows of one size."""
         paired = any(row.guided for row in rows)
         told = [part for row in rows for part in ((row.negative, row.positive) if paired else (row.positive,))]
-        groups = [[(placed.factors, scale) for placed, scale in row.adapters] for row in rows]
+        groups = [[(placed.layers, scale) for placed, scale in row.adapters] for row in rows]
         return cls(
             ids=tuple(row.id for row in rows),
             paired=paired,
             conditioning=Conditioning(torch.cat([c.context for c in told]), torch.cat([c.pooled for c in told])),
             time_ids=torch.cat([row.time_ids for row in rows]).repeat_interleave(2 if paired else 1, dim=0),
-            factors=stack(groups, model.loaded.row_lora.shapes()),
+            factors=stack(groups),
         )
 
 
@@ -126,7 +127,7 @@ class Stepper:
             batch = self._batches[size] = Batch.of(rows, self._model)
             self.stackings += 1
         if self._installed is not batch:
-            self._model.loaded.row_lora.set(batch.factors)
+            self._model.loaded.lora[UNET].set(batch.factors)
             self._installed = batch
         return advance(rows, batch, self._model)
 
@@ -134,7 +135,7 @@ class Stepper:
         """Lets go of batches of sizes that no row has any more."""
         self._batches = {size: batch for size, batch in self._batches.items() if size in sizes}
         if self._installed is not None and self._installed not in self._batches.values():
-            self._model.loaded.row_lora.set(None)
+            self._model.loaded.lora[UNET].set(None)
             self._installed = None
 
 

@@ -1,6 +1,7 @@
 """`check` and `plan` as a user meets them: what they print, and their exit codes."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,13 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
     found = document(capsys)
-    assert set(found) == {"submission", "jobs", "packs", "lanes", "estimate", "skipped"}
+    assert set(found) == {"submission", "jobs", "packs", "lanes", "estimate", "skipped", "recipes"}
     assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
     assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
+    assert [(r["values"]["rank"], r["origins"]["rank"], r["filled_in"]["alpha"]) for r in found["recipes"]] == [
+        (4, "sweep", 4), (8, "sweep", 8),
+    ]  # fmt: skip
+    assert [id for r in found["recipes"] for id in r["jobs"]] == [found["jobs"][i]["id"] for i in (0, 2, 1, 3)]  # noqa: A001
     assert found["packs"] == [[job["id"]] for job in found["jobs"]]
     assert (found["lanes"], found["skipped"]) == (3, [])
     assert set(found["estimate"]) == {"seconds", "peak_memory_mib"}
@@ -92,7 +97,10 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     assert call(here, "plan", manifest(REX, more="recipe: {seed: 7}\nsweep: {rank: [4, 8]}\n")) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for said in ("  seed: 7\n", "  pivotal: {tokens: ", "recipe #2, where it differs from #1\n  rank: 8\n",
+    out = re.sub(r" +# ", " # ", out)
+    for said in ("  seed: 7 # manifest\n", "  pivotal: {tokens: 4, fraction: 0.5} # preset\n", "  rank: 4 # sweep\n",
+                 "recipe #2, where it differs from #1\n  rank: 8 # sweep\n  alpha: 8 # default, the rank\n",
+                 "learning_rate: 1.0 # default of prodigy\n", "resolution: 32 # default of toy-playground\n",
                  "2 jobs on 1 lane\n", "GiB a lane (estimated)", "licence apache-2.0"):  # fmt: skip
         assert said in out
     assert "\x1b" not in out
@@ -113,6 +121,13 @@ BAD = [
     (manifest(REX, more="recipe: {stepz: 3}\n"), "unknown key 'recipe.stepz'; did you mean 'recipe.steps'?"),
     (manifest(REX, more="sweep: {rnk: [3]}\n"), "unknown key 'sweep.rnk'; did you mean 'sweep.rank'?"),
     (manifest(REX, more="base: toy-sdlx\n"), "base 'toy-sdlx' is not here. Allowed: toy-sdxl,"),
+    (manifest(REX, more="recipe: {clip_skip: 2}\n"), "unknown key 'recipe.clip_skip'; SDXL-shaped bases are"),
+    (manifest(REX, more="recipe: {objective: edm}\n"), "recipe.objective is edm, but base toy-playground is trained"),
+    (
+        manifest(REX, more="sweep: {lr_scheduler: [linear], lr_cycles: [1, 2]}\n"),
+        "m.yaml: sweep point {lr_scheduler: linear, lr_cycles: 2}: recipe.lr_cycles is 2, but linear has none; leave",
+    ),
+    (manifest(REX, more="recipe: {steps: 30, warmup_steps: 30}\n"), "warmup_steps is 30, but rex trains for 30 steps"),
     ("", "m.yaml is empty; it needs at least name and subjects"),
 ]
 HOPELESS = [

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorafleet.config import Manifest
 from lorafleet_jobs.dataset import find_images, slug
-from lorafleet_jobs.doctor import SubjectReport, check
+from lorafleet_jobs.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.findings import Finding
 
 Files = dict[str, bytes | str | Image.Image]
@@ -41,7 +41,7 @@ def manifest(*subjects: dict[str, object]) -> Manifest:
 
 def examined(tmp_path: Path, files: Files, **spec: object) -> SubjectReport:
     fill(tmp_path / "rex", files)
-    [report] = check(manifest({"images": "rex", "class": "dog", **spec}), tmp_path, 32)
+    [report] = check(manifest({"images": "rex", "class": "dog", **spec}), tmp_path, Needs(resolution=32))
     return report
 
 
@@ -256,7 +256,7 @@ def test_the_instance_prompt_must_hold_what_is_learned(tmp_path: Path) -> None:
         ("TOK <x>", True, ["D014"]),
     ]:
         spec = {"images": "rex", "class": "dog", "instance_prompt": prompt}
-        [report] = check(manifest(spec), tmp_path, token=token)
+        [report] = check(manifest(spec), tmp_path, Needs(token=token))
         assert [f.id for f in report.errors] == ids
 
 

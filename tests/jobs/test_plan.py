@@ -157,10 +157,6 @@ def test_the_size_of_a_base_is_read_from_its_files() -> None:
     parts = {part: load_file(next((BASE.path / part).glob("*.safetensors")))
              for part in ("unet", "text_encoder", "text_encoder_2", "vae")}  # fmt: skip
     assert SIZE.parameters == sum(t.numel() for tensors in parts.values() for t in tensors.values())
-    ends = ("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")
-    adapted = [t.shape for name, t in parts["unet"].items() if name.endswith(ends)]
-    assert len(adapted) >= 32
-    assert SIZE.adapted_features == sum(sum(shape) for shape in adapted)
 
 
 def test_estimates_grow_with_work_and_shrink_with_lanes() -> None:

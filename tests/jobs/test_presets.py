@@ -1,12 +1,20 @@
 """Presets and overrides: what wins over what, and what is said about a key that does not exist."""
 
+from typing import Any
+
 import pytest
-from hypothesis import given
+import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lorafleet.config import Manifest, Recipe
+from lorafleet.bases import Base, find_base
+from lorafleet.config import Manifest, Recipe, SubjectSpec, Validation
 from lorafleet.errors import ManifestError
-from lorafleet_jobs.presets import preset_names, resolve_recipe, resolve_sweep
+from lorafleet_jobs.foreign import ABSENT, HINTS, RENAMED, advice
+from lorafleet_jobs.layers import measure_base
+from lorafleet_jobs.presets import FOLDER, preset_names, resolve_recipe, resolve_sweep
+from lorafleet_jobs.refusals import refuse
+from lorafleet_jobs.resolved import Resolved
 
 
 def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, list[object]] | None = None) -> Manifest:
@@ -16,7 +24,7 @@ def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, list[obje
 
 
 def test_the_presets_there_are() -> None:
-    assert preset_names() == ["character", "face", "fast", "object", "style"]
+    assert preset_names() == ["character", "dora", "face", "fast", "object", "pivotal", "style"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -29,10 +37,28 @@ def test_every_preset_is_a_recipe(name: str, toy: bool) -> None:
     assert 20 <= recipe.step_count(5) <= 1500
 
 
-def test_steps_go_with_images_on_real_bases() -> None:
-    assert {name: resolve_recipe({"preset": name}, False).step_count(6) for name in preset_names()} == {
-        "object": 300, "face": 450, "style": 720, "character": 1080, "fast": 100,
-    }  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "few", "some", "many"),  # 4, 12 and 40 images
+    [
+        ("object", 500, 600, 1500), ("face", 500, 900, 1500), ("style", 500, 1440, 1500),
+        ("character", 720, 1500, 1500), ("pivotal", 500, 900, 1500), ("dora", 500, 900, 1500), ("fast", 100, 100, 100),
+    ],
+)  # fmt: skip
+def test_steps_go_with_images_on_real_bases(name: str, few: int, some: int, many: int) -> None:
+    recipe = resolve_recipe({"preset": name}, False)
+    assert [recipe.step_count(images) for images in (4, 12, 40)] == [few, some, many]
+
+
+@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("base", [find_base("toy-sdxl"), find_base("toy-playground")], ids=lambda base: base.name)
+def test_no_preset_is_refused(name: str, base: Base) -> None:
+    for toy in (True, False):
+        refuse(resolve_recipe({"preset": name}, toy), base, measure_base(base), name)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_says_what_it_is_for(name: str) -> None:
+    assert (FOLDER / f"{name}.yaml").read_text().startswith(f"# {name}: ")
 
 
 def test_the_users_keys_win_and_the_rest_is_the_presets() -> None:
@@ -57,13 +83,18 @@ def test_exponents_without_a_dot_are_numbers() -> None:
         ({"pivotal": {"tokns": 3}}, {}, "unknown key 'recipe.pivotal.tokns'; did you mean 'tokens'?"),
         ({"rank": 0}, {}, "m.yaml: recipe.rank is 0; Input should be greater than or equal to 1"),
         ({"steps": "many"}, {}, "allowed are 1 to 100000, or steps per image as in '120/image'"),
-        ({"preset": "objekt"}, {}, "'recipe.preset' is 'objekt'; known presets are character, face, fast, object,"),
+        ({"preset": "objekt"}, {}, "is 'objekt'; known presets are character, dora, face, fast, object,"),
         ({"preset": "../recipes/object"}, {}, "'recipe.preset' is '../recipes/object'; known presets are"),
         ({"preset": ["object"]}, {}, "'recipe.preset' is ['object']; known presets are"),
         ({}, {"rnk": [4]}, "m.yaml: unknown key 'sweep.rnk'; did you mean 'sweep.rank'?"),
         ({}, {"rank": [4, 0]}, "m.yaml: sweep.rank is 0; Input should be greater"),
         ({}, {"rank": []}, "m.yaml: 'sweep.rank' is []; give at least one value"),
         ({}, {"rank": [4, 8, 4]}, "m.yaml: 'sweep' comes to the same recipe twice, again at {'rank': 4}"),
+        ({}, {"optimizer": ["adamw", "prodigy"], "token_learning_rate": [0.001]},
+         "m.yaml: sweep point {optimizer: prodigy, token_learning_rate: 0.001}: recipe: Prodigy estimates one rate"),
+        ({"dropout": 0.1, "dora": True}, {}, "m.yaml: recipe: dropout and dora together"),
+        ({"dropout": 2}, {"rank": [4, 8]}, "m.yaml: recipe.dropout is 2; Input should be less than 1"),
+        ({}, {"pivotal": [{"tokens": 99}]}, "m.yaml: sweep.pivotal.tokens is 99; Input should be less"),
         ({}, {"rank": list(range(1, 200)), "seed": list(range(99))}, "m.yaml: 'sweep' has 19701 points; at most 1000"),
     ],
 )  # fmt: skip
@@ -91,6 +122,84 @@ def test_a_sweep_over_presets_takes_each_presets_keys() -> None:
     assert points == [resolve_recipe({"preset": name}, True) for name in ("fast", "object")]
 
 
+def test_a_sweep_may_complete_what_the_recipe_alone_would_not_be() -> None:
+    points = resolve_sweep(manifest({"token_learning_rate": 0.01}, {"optimizer": ["adamw", "lion"]}), True, "m.yaml")
+    assert [point.optimizer for point in points] == ["adamw", "lion"]
+
+
+@pytest.mark.parametrize(
+    ("key", "advised"),
+    [
+        ("snr_gamma", "here it is 'min_snr_gamma'"),
+        ("network_dim", "here it is 'rank'"),
+        ("train_text_encoder_ti", "here it is 'pivotal' (pivotal: {tokens: 2, fraction: 0.5})"),
+        ("--num-class-images", "here it is 'prior.count'"),
+        ("shuffle_caption", "here it is 'caption.shuffle'"),
+        ("clip_skip", "SDXL-shaped bases are conditioned on the penultimate layer, there is nothing to skip"),
+        ("use_8bit_adam", "set optimizer: adamw8bit"),
+    ],
+)
+def test_keys_of_other_trainers(key: str, advised: str) -> None:
+    for section in ("recipe", "sweep"):
+        wrong = manifest({key: 1}) if section == "recipe" else manifest({}, {key: [1]})
+        with pytest.raises(ManifestError) as caught:
+            resolve_sweep(wrong, True, "m.yaml")
+        assert str(caught.value).startswith(f"m.yaml: unknown key '{section}.{key}'; {advised}")
+
+
+def test_what_other_trainers_keys_are_called_exists_here() -> None:
+    other = {"subjects": SubjectSpec, "validation": Validation}
+    for old, new in RENAMED.items():
+        assert old not in Recipe.model_fields or new.split(".")[0] != old
+        first, *rest = new.split(".")
+        if first in other:
+            names = {field.alias or name for name, field in other[first].model_fields.items()}
+            assert set(rest) <= names, old
+        else:
+            assert first in Recipe.model_fields, old
+            resolve = Recipe.model_json_schema(by_alias=True)["$defs"]
+            inner = {name for definition in resolve.values() for name in definition.get("properties", {})}
+            assert set(rest) <= inner, old
+    assert set(HINTS) <= set(RENAMED)
+    assert not set(RENAMED) & set(ABSENT)
+    assert not set(Recipe.model_fields) & (set(RENAMED) | set(ABSENT))
+    assert advice("stepz") is None
+
+
+def test_who_set_what() -> None:
+    base = find_base("toy-sdxl")
+    written: dict[str, Any] = {"optimizer": "adamw", "pivotal": {"fraction": 0.25}, "caption": {"dropout": 0.1}}
+    point = {"rank": 4, "sigma_sampler": "lognormal"}
+    [recipe] = resolve_sweep(manifest(written, {key: [value] for key, value in point.items()}), True, "m.yaml")
+    resolved = Resolved(recipe, written, point, base)
+    origins = resolved.origins()
+    assert {key: origins[key] for key in ("rank", "optimizer", "steps", "dora", "preset")} == {
+        "rank": "sweep", "optimizer": "manifest", "steps": "preset", "dora": "default", "preset": "default",
+    }  # fmt: skip
+    assert (origins["pivotal.fraction"], origins["pivotal.tokens"], origins["pivotal.init"]) == (
+        "manifest", "preset", "default",
+    )  # fmt: skip
+    lines = {line.key: (line.yaml, line.origin) for line in resolved.lines()}
+    assert lines["rank"] == ("rank: 4", "sweep")
+    assert lines["pivotal"] == ("pivotal: {tokens: 4, fraction: 0.25}", "manifest, preset")
+    assert lines["caption"] == ("caption: {dropout: 0.1}", "manifest")
+    assert lines["learning_rate"] == ("learning_rate: 0.0001", "default of adamw")
+    assert lines["token_learning_rate"] == ("token_learning_rate: 0.0003", "default, three times learning_rate")
+    assert lines["resolution"] == ("resolution: 32", "default of toy-sdxl")
+    assert lines["alpha"] == ("alpha: 4", "default, the rank")
+    assert "dora" not in lines
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_printed_lines_are_a_recipe_again(name: str) -> None:
+    recipe = resolve_recipe({"preset": name}, toy=True)
+    lines = Resolved(recipe, {"preset": name}, {}, find_base("toy-sdxl")).lines()
+    again = yaml.safe_load("\n".join(line.yaml for line in lines))
+    filled = {"alpha": float(recipe.rank), "learning_rate": 1.0, "resolution": 32}
+    assert resolve_recipe(again, toy=True) == recipe.with_changes(**filled)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.dictionaries(
         st.sampled_from(sorted(Recipe.model_fields)), st.integers(-2, 300) | st.none() | st.text(max_size=5)

@@ -17,7 +17,7 @@ from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.presets import resolve_recipe
-from lorafleet_jobs.train.loop import _Job
+from lorafleet_jobs.train.loop import Training
 
 NOUN, SUBJECTS = "mug", 6
 
@@ -54,12 +54,12 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
     galleries = [as_tensor(subject.gallery()) for subject in subjects]
     hits, places, base_hits = 0, 0, 0
     for index, subject in enumerate(subjects):
-        job = _Job.prepare(spec_of(subject, base), warm)
+        job = Training.prepare(spec_of(subject, base), warm)
         base_made = samples(job, warm, "a")
         for step in range(1, job.spec.steps + 1):
             job.step(step)
         made = samples(job, warm, "TOK")
-        warm.row_lora.set(None)
+        warm.clear()
         hits += sum(found == index for found in recognise(judge, made, galleries))
         base_hits += sum(found == index for found in recognise(judge, base_made, galleries))
         places += sum(seen["background"] == b for seen, b in zip(judge.read(made), BACKGROUNDS, strict=True))

@@ -11,6 +11,7 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from safetensors.torch import load_file
 
+from lorafleet.adapters import load_adapter
 from lorafleet.bases import find_base
 from lorafleet.bundle import EMBEDDINGS, WEIGHTS, read_bundle, sha256_of
 from lorafleet.config import PivotalSpec, Recipe, Validation
@@ -22,9 +23,7 @@ from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train import Cancelled, train_job
-from lorafleet_jobs.train.data import fit, sample_order
-from lorafleet_jobs.train.loop import _Job, stream
-from lorafleet_jobs.train.optimize import pivot_step
+from lorafleet_jobs.train.loop import Training
 
 BASES = ("toy-playground", "toy-sdxl")
 
@@ -77,44 +76,66 @@ def test_the_same_job_twice_is_the_same_to_the_bit_whatever_ran_between(warm, ph
 
 def test_every_parameter_moves_and_the_tokens_stop_at_the_pivot(warm, photos):
     spec = job(warm, photos, steps=4, pivotal=PivotalSpec(tokens=2, fraction=0.5), optimizer="adamw")
-    work = _Job.prepare(spec, warm)
-    assert work.pivot == pivot_step(spec.recipe, 4) == 2
+    work = Training.prepare(spec, warm)
+    assert work.ends["tokens"] == 2
     start = [p.detach().clone() for p in work.learned.parameters()]
     seen = []
     for step in (1, 2, 3, 4):
         work.step(step)
         seen.append([p.detach().clone() for p in work.learned.parameters()])
-    warm.row_lora.set(None)
+    warm.clear()
     assert all(not torch.equal(a, b) for a, b in zip(start, seen[1], strict=True))
     for one, two in zip(seen[1][1:], seen[3][1:], strict=True):  # the tokens, before and after the pivot's two steps
         assert torch.equal(one, two)
     assert not torch.equal(seen[1][0], seen[3][0])  # the factors go on
 
 
-@pytest.mark.parametrize("pivotal", [PivotalSpec(), None])
-def test_stock_diffusers_makes_the_same_picture_from_the_bundle(warm, photos, tmp_path, pivotal):
-    bundle, _ = trained(job(warm, photos, steps=6, pivotal=pivotal, learning_rate=1.0), warm, tmp_path / "bundle")
-    ours = np.asarray(Image.open(bundle.path / "preview.png"))[:, -128:][::4, ::4].astype(int)
+TECHNIQUES = {
+    "lora": {"pivotal": None},
+    "pivotal": {},
+    "two abstractions": {"pivotal": PivotalSpec(tokens=1, abstractions=("TOK", "TOK2"))},
+    "textual inversion": {"unet_fraction": 0, "pivotal": PivotalSpec(fraction=1)},
+    "dora": {"dora": True, "rank": 2},
+    "text encoders": {"pivotal": None, "text_encoder_lora": {"rank": 3}},
+    "text encoders alone": {"pivotal": None, "text_encoder_lora": True, "unet_fraction": 0},
+    "everything": {"dora": True, "text_encoder_lora": True, "targets": "all-linear", "alpha": 6.0, "rslora": True},
+}
 
-    pipe = StableDiffusionXLPipeline.from_pretrained(warm.base.path, torch_dtype=torch.float32)
+
+def stock_picture(bundle, base, prompt):
+    """The bundle as the model card says to use it in diffusers."""
+    pipe = StableDiffusionXLPipeline.from_pretrained(base.path, torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scheduler = scheduler_for(sampler_names(warm.base)[0], warm.base.scheduler)
-    pipe.load_lora_weights(str(bundle.path), weight_name=WEIGHTS)
-    subject = "TOK"
-    if pivotal:
-        vectors, names = load_file(bundle.path / EMBEDDINGS), ["<s0>", "<s1>"]
+    pipe.scheduler = scheduler_for(sampler_names(base)[0], base.scheduler)
+    if (bundle.path / WEIGHTS).exists():
+        pipe.load_lora_weights(str(bundle.path), weight_name=WEIGHTS)
+    for trigger in reversed(bundle.card.triggers):  # TOK2 before TOK
+        prompt = prompt.replace(trigger.abstraction, "".join(f"<s{row}>" for row in trigger.tokens) or trigger.text)
+    if (bundle.path / EMBEDDINGS).exists():
+        vectors = load_file(bundle.path / EMBEDDINGS)
+        names = [f"<s{row}>" for row in range(len(vectors["clip_l"]))]
         pipe.load_textual_inversion(vectors["clip_l"], names, text_encoder=pipe.text_encoder, tokenizer=pipe.tokenizer)
         pipe.load_textual_inversion(
             vectors["clip_g"], names, text_encoder=pipe.text_encoder_2, tokenizer=pipe.tokenizer_2
         )
-        subject = "<s0><s1>"
-    theirs = pipe(
-        f"a photo of {subject} dog at night", num_inference_steps=3, guidance_scale=warm.base.default_guidance,
-        generator=torch.Generator().manual_seed(0),
-    ).images[0]  # fmt: skip
+    return pipe(
+        prompt, num_inference_steps=3, guidance_scale=base.default_guidance, generator=torch.Generator().manual_seed(0)
+    ).images[0]
+
+
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_stock_diffusers_makes_the_same_picture_from_the_bundle(warm, photos, tmp_path, technique):
+    prompt = "a photo of TOK dog at night" + (" in the style of TOK2" if technique == "two abstractions" else "")
+    recipe = {"optimizer": "adamw", "learning_rate": 0.02, **TECHNIQUES[technique]}
+    bundle, _ = trained(job(warm, photos, steps=4, prompts=(prompt,), **recipe), warm, tmp_path / "bundle")
+    ours = np.asarray(Image.open(bundle.path / "preview.png"))[:, -128:][::4, ::4].astype(int)
+    theirs = np.asarray(stock_picture(bundle, warm.base, prompt)).astype(int)
     base_alone = np.asarray(Image.open(bundle.path / "preview.png"))[:, :128][::4, ::4].astype(int)
-    assert np.abs(ours - np.asarray(theirs).astype(int)).max() <= 2
+    assert np.abs(ours - theirs).max() <= 2
     assert np.abs(ours - base_alone).max() > 2  # the adapter does something
+    adapter = load_adapter(bundle, warm)
+    assert bool(adapter.layers("unet")) == ("unet_fraction" not in TECHNIQUES[technique])
+    assert adapter.touches_text == ("text_encoder_lora" in TECHNIQUES[technique])
 
 
 def test_bundle_is_verified_on_read(warm, photos, tmp_path):
@@ -140,7 +161,7 @@ def test_cancelling_leaves_the_base_clean_and_no_bundle(warm, photos, tmp_path):
 
     with pytest.raises(Cancelled):
         train_job(job(warm, photos), warm, tmp_path / "bundle", NullTracker(), stop)
-    assert all(layer.A is None for layer in warm.row_lora.layers.values())
+    assert all(layer.carried is None for layer in warm.lora["unet"].layers.values())
     assert not (tmp_path / "bundle").exists()
 
 
@@ -152,26 +173,3 @@ def test_an_image_that_changed_since_the_plan_is_refused(warm, photos, tmp_path)
         train_job(
             spec.with_changes(folder=str(tmp_path)), warm, tmp_path / "out", NullTracker(), lambda step, loss: None
         )
-
-
-def test_time_ids_say_original_size_crop_and_target():
-    """A hand-worked table: 90 x 60 (w x h) to 32: factor 32/60, resized to 48 x 32, cut 8 from the left."""
-    fitted = fit(Image.new("RGB", (90, 60)), 32, mirrored=False)
-    assert fitted.time_ids.tolist() == [[60, 90, 0, 8, 32, 32]]
-    assert fitted.pixels.shape == (1, 3, 32, 32)
-    assert fit(Image.new("RGB", (60, 90)), 32, mirrored=False).time_ids.tolist() == [[90, 60, 8, 0, 32, 32]]
-
-
-def test_mirroring_comes_before_cropping():
-    image = Image.new("RGB", (64, 32), "black")
-    image.paste("white", (0, 0, 32, 32))
-    plain, mirrored = fit(image, 32, False).pixels, fit(image, 32, True).pixels
-    torch.testing.assert_close(mirrored, plain.flip(-1))
-
-
-def test_each_epoch_uses_every_sample_once_in_a_new_order():
-    order = sample_order(5, 2, stream(0, "order"))
-    drawn = [i for _, batch in zip(range(10), order, strict=False) for i in batch]
-    epochs = [drawn[i : i + 5] for i in range(0, 20, 5)]
-    assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1

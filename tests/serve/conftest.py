@@ -12,8 +12,9 @@ from safetensors.torch import save
 
 from lorafleet.bases import find_base
 from lorafleet.bundle import EMBEDDINGS, WEIGHTS, AdapterCard, Trigger, write_bundle
-from lorafleet.numerics.rowlora import TARGETS
+from lorafleet.loaded import LoadedBase
 from lorafleet.registry import FolderRegistry, version_of
+from lorafleet.targets import PRESETS
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse
@@ -25,7 +26,7 @@ def card_for(base, name, rank, tokens=(), alpha=None, text="red dog"):
     triggers = (Trigger(trigger=f"<{name}>", abstraction="TOK", tokens=tokens, text="" if tokens else text),)
     return AdapterCard(
         name=name, base=base.name, base_fingerprint=base.fingerprint, prediction=base.prediction, rank=rank,
-        alpha=alpha or rank, targets=TARGETS["attn"], triggers=triggers, class_noun="dog",
+        alpha=alpha or rank, targets=PRESETS["attn"], triggers=triggers, class_noun="dog",
         instance_prompt="a photo of TOK dog", recipe={}, dataset_fingerprint="0", images=4, steps=10,
         licence=base.licence, job_id="0" * 16, run_id=f"run-{name}", lorafleet_version="0.1.0",
     )  # fmt: skip
@@ -34,14 +35,14 @@ def card_for(base, name, rank, tokens=(), alpha=None, text="red dog"):
 def stock_weights(base, rank, alpha, seed, strength, folder):
     """pytorch_lora_weights.safetensors as diffusers saves a PEFT adapter, with random factors."""
     unet = UNet2DConditionModel.from_pretrained(base.path, subfolder="unet", dtype=torch.float32)
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(TARGETS["attn"]))
+    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(PRESETS["attn"]))
     unet.add_adapter(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in unet.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * strength
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    metadata = {"r": rank, "lora_alpha": alpha or rank, "target_modules": list(TARGETS["attn"])}
+    metadata = {"r": rank, "lora_alpha": alpha or rank, "target_modules": list(PRESETS["attn"])}
     StableDiffusionXLPipeline.save_lora_weights(
         folder, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=WEIGHTS
     )
@@ -66,10 +67,27 @@ def make_bundle(root, base, name, *, rank=4, alpha=None, tokens=0, strength=0.12
     return write_bundle(root / name, card, files)
 
 
+def dora_weights(base, rank, seed):
+    """Random DoRA of every linear UNet layer and of both text encoders' attention, by diffusers key."""
+    loaded, generator = LoadedBase.load(base), torch.Generator().manual_seed(seed)
+    made = {}
+    for part, lora in loaded.lora.items():
+        before, m = (f"{part}.", "lora_magnitude_vector")
+        if part != "unet":
+            before, m = f"{part}.text_model.", "lora_magnitude_vector.weight"
+        for name, layer in lora.layers.items():
+            n_out, n_in = layer.base.weight.shape
+            made[f"{before}{name}.lora_A.weight"] = torch.randn(rank, n_in, generator=generator) * 0.1
+            made[f"{before}{name}.lora_B.weight"] = torch.randn(n_out, rank, generator=generator) * 0.1
+            noise = 1 + 0.1 * torch.randn(n_out, generator=generator)
+            made[f"{before}{name}.{m}"] = layer.base.weight.detach().norm(dim=1) * noise
+    return made
+
+
 def some_weights(engine, rank=2, value=0.01):
     """Valid tensors for every layer of an engine's base, by diffusers key."""
     made = {}
-    for layer, (n_in, n_out) in engine.model.loaded.row_lora.shapes().items():
+    for layer, (n_in, n_out) in engine.model.loaded.lora["unet"].shapes().items():
         made[f"unet.{layer}.lora.down.weight"] = torch.full((rank, n_in), value)
         made[f"unet.{layer}.lora.up.weight"] = torch.full((n_out, rank), value)
     return made
@@ -85,6 +103,8 @@ def bundle_root(tmp_path_factory):
         make_bundle(root / base_name, base, "mug-red", rank=8, tokens=1)
         make_bundle(root / base_name, base, "plain", rank=2)
         make_bundle(root / base_name, base, "half", rank=4, alpha=2.0, tokens=3)
+        card = card_for(base, "dora", 3, tokens=(0,)).with_changes(dora=True, text_encoder_rank=3)
+        make_bundle(root / base_name, base, "dora", tokens=1, weights=dora_weights(base, 3, 7), base_card=card)
     return root
 
 

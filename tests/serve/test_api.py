@@ -7,6 +7,7 @@ import json
 import time
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -73,7 +74,8 @@ def test_several_images_have_consecutive_seeds_and_repeat(ask):
     first = ask("POST", URL, json={"prompt": "a dog", "n": 3, "steps": 2}).json()
     assert [item["seed"] for item in first["data"]] == [first["seed"] + i for i in range(3)]
     again = ask("POST", URL, json={"prompt": "a dog", "steps": 2, "seed": first["seed"] + 2}).json()
-    assert picture(again["data"][0]).tobytes() == picture(first["data"][2]).tobytes()
+    alone, third = (np.asarray(picture(item)).astype(int) for item in (again["data"][0], first["data"][2]))
+    assert np.abs(alone - third).max() <= 2  # other batch shapes differ in the last digits
     assert picture(first["data"][0]).tobytes() != picture(first["data"][1]).tobytes()
 
 
@@ -168,7 +170,7 @@ def test_a_caller_that_leaves_frees_its_rows(playground, registry):
 
 def test_lists(ask):
     adapters = ask("GET", "/v1/adapters").json()["adapters"]
-    assert [adapter["name"] for adapter in adapters] == ["dog-rex", "half", "mug-red", "plain"]
+    assert [adapter["name"] for adapter in adapters] == ["dog-rex", "dora", "half", "mug-red", "plain"]
     assert adapters[0] == {
         "name": "dog-rex", "version": 1, "aliases": ["champion"], "base": "toy-playground",
         "triggers": ["<dog-rex>"], "run_id": "run-dog-rex",

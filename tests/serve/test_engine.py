@@ -172,7 +172,7 @@ def test_the_base_is_untouched_by_adapters(playground, use):
     assert playground.model.loaded.weights_hash() == before
     assert playground.submit(request).result(60).image.tobytes() == image.tobytes()
     playground.submit(GenerateRequest("end", 1, steps=1)).result(60)
-    assert all(layer.A is None for layer in playground.model.loaded.row_lora.layers.values())
+    assert all(layer.carried is None for layer in playground.model.loaded.lora["unet"].layers.values())
 
 
 def bad_bundles(engine, tools, root):
@@ -188,10 +188,10 @@ def bad_bundles(engine, tools, root):
         "text": (text, 2, "text_encoder.*binds no layer"),
         "narrow": ({**some, key: some[key][:, :-1].contiguous()}, 2, "expected floats"),
         "ranked": (some, 3, r"expected floats \[3"),
-        "lonely": ({k: v for k, v in some.items() if k != other}, 2, "only A"),
+        "lonely": ({k: v for k, v in some.items() if k != other}, 2, "lacks its factor B"),
         "double": ({**some, key.replace(".lora.down.", ".lora_A."): some[key].clone()}, 2, "second time"),
         "whole": ({**some, key: some[key].long()}, 2, "int64"),
-        "empty": ({}, 2, "binds none"),
+        "empty": ({}, 2, "binds no layer"),
     }
     made = {
         name: (tools["make_bundle"](root, base, name, rank=rank, weights=weights).path, says)

@@ -1,4 +1,4 @@
-"""Twelve mixed requests at once give the pixels of one at a time, and those of stock diffusers with the bundle."""
+"""Fourteen mixed requests at once give the pixels of one at a time, and those of stock diffusers with the bundle."""
 
 import random
 
@@ -17,7 +17,9 @@ BAR = 2 / 255
 
 def requests(engine, use):
     _own, other = engine.model.samplers
-    dog, mug, plain, half = ((lambda s=1.0, n=n: use(engine, n, s)) for n in ("dog-rex", "mug-red", "plain", "half"))
+    dog, mug, plain, half, dora = (
+        (lambda s=1.0, n=n: use(engine, n, s)) for n in ("dog-rex", "mug-red", "plain", "half", "dora")
+    )
     return [
         GenerateRequest("a photo of a dog on a beach", 1, steps=4),
         GenerateRequest("a photo of <dog-rex> dog on a beach", 1, adapters=(dog(),), steps=4),
@@ -29,6 +31,8 @@ def requests(engine, use):
         GenerateRequest("<dog-rex> with <mug-red>", 7, adapters=(dog(0.7), mug(0.5)), steps=4),
         GenerateRequest("", 8, steps=3, negative_prompt=""),
         GenerateRequest("a photo of <mug-red> and <half>", 9, adapters=(mug(), plain(0.3), half(-0.5)), steps=5),
+        GenerateRequest("a photo of TOK dog", 12, adapters=(dora(),), steps=4),
+        GenerateRequest("<dora> and <dog-rex>", 13, adapters=(dora(0.8), dog(0.5)), steps=3, negative_prompt="a mug"),
         GenerateRequest("wide <dog-rex>", 10, adapters=(dog(),), steps=3, width=48, height=32),
         GenerateRequest("wide", 11, steps=4, width=48, height=32, negative_prompt="<dog-rex>"),
     ]
@@ -105,7 +109,7 @@ def test_together_equals_alone(engine, use, alone):
         assert np.abs(pixels(future.result(120).image) - pixels(alone[i])).max() <= BAR, asked[i]
 
 
-@pytest.mark.parametrize("index", range(12))
+@pytest.mark.parametrize("index", range(14))
 def test_alone_equals_stock_diffusers(engine, use, alone, index):
     request = requests(engine, use)[index]
     assert np.abs(pixels(by_stock(engine, request)) - pixels(alone[index])).max() <= BAR

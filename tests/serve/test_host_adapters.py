@@ -25,8 +25,7 @@ def folder(tmp_path, playground, tools):
 
 
 def shelf_for(engine, **options):
-    loaded = engine.model.loaded
-    return AdapterShelf(BASE.fingerprint, loaded.row_lora.shapes(), loaded.prompts.widths, **options)
+    return AdapterShelf(engine.model.loaded, **options)
 
 
 def test_many_askers_share_one_load(playground, folder):
@@ -34,7 +33,7 @@ def test_many_askers_share_one_load(playground, folder):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: shelf.fetch(path).result(60), range(16)))
     assert all(adapter is found[0] for adapter in found)
-    layer = next(iter(found[0].factors.values()))
+    layer = next(iter(found[0].layers("unet").values()))
     assert torch.equal(layer.A, torch.full_like(layer.A, 0.01))
     assert torch.equal(layer.B, torch.full_like(layer.B, 0.005))  # alpha 1 over rank 2 folded in
     shelf.close()
@@ -58,8 +57,8 @@ def test_a_replaced_bundle_is_read_again(playground, folder):
     before = shelf.fetch(path).result(60)
     folder("a", value=0.02)
     after = shelf.fetch(path).result(60)
-    assert next(iter(after.factors.values())).A[0, 0] == pytest.approx(0.02)
-    assert next(iter(before.factors.values())).A[0, 0] == pytest.approx(0.01)
+    assert next(iter(after.layers("unet").values())).A[0, 0] == pytest.approx(0.02)
+    assert next(iter(before.layers("unet").values())).A[0, 0] == pytest.approx(0.01)
     shelf.close()
 
 
@@ -82,8 +81,7 @@ def test_a_failed_load_is_tried_again(playground, folder, tmp_path):
 
 def test_rows_share_one_placed_copy_while_they_need_it(folder):
     pipeline = Pipeline.load(BASE)
-    shapes, widths = pipeline.loaded.row_lora.shapes(), pipeline.loaded.prompts.widths
-    shelf = AdapterShelf(BASE.fingerprint, shapes, widths)
+    shelf = AdapterShelf(pipeline.loaded)
     host = shelf.fetch(folder("a")).result(60)
     placed = pipeline.place(host)
     assert pipeline.place(host) is placed

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lorafleet.adapters import Adapter
 from lorafleet.bases import find_base
 from lorafleet.bundle import Trigger
 from lorafleet.errors import RequestError
 from lorafleet.ports import AdapterVersion
 from lorafleet_serve.adapter_spec import AdapterSpec, parse_adapter
-from lorafleet_serve.host_adapters import HostAdapter
 from lorafleet_serve.prompts import join_vectors, trigger_table
 from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle, side_bounds
 from lorafleet_serve.rows import Turns
@@ -89,7 +89,7 @@ def test_what_is_no_adapter_form_is_refused_with_an_example(text):
 
 def host(name, count, *triggers):
     vectors = (torch.full((count, 2), float(count)), torch.full((count, 3), float(count))) if count else None
-    return HostAdapter(name, {}, vectors, triggers, name if count else "")
+    return Adapter(name, {}, vectors, triggers, name if count else "")
 
 
 def test_triggers_of_one_adapter_and_of_several():

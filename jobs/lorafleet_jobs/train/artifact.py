@@ -15,9 +15,9 @@ from safetensors.torch import save
 from lorafleet import __version__
 from lorafleet.bundle import EMBEDDINGS, PREVIEW, README, WEIGHTS, AdapterCard, Bundle, write_bundle
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.rowlora import TARGETS
+from lorafleet.targets import ALL_LINEAR, PRESETS, TEXT, TEXT_ENCODER, UNET
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.learned import Learned
+from lorafleet_jobs.train.learned import Learned, LowRank
 from lorafleet_jobs.train.modelcard import model_card
 from lorafleet_jobs.train.prompts import triggers_of
 from lorafleet_jobs.train.validate import Validator
@@ -33,14 +33,17 @@ def publishable(
     out: Path,
 ) -> Bundle:
     """Writes the bundle of a finished job to `out`, whole or not at all."""
+    rank = learned.low_rank[UNET].rank if UNET in learned.low_rank else _text_rank(learned)
     card = AdapterCard(
         name=spec.adapter,
         base=loaded.base.name,
         base_fingerprint=loaded.base.fingerprint,
         prediction=loaded.base.prediction,
-        rank=spec.recipe.rank,
-        alpha=spec.recipe.scale() * spec.recipe.rank,
-        targets=TARGETS[spec.recipe.targets],
+        rank=rank,
+        alpha=learned.scale * rank,
+        dora=spec.recipe.dora,
+        targets=_targets(spec) if UNET in learned.low_rank else (),
+        text_encoder_rank=_text_rank(learned),
         triggers=triggers_of(spec),
         class_noun=spec.class_noun,
         instance_prompt=spec.instance_prompt,
@@ -54,7 +57,7 @@ def publishable(
         run_id=run_id,
         lorafleet_version=__version__,
     )
-    files = {WEIGHTS: lora_file(learned, card)}
+    files = {WEIGHTS: lora_file(learned, card)} if learned.low_rank else {}
     if learned.vectors is not None:
         one, two = (vectors.detach().cpu().contiguous() for vectors in learned.vectors)
         files[EMBEDDINGS] = save({"clip_l": one, "clip_g": two})
@@ -66,17 +69,52 @@ def publishable(
 
 
 def lora_file(learned: Learned, card: AdapterCard) -> bytes:
-    """The factors as diffusers writes and reads them, rank and alpha in the metadata."""
-    config = LoraConfig(r=card.rank, lora_alpha=card.alpha, target_modules=list(card.targets), lora_dropout=0.0)
-    layers: dict[str, torch.Tensor] = {}
-    for name, factors in learned.factors().items():
-        layers[f"{name}.lora_A.weight"] = factors.A.detach().cpu().contiguous()
-        layers[f"{name}.lora_B.weight"] = factors.B.detach().cpu().contiguous()
+    """The factors as diffusers writes and reads them, each part's rank and alpha in the metadata.
+
+    rslora's scale is written as the alpha that gives it, which every reader understands. The text encoders' layers are
+    called as transformers did before 5.6, with `text_model.`, which old and new diffusers read.
+    """
+    parts = {part: _layers(part, low) for part, low in learned.low_rank.items()}
+    configs = {part: _plain(_config(part, low, learned.scale, card)) for part, low in learned.low_rank.items()}
+    given: dict[str, object] = {f"{part}_lora_layers": layers for part, layers in parts.items()}
+    given |= {f"{part}_lora_adapter_metadata": config for part, config in configs.items()}
     with tempfile.TemporaryDirectory() as folder:
-        StableDiffusionXLPipeline.save_lora_weights(
-            folder, unet_lora_layers=layers, unet_lora_adapter_metadata=_plain(config)
-        )
+        StableDiffusionXLPipeline.save_lora_weights(folder, **given)
         return (Path(folder) / WEIGHTS).read_bytes()
+
+
+def _layers(part: str, low: LowRank) -> dict[str, torch.Tensor]:
+    """Tensors by key.
+
+    Of a text encoder's magnitudes transformers' loader wants the whole parameter's name, with `.weight`; without, it
+    loads the bundle with fresh ones and only warns.
+    """
+    before, magnitude = (
+        ("", "lora_magnitude_vector") if part == UNET else ("text_model.", "lora_magnitude_vector.weight")
+    )
+    found: dict[str, torch.Tensor] = {}
+    for name, factors in low.factors().items():
+        found[f"{before}{name}.lora_A.weight"] = factors.A
+        found[f"{before}{name}.lora_B.weight"] = factors.B
+        if factors.m is not None:
+            found[f"{before}{name}.{magnitude}"] = factors.m
+    return {key: tensor.detach().cpu().clone() for key, tensor in found.items()}
+
+
+def _config(part: str, low: LowRank, scale: float, card: AdapterCard) -> LoraConfig:
+    modules = list(TEXT) if part != UNET else list(low.layers) if card.targets == (ALL_LINEAR,) else list(card.targets)
+    return LoraConfig(
+        r=low.rank, lora_alpha=scale * low.rank, target_modules=modules, use_dora=low.dora, lora_dropout=0.0
+    )
+
+
+def _targets(spec: JobSpec) -> tuple[str, ...]:
+    targets = spec.recipe.targets
+    return PRESETS.get(targets, (targets,)) if isinstance(targets, str) else targets
+
+
+def _text_rank(learned: Learned) -> int:
+    return learned.low_rank[TEXT_ENCODER].rank if TEXT_ENCODER in learned.low_rank else 0
 
 
 def _plain(config: LoraConfig) -> dict[str, object]:

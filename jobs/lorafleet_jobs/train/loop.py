@@ -6,38 +6,38 @@ neither Ray nor MLflow; whoever calls it passes a tracker and is told of each st
 
 from __future__ import annotations
 
-import hashlib
 import math
-import resource
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from lorafleet.adapters import Adapter
 from lorafleet.bundle import Bundle
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.objectives import Objective, objective_for
+from lorafleet.numerics.choose import objective_for
+from lorafleet.numerics.factors import Factors
+from lorafleet.numerics.objectives import Noisy, Objective
+from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.ports import JobTracker
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.artifact import publishable
-from lorafleet_jobs.train.data import Sample, draw_latents, load_samples, sample_order
-from lorafleet_jobs.train.learned import Learned
-from lorafleet_jobs.train.optimize import adaptive_rate, optimizer_for, pivot_step, schedule_for
-from lorafleet_jobs.train.prompts import JobPrompts
+from lorafleet_jobs.train.data import Batch, Dataset
+from lorafleet_jobs.train.draws import stream
+from lorafleet_jobs.train.ema import Average
+from lorafleet_jobs.train.learned import Kind, Learned
+from lorafleet_jobs.train.optimize import optimizer_for, phase_end, schedule_for
+from lorafleet_jobs.train.progress import Progress
+from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
 from lorafleet_jobs.train.validate import Validator
 
 
 class Cancelled(Exception):  # noqa: N818  a wish, not an error
     """Raised by `on_step` to stop a training between two steps."""
-
-
-def stream(seed: int, purpose: str) -> torch.Generator:
-    """A CPU generator for one purpose of one job, so that no draw depends on another's count."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def train_job(
@@ -47,131 +47,155 @@ def train_job(
     tracker: JobTracker,
     on_step: Callable[[int, float], None],
     run_id: str | None = None,
+    cache: Path | None = None,
 ) -> Bundle:
-    """Trains one adapter on a warm base and writes its bundle to `out`.
+    """Trains one adapter on a warm base and writes its bundle to `out`; `cache` keeps latents and class images.
 
     `on_step(step, loss)` follows every step, counted from 1. Raises DataError, NonFiniteError, or what `on_step`
     raises. The base is as before afterwards, whatever happens.
     """
     try:
-        job = _Job.prepare(spec, warm)
+        job = Training.prepare(spec, warm, cache)
         validator = Validator(spec, warm, job.prompts, job.learned)
-        report = _Report(tracker, spec, on_step)
+        progress = Progress(tracker, spec, on_step)
         validator.log_base(tracker)
         for step in range(1, spec.steps + 1):
             loss = job.step(step)
-            report.after(step, loss, job)
+            progress.after(step, loss, job.optimizer)
             if validator.is_due(step):
-                validator.log(tracker, step)
-        return publishable(spec, warm, job.learned, validator, report.summary(), run_id, out)
+                with job.published():
+                    validator.log(tracker, step)
+        with job.published():
+            return publishable(spec, warm, job.learned, validator, progress.summary(), run_id, out)
     finally:
-        warm.row_lora.set(None)
+        warm.clear()
         warm.unet.disable_gradient_checkpointing()
 
 
 @dataclass
-class _Job:
+class Training:
+    """One job being trained: everything that is its own, over a base that is shared."""
+
     spec: JobSpec
     warm: LoadedBase
     objective: Objective
-    samples: list[Sample]
+    dataset: Dataset
     learned: Learned
     prompts: JobPrompts
 
     @classmethod
-    def prepare(cls, spec: JobSpec, warm: LoadedBase) -> _Job:
-        resolution = spec.recipe.resolution or warm.base.resolution
+    def prepare(cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None) -> Training:
+        """Reads the images and draws the first weights. Raises DataError."""
+        warm.clear()
         learned = Learned.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
         if spec.recipe.gradient_checkpointing:
             warm.unet.enable_gradient_checkpointing()
+        objective = objective_for(warm.base, spec.recipe)
         return cls(
-            spec,
-            warm,
-            objective_for(warm.base, spec.recipe),
-            load_samples(spec, warm, resolution),
-            learned,
-            JobPrompts(spec, warm, learned),
-        )
+            spec, warm, objective, Dataset.open(spec, warm, cache), learned, JobPrompts(spec, warm, learned)
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
-        recipe = self.spec.recipe
+        recipe, steps = self.spec.recipe, self.spec.steps
         self.optimizer = optimizer_for(recipe, self.learned)
-        self.schedule = schedule_for(recipe, self.optimizer, self.spec.steps)
-        self.pivot = pivot_step(recipe, self.spec.steps)
-        self.order = sample_order(len(self.samples), recipe.batch_size, stream(recipe.seed, "order"))
-        self.latent_draws = stream(recipe.seed, "latents")
-        self.noise_draws = stream(recipe.seed, "noise")
-        self.level_draws = stream(recipe.seed, "levels")
+        self.schedule = schedule_for(recipe, self.optimizer, steps)
+        self.average = Average(recipe.ema) if recipe.ema is not None else None
+        self.ends: dict[Kind, int] = {
+            "unet": phase_end(recipe.unet_fraction, steps),
+            "text": phase_end(recipe.text_encoder_lora.fraction, steps) if recipe.text_encoder_lora else 0,
+            "tokens": phase_end(recipe.pivotal.fraction, steps) if recipe.pivotal else 0,
+        }
 
     def step(self, step: int) -> float:
-        """One optimizer step; returns the batch's loss."""
-        if self.learned.vectors is not None and step > self.pivot:
-            self.freeze_tokens()
-
-        # ---- batch
-        batch = [self.samples[i] for i in next(self.order)]
-        z = draw_latents(batch, self.warm, self.latent_draws)
-        n = torch.randn(z.shape, generator=self.noise_draws).to(z.device)
-        noisy = self.objective.noisy(z, n, self.objective.draw(len(z), self.level_draws).to(z.device))
-
-        # ---- predict and weigh
-        conditioning = self.prompts.conditioning([sample.caption for sample in batch])
-        self.learned.install(self.warm)
-        output = self.warm.predict(noisy.x, noisy.t, conditioning, torch.cat([sample.time_ids for sample in batch]))
-        loss = self.objective.loss(output, z, n, noisy).mean()
-
-        # ---- backward and step
+        """One optimizer step, counted from 1; returns its loss, the mean over its micro-batches."""
+        for kind, end in self.ends.items():
+            if step > end:
+                self.learned.freeze(kind)
+        count = self.spec.recipe.gradient_accumulation
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        total = 0.0
+        for index in range((step - 1) * count, step * count):
+            loss = self.loss(index) / count
+            loss.backward()
+            total += loss.item()
+
         limit = self.spec.recipe.max_grad_norm
         norm = torch.nn.utils.clip_grad_norm_(self.learned.parameters(), limit if limit is not None else math.inf)
-        if not torch.isfinite(norm) or not torch.isfinite(loss):
+        if not math.isfinite(total) or not torch.isfinite(norm):
             raise NonFiniteError(
-                f"job {self.spec.id} ({self.spec.subject}): loss {loss.item()} at step {step} is not finite; "
+                f"job {self.spec.id} ({self.spec.subject}): loss {total} at step {step} is not finite; "
                 "lower learning_rate, or set max_grad_norm"
             )
         self.optimizer.step()
         self.schedule.step()
-        return loss.item()
+        if self.average is not None:
+            self.average.update(self.learned)
+        return total
 
-    def freeze_tokens(self) -> None:
-        """The pivot: from here on the tokens are constants, and their prompts are encoded once."""
-        for vectors in self.learned.vectors or ():
-            vectors.requires_grad_(False)
-            vectors.grad = None
+    def loss(self, index: int) -> Tensor:
+        """The loss of the index-th micro-batch, all its draws a function of the job's seed and the index."""
+        # ---- batch
+        batch = self.dataset.batch(index)
+        n, shown = self.noise(batch.z, index)
+        sigma = self.objective.draw(len(batch.z), self._stream("levels", index)).to(batch.z.device)
+        noisy = self.objective.noisy(batch.z, shown, sigma)
+        target = self.objective.target(batch.z, n, sigma)
+        if batch.predicted.any():
+            target = torch.where(batch.predicted[:, None, None, None], self.base_output(batch, noisy), target)
 
-
-@dataclass
-class _Report:
-    """Side effects of a step: the caller's callback, and one batch of metrics every few steps."""
-
-    tracker: JobTracker
-    spec: JobSpec
-    on_step: Callable[[int, float], None]
-    started: float = field(default_factory=time.monotonic)
-    losses: list[float] = field(default_factory=list)
-
-    def after(self, step: int, loss: float, job: _Job) -> None:
-        self.losses.append(loss)
-        self.on_step(step, loss)
-        every = max(1, self.spec.steps // 50)
-        if step % every and step != self.spec.steps:
-            return
-        recent = self.losses[-every:]
-        values = {"train/loss": sum(recent) / len(recent), "train/lr": float(job.optimizer.param_groups[0]["lr"])}
-        if (d := adaptive_rate(job.optimizer)) is not None:
-            values["train/d"] = d
-        self.tracker.metrics(step, values | self._performance(step))
-
-    def _performance(self, step: int) -> dict[str, float]:
-        peak = (
-            torch.cuda.max_memory_allocated() / 2**20
-            if torch.cuda.is_available()
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        # ---- predict
+        p = self.spec.recipe.dropout
+        self.learned.install(
+            self.warm, dropout=RowDropout((p,), (self._stream("dropout", index).initial_seed(),)) if p else None
         )
-        return {"perf/steps_per_second": step / (time.monotonic() - self.started), "perf/peak_memory_mib": peak}
+        F = self.warm.predict(noisy.x, noisy.t, self.prompts.conditioning(batch.captions), batch.time_ids)
 
-    def summary(self) -> dict[str, float]:
-        """What the card keeps."""
-        last = self.losses[-max(1, len(self.losses) // 10) :]
-        return {"train/loss": sum(last) / len(last), "train/seconds": time.monotonic() - self.started}
+        # ---- weigh
+        error = (F - target).square().mean(dim=1, keepdim=True)
+        if batch.mask is None:
+            error = error.mean(dim=(1, 2, 3))
+        else:  # a mean over what the mask shows, so that a small subject learns as fast as a large one
+            error = (error * batch.mask).sum(dim=(1, 2, 3)) / batch.mask.sum(dim=(1, 2, 3))
+        loss: Tensor = (batch.weights * self.objective.weight(sigma) * error).sum()
+        return loss
+
+    def noise(self, z: Tensor, index: int) -> tuple[Tensor, Tensor]:
+        """The noise n of the target and the noise that the input is made with, both like `z` [n, c, h, w].
+
+        With `noise_offset` both have a part that is constant over each channel; with `input_perturbation` the input's
+        has some more (Ning et al. 2023, eq. 9).
+        """
+        recipe = self.spec.recipe
+        n = torch.randn(z.shape, generator=self._stream("noise", index))
+        if recipe.noise_offset:
+            n = n + recipe.noise_offset * torch.randn(*z.shape[:2], 1, 1, generator=self._stream("offset", index))
+        shown = n
+        if recipe.input_perturbation:
+            more = torch.randn(z.shape, generator=self._stream("perturbation", index))
+            shown = n + recipe.input_perturbation * more
+        return n.to(z.device), shown.to(z.device)
+
+    @torch.no_grad()
+    def base_output(self, batch: Batch, noisy: Noisy) -> Tensor:
+        """What the base itself says of this batch, adapter off: the target of prior mode `predict`."""
+        self.warm.clear()
+        return self.warm.predict(noisy.x, noisy.t, self.prompts.encode(batch.captions), batch.time_ids)
+
+    def published(self) -> AbstractContextManager[None]:
+        """While it lasts, the learned parameters are those that will be published: their average, if one is kept."""
+        return nullcontext() if self.average is None else self.average.swapped_in(self.learned)
+
+    def adapter(self) -> Adapter:
+        """What has been learned so far, as it would be served; a copy."""
+        parts = {
+            part: self.warm.lora[part].with_norms(
+                {name: Factors(f.A, f.B * self.learned.scale, f.m).copied() for name, f in low.factors().items()}
+            )
+            for part, low in self.learned.low_rank.items()
+        }
+        vectors = self.learned.vectors
+        copies = None if vectors is None else (vectors[0].detach().clone(), vectors[1].detach().clone())
+        return Adapter(self.spec.adapter, parts, copies, triggers_of(self.spec), vectors_sha256="")
+
+    def _stream(self, purpose: str, index: int) -> torch.Generator:
+        return stream(self.spec.recipe.seed, purpose, index)

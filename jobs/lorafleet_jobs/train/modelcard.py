@@ -25,7 +25,7 @@ def model_card(card: AdapterCard, base: Base) -> str:
         noun=card.class_noun,
         images=card.images,
         steps=card.steps,
-        rank=card.rank,
+        kind=_kind(card),
         base=card.base,
         licence=card.licence,
         prompt=f"a photo of <{card.name}> {card.class_noun} on the beach",
@@ -34,22 +34,22 @@ def model_card(card: AdapterCard, base: Base) -> str:
 
 
 def _diffusers(card: AdapterCard, hub_id: str, base: Base) -> str:
-    tokens = card.triggers[0].tokens
     where = f"platform/lorafleet/toy/weights/{base.name}" if base.is_toy else hub_id  # toy bases are in the repository
-    names = [f"<s{row}>" for row in tokens]
-    subject = "".join(names) or card.triggers[0].text
+    tokens = [row for trigger in card.triggers for row in trigger.tokens]
+    subject = "".join(f"<s{row}>" for row in card.triggers[0].tokens) or card.triggers[0].text
     lines = [
         "import torch",
         "from diffusers import StableDiffusionXLPipeline",
         "",
         f'pipe = StableDiffusionXLPipeline.from_pretrained("{where}")',
-        'pipe.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")',
     ]
+    if card.rank:
+        lines.append('pipe.load_lora_weights(".", weight_name="pytorch_lora_weights.safetensors")')
     if tokens:
         lines += [
             "from safetensors.torch import load_file",
             'tokens = load_file("embeddings.safetensors")',
-            f"names = {names!r}",
+            f"names = {[f'<s{row}>' for row in tokens]!r}",
             'for key, part in (("clip_l", ""), ("clip_g", "_2")):',
             '    encoder, tokenizer = getattr(pipe, "text_encoder" + part), getattr(pipe, "tokenizer" + part)',
             "    pipe.load_textual_inversion(tokens[key], names, text_encoder=encoder, tokenizer=tokenizer)",
@@ -61,13 +61,24 @@ def _diffusers(card: AdapterCard, hub_id: str, base: Base) -> str:
     return "\n".join(lines)
 
 
+def _kind(card: AdapterCard) -> str:
+    """What was learned, in words: "A DoRA (rank 8) with 2 learned tokens"."""
+    count = sum(len(trigger.tokens) for trigger in card.triggers)
+    tokens = f"{count} learned token{'s' * (count != 1)}"
+    if not card.rank:
+        return f"{tokens[0].upper()}{tokens[1:]} (textual inversion)"
+    both = " on UNet and text encoders" if card.text_encoder_rank else ""
+    where = both if card.targets else " on the text encoders"
+    return f"A {'DoRA' if card.dora else 'LoRA'} (rank {card.rank}){where}" + (f" with {tokens}" if count else "")
+
+
 TEMPLATE = """---
 {front}
 ---
 
 # {name}
 
-A LoRA (rank {rank}) of one {noun}, trained by lorafleet on {images} images for {steps} steps over `{base}`.
+{kind} of one {noun}, trained by lorafleet on {images} images for {steps} steps over `{base}`.
 
 ![base | adapter at scale 0 | adapter](preview.png)
 
@@ -86,8 +97,8 @@ lorafleet generate "{prompt}" --adapter {name}
 ```
 
 **A1111, Forge, ComfyUI**: put `pytorch_lora_weights.safetensors` among the LoRAs and, if there is one,
-`embeddings.safetensors` among the embeddings; both are needed. Write the embedding's file name where this card writes
-the subject's token.
+`embeddings.safetensors` among the embeddings; each that is there is needed. Write the embedding's file name where this
+card writes the subject's token.
 
 ## Licence
 

@@ -11,7 +11,6 @@ from PIL import Image
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import initial_noise, sample
-from lorafleet.numerics.text import Conditioning
 from lorafleet.ports import JobTracker
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import Learned
@@ -62,7 +61,7 @@ class Validator:
 
     def without_subject(self, text: str) -> str:
         """A prompt for the base: "a photo of TOK dog" becomes "a photo of a dog"."""
-        named = re.sub(rf"<{re.escape(self.spec.adapter)}>|\b{ABSTRACTION}\b", "", text)
+        named = re.sub(rf"<{re.escape(self.spec.adapter)}(/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b", "", text)
         return re.sub(rf"\bof\s+(?={re.escape(self.spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", named).strip())
 
     @torch.no_grad()
@@ -70,13 +69,10 @@ class Validator:
         """One picture; `weight` None is the base without the adapter."""
         loaded, side = self.loaded, self.spec.recipe.resolution or self.loaded.base.resolution
         if weight is None:
-            loaded.row_lora.set(None)
+            loaded.clear()
         else:
             self.learned.install(loaded, weight)
-        positive = self.prompts.conditioning([text])
-        empty = self.prompts.conditioning([""])
-        if loaded.zero_negative:
-            empty = Conditioning(torch.zeros_like(empty.context), torch.zeros_like(empty.pooled))
+        positive, empty = self.prompts.encode([text]), loaded.unconditional(1)
         latent = side // loaded.base.vae_factor
         noise = initial_noise(self.spec.validation.seed, (loaded.vae.config.latent_channels, latent, latent))
         time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)

@@ -1,6 +1,7 @@
 """What a user writes: manifests and recipes. Imports neither torch nor ray, so that reading them is instant."""
 
 from lorafleet.config.manifest import Manifest, Resources, SubjectSpec, Validation
-from lorafleet.config.recipe import PivotalSpec, Recipe
+from lorafleet.config.parts import PivotalSpec
+from lorafleet.config.recipe import Recipe
 
 __all__ = ["Manifest", "PivotalSpec", "Recipe", "Resources", "SubjectSpec", "Validation"]

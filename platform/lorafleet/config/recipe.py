@@ -1,26 +1,30 @@
-"""A recipe: the hyperparameters of one training. Knows names, bounds and defaults; refuses to know their use."""
+"""A recipe: the hyperparameters of one training. Knows names, bounds and defaults; refuses to know their use.
+
+What can be wrong with a recipe alone is refused here; what is wrong for a particular base or dataset, before anything
+starts, by `lorafleet_jobs.refusals`.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from lorafleet.config.parts import (
+    CaptionSpec,
+    OptimizerOptions,
+    PivotalSpec,
+    PriorSpec,
+    SigmaSampler,
+    Steps,
+    TextEncoderLora,
+)  # fmt: skip
 from lorafleet.config.strict import Strict
+from lorafleet.targets import ALL_LINEAR, PRESETS
 
-STEPS_PER_IMAGE = re.compile(r"^(\d+)\s*/\s*image$")
-
-
-class PivotalSpec(Strict):
-    """Pivotal tuning: learned tokens first, the UNet's adapter throughout (Roich et al. 2021; cog-sdxl)."""
-
-    tokens: Annotated[int, Field(ge=1, le=8)] = 2
-    """New tokens for each abstraction (`TOK`) of the instance prompt."""
-    fraction: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """The tokens are trained for this fraction of the steps, then frozen; the UNet's adapter goes on."""
-    init: str | None = None
-    """A word whose embedding the tokens start from; by default they start at random, at the vocabulary's scale."""
+Optimizer = Literal["prodigy", "adamw", "adamw8bit", "lion", "adafactor"]
+Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+Weighting = Literal["none", "edm", "min_snr", "debiased"]
 
 
 class Recipe(Strict):
@@ -29,56 +33,144 @@ class Recipe(Strict):
     preset: str = "object"
     """Where the unset keys come from: a file of `jobs/recipes/`."""
     steps: int | str = 200
-    """Optimizer steps, or "120/image"."""
+    """Optimizer steps: 1200, "120/image", or "120/image, 500 to 1500"."""
+
+    # ---- what is learned
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Annotated[float, Field(gt=0, le=1024)] | None = None
-    """LoRA scale numerator; `rank` by default, so that the scale is 1."""
-    targets: Literal["attn"] = "attn"
-    """Which UNet layers carry an adapter: `attn` is to_q, to_k, to_v and to_out.0 of every attention."""
+    """LoRA scale numerator; `rank` by default, so that the scale is 1 (with rslora: sqrt(rank), the same)."""
+    rslora: bool = False
+    """Scale alpha / sqrt(rank) instead of alpha / rank (Kalajdzievski 2023)."""
+    dora: bool = False
+    """Weight decomposition: direction by LoRA, magnitude by a vector of its own (Liu et al. 2024)."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Of the input of the low-rank path."""
+    targets: str | tuple[str, ...] = "attn"
+    """Which UNet layers carry an adapter: attn, attn+ff, all-linear, or a list of ends of layer names."""
+    unet_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """The UNet's adapter is trained for this fraction of the steps; 0 leaves the UNet alone (textual inversion)."""
+    text_encoder_lora: TextEncoderLora | None = None
+    """LoRA on both text encoders; `true` stands for its defaults."""
     pivotal: PivotalSpec | None = PivotalSpec()
-    """Learned tokens; null trains the UNet's adapter alone."""
-    optimizer: Literal["prodigy", "adamw"] = "prodigy"
-    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    """1.0 for Prodigy, which finds its own; 1e-4 for AdamW."""
-    text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    """For the learned tokens; `learning_rate` by default with Prodigy, 3e-4 with AdamW."""
-    lr_scheduler: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    batch_size: Annotated[int, Field(ge=1, le=64)] = 1
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Learned tokens; null for none."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average over the steps; what is published is the average."""
+
+    # ---- how it is learned
+    objective: Literal["edm"] | None = None
+    """By default what the base's scheduler says; `edm` trains an epsilon or v base as a denoiser (Karras 2022)."""
+    sigma_sampler: SigmaSampler | None = None
+    """How noise levels are drawn; by default uniform over timesteps, or for EDM bases what was found best."""
+    weighting: Weighting | None = None
+    """Of the loss by noise level; by default none (edm on EDM), or min_snr where min_snr_gamma is set."""
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
-    resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] | None = None
-    """Pixels of a side; the base's own by default."""
-    flip: bool = False
-    """Each draw of an image is mirrored half of the time; leave it off for faces and anything with letters."""
+    noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Adds this much noise that is constant over a channel, so that brightness is learned too (Guttenberg 2023)."""
+    input_perturbation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Extra noise on the network's input alone, not on its target (Ning et al. 2023)."""
+    optimizer: Optimizer = "prodigy"
+    optimizer_options: OptimizerOptions = OptimizerOptions()
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """1.0 for Prodigy, which finds its own; 1e-4 for AdamW, 3e-5 for Lion, 1e-3 for Adafactor."""
+    text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """For the text encoders' LoRA; `learning_rate` by default."""
+    token_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    """For the learned tokens; three times `learning_rate` by default, with Prodigy the same."""
+    lr_scheduler: Schedule = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lr_cycles: Annotated[int, Field(ge=1)] = 1
+    """Restarts of cosine_with_restarts."""
+    lr_power: Annotated[float, Field(gt=0)] = 1.0
+    """Of polynomial."""
+    batch_size: Annotated[int, Field(ge=1, le=64)] = 1
+    gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     gradient_checkpointing: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen base. The adapter, the noise and the loss are fp32 always."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
+    # ---- on which data
+    resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] | None = None
+    """Pixels of a side, or with buckets of the square of the same area; the base's own by default."""
+    buckets: bool = False
+    """Keeps each image's shape: it is cut to the nearest of a family of sizes with about the same area."""
+    repeats: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How often an image comes in one epoch."""
+    flip: bool = False
+    """Each draw of an image is mirrored half of the time; leave it off for faces and anything with letters."""
+    crop: Literal["center", "random"] = "center"
+    """Where what does not fit is cut off; random is drawn anew each time an image comes up."""
+    masked_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Uses `name-mask.png` beside an image: black pixels count this much, white ones fully; null ignores masks."""
+    caption: CaptionSpec = CaptionSpec()
+    prior: PriorSpec | None = None
+    """Prior preservation: keeps what the class is while the subject is learned; null for none."""
+
     @field_validator("steps")
     @classmethod
     def _steps_make_sense(cls, value: int | str) -> int | str:
-        match = STEPS_PER_IMAGE.match(value) if isinstance(value, str) else None
-        count = int(match[1]) if match else value
-        if not isinstance(count, int) or not 1 <= count <= 100_000:
-            raise ValueError("allowed are 1 to 100000, or steps per image as in '120/image'")
+        Steps.parse(value)
         return value
 
+    @field_validator("targets")
+    @classmethod
+    def _targets_are_known(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, str) and value not in (*PRESETS, ALL_LINEAR):
+            known = ", ".join((*PRESETS, ALL_LINEAR))
+            raise ValueError(f"allowed are {known}, or a list of ends of layer names, as in [to_q, to_v]")
+        if not value or not all(value):
+            raise ValueError("give at least one layer; to leave the UNet alone set unet_fraction: 0")
+        return value
+
+    @field_validator("sigma_sampler", mode="before")
+    @classmethod
+    def _a_name_is_a_sampler(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("text_encoder_lora", mode="before")
+    @classmethod
+    def _true_is_the_defaults(cls, value: Any) -> Any:
+        return {} if value is True else None if value is False else value
+
     @model_validator(mode="after")
-    def _prodigy_wants_one_rate(self) -> Recipe:
-        if self.optimizer == "prodigy" and self.text_encoder_learning_rate not in (None, self.learning_rate):
-            raise ValueError("Prodigy estimates one rate for all parameters; leave text_encoder_learning_rate out")
+    def _keys_agree(self) -> Recipe:
+        if self.optimizer == "prodigy":
+            for key in ("text_encoder_learning_rate", "token_learning_rate"):
+                if getattr(self, key) not in (None, self.learning_rate if self.learning_rate is not None else 1.0):
+                    raise ValueError(f"Prodigy estimates one rate for all parameters; leave {key} out, or use adamw")
+        if self.weighting not in (None, "min_snr") and self.min_snr_gamma is not None:
+            raise ValueError(f"min_snr_gamma says weighting min_snr, weighting says {self.weighting}; leave one out")
+        if self.unet_fraction == 0 and self.pivotal is None and self.text_encoder_lora is None:
+            raise ValueError("nothing is learned: unet_fraction is 0, and neither pivotal nor text_encoder_lora is set")
+        ends = [self.unet_fraction] + [part.fraction for part in (self.pivotal, self.text_encoder_lora) if part]
+        if max(ends) < 1:
+            raise ValueError(
+                f"after {max(ends):.0%} of the steps nothing is learned any more; set one of pivotal.fraction, "
+                "text_encoder_lora.fraction and unet_fraction to 1"
+            )
+        if self.rslora and self.alpha is None:
+            raise ValueError("rslora changes nothing while alpha is unset (the scale is 1); set alpha")
+        if self.dora and self.dropout:
+            raise ValueError("dropout and dora together would drop direction but not magnitude; use one of them")
+        self.optimizer_options.check(self.optimizer)
         return self
+
+    @property
+    def trains_unet(self) -> bool:
+        """Whether the UNet gets an adapter."""
+        return self.unet_fraction > 0
+
+    @property
+    def scheme(self) -> Weighting | None:
+        """The weighting that was asked for, by its own key or by `min_snr_gamma`; None: the objective's own."""
+        return "min_snr" if self.min_snr_gamma is not None else self.weighting
 
     def step_count(self, images: int) -> int:
         """Optimizer steps for a subject of `images` images."""
-        if isinstance(self.steps, int):
-            return self.steps
-        match = STEPS_PER_IMAGE.match(self.steps)
-        assert match, self.steps  # the validator let it through
-        return int(match[1]) * images
+        return Steps.parse(self.steps).count(images)
 
     def scale(self) -> float:
-        """The LoRA scale alpha / rank (Hu et al. 2021, section 4.1)."""
-        return (self.alpha if self.alpha is not None else self.rank) / self.rank
+        """The LoRA scale alpha / rank (Hu et al. 2021, section 4.1), or alpha / sqrt(rank) with rslora."""
+        divisor = self.rank**0.5 if self.rslora else self.rank
+        return self.alpha / divisor if self.alpha is not None else 1.0

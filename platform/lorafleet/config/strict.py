@@ -44,7 +44,10 @@ def describe(problem: ValidationError, model: type[BaseModel], data: object) -> 
         return f"unknown key {path!r}; {remedy}{more}"
     if first["type"] == "missing":
         return f"{path!r} is missing; add it{more}"
-    return f"{path or 'the document'} is {_short(first['input'])}; {first['msg'].removeprefix('Value error, ')}{more}"
+    said = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # its keys disagree
+        return f"{path}: {said}{more}" if path else f"{said}{more}"
+    return f"{path or 'the document'} is {_short(first['input'])}; {said}{more}"
 
 
 def _known_keys(model: type[BaseModel], parents: list[int | str]) -> list[str]:

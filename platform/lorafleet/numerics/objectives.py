@@ -1,8 +1,9 @@
 """Training objectives: one small class per family, so that the training loop has no `if edm`.
 
-Each draws noise levels, makes the network's input, and turns the network's output into a loss per sample. Noise,
-preconditioning and loss are fp32; only the UNet's input is cast, by the caller. `z` is a clean latent in model space,
-`n` standard noise, `sigma` and `t` as in the papers.
+Every family comes down to one loss, w |F - F*|^2, on the network's raw output F: each says what the network is shown,
+what it should have said (F*), and how much the level counts (w, see `weighting`). Noise, preconditioning and loss are
+fp32; only the UNet's input is cast, by the caller. `z` is a clean latent in model space, `n` standard noise, `sigma`
+and `t` as in the papers.
 """
 
 from __future__ import annotations
@@ -14,104 +15,181 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from lorafleet.bases import Base
-from lorafleet.config import Recipe
-from lorafleet.errors import BaseModelError
+from lorafleet.numerics.levels import Sampler
+from lorafleet.numerics.weighting import OnOutput, Weighting
+
+PLAIN = OnOutput()
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """What the UNet is shown: `x` [n, c, h, w] and `t` [n]; `level` is the drawn noise level, for the loss."""
+    """What the UNet is shown: `x` [n, c, h, w] and `t` [n]; `sigma` [n] is the level that was drawn."""
 
     x: Tensor
     t: Tensor
-    level: Tensor
+    sigma: Tensor
 
 
 class Objective(Protocol):
     """How a family of bases is trained."""
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draws noise levels [count] from the job's own generator."""
+        """Noise levels sigma [count] on the CPU, from the job's own generator."""
 
-    def noisy(self, z: Tensor, n: Tensor, level: Tensor) -> Noisy:
-        """The network's input for clean latents `z`, noise `n` and levels."""
+    def noisy(self, z: Tensor, n: Tensor, sigma: Tensor) -> Noisy:
+        """The network's input for clean latents `z`, noise `n` and levels [n]."""
 
-    def loss(self, output: Tensor, z: Tensor, n: Tensor, noisy: Noisy) -> Tensor:
-        """Loss of each sample [n], weighted."""
+    def target(self, z: Tensor, n: Tensor, sigma: Tensor) -> Tensor:
+        """F*, what the network should say, [n, c, h, w]."""
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """The weight [n] of the squared error of F."""
+
+
+@dataclass(frozen=True, eq=False)
+class Timesteps:
+    """A discrete schedule as noise levels: sigma_t = sqrt((1 - abar_t) / abar_t), ascending in t."""
+
+    sigmas: Tensor
+
+    @classmethod
+    def of(cls, scheduler: dict[str, Any]) -> Timesteps:
+        """From a base's scheduler configuration; the last level of a zero-terminal-SNR schedule is infinite."""
+        config = {key: value for key, value in scheduler.items() if not key.startswith("_")}
+        abar = DDPMScheduler.from_config(config).alphas_cumprod.double()
+        return cls(((1 - abar) / abar).sqrt().float())
+
+    def nearest(self, sigma: Tensor) -> Tensor:
+        """The timesteps [n] whose level is nearest, by its logarithm; a level on the schedule gives its own."""
+        known = torch.atan(self.sigmas.double()).to(sigma.device)  # of equal order, and finite where sigma is not
+        return (torch.atan(sigma.double())[:, None] - known[None]).abs().argmin(dim=1)
+
+    def between(self, sigma: Tensor) -> Tensor:
+        """Fractional timesteps [n], linear in ln sigma between two of the schedule's."""
+        logs, wanted = self.sigmas.to(sigma.device).log(), sigma.log()
+        low = (torch.searchsorted(logs, wanted.contiguous()) - 1).clamp(0, len(logs) - 2)
+        return low + ((wanted - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class EpsilonObjective:
+    """Noise prediction at the base's own timesteps (Ho et al. 2020, eq. 14): F* = n."""
+
+    timesteps: Timesteps
+    sampler: Sampler
+    weighting: Weighting = PLAIN
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Levels of the schedule: what the sampler draws, moved to the nearest."""
+        return self.timesteps.sigmas[self.timesteps.nearest(self.sampler.draw(count, generator))]
+
+    def noisy(self, z: Tensor, n: Tensor, sigma: Tensor) -> Noisy:
+        """X = sqrt(abar) z + sqrt(1 - abar) n."""
+        alpha, beta = _alpha_beta(sigma)
+        return Noisy(alpha * z + beta * n, self.timesteps.nearest(sigma), sigma)
+
+    def target(self, z: Tensor, n: Tensor, sigma: Tensor) -> Tensor:
+        """The noise."""
+        return n
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """K = 1 / SNR, since |F - n|^2 = SNR |D - z|^2."""
+        snr = (sigma**-2).clamp(min=1e-8)  # at zero terminal SNR both sides vanish
+        return self.weighting(snr, 1 / snr)
+
+
+@dataclass(frozen=True)
+class VPredictionObjective:
+    """Velocity prediction (Salimans & Ho 2022, appendix D): F* = v = sqrt(abar) n - sqrt(1 - abar) z."""
+
+    timesteps: Timesteps
+    sampler: Sampler
+    weighting: Weighting = PLAIN
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Levels of the schedule: what the sampler draws, moved to the nearest."""
+        return self.timesteps.sigmas[self.timesteps.nearest(self.sampler.draw(count, generator))]
+
+    def noisy(self, z: Tensor, n: Tensor, sigma: Tensor) -> Noisy:
+        """X = sqrt(abar) z + sqrt(1 - abar) n."""
+        alpha, beta = _alpha_beta(sigma)
+        return Noisy(alpha * z + beta * n, self.timesteps.nearest(sigma), sigma)
+
+    def target(self, z: Tensor, n: Tensor, sigma: Tensor) -> Tensor:
+        """The velocity."""
+        alpha, beta = _alpha_beta(sigma)
+        return alpha * n - beta * z
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """K = 1 / (SNR + 1), since |F - v|^2 = (SNR + 1) |D - z|^2."""
+        snr = sigma**-2
+        return self.weighting(snr, 1 / (snr + 1))
+
+
+@dataclass(frozen=True)
+class EDMObjective:
+    """A denoiser D = c_skip x + c_out F of x = z + sigma n (Karras et al. 2022, section 5 and table 1)."""
+
+    sampler: Sampler
+    weighting: Weighting = PLAIN
+    sigma_data: float = 0.5
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Levels of the sampler."""
+        return self.sampler.draw(count, generator)
+
+    def noisy(self, z: Tensor, n: Tensor, sigma: Tensor) -> Noisy:
+        """C_in (z + sigma n); t is c_noise = ln(sigma) / 4."""
+        s = _column(sigma)
+        return Noisy((z + s * n) * (s**2 + self.sigma_data**2).rsqrt(), sigma.log() / 4, sigma)
+
+    def target(self, z: Tensor, n: Tensor, sigma: Tensor) -> Tensor:
+        """(z - c_skip (z + sigma n)) / c_out, worked out so that nothing cancels at either end of sigma."""
+        s = _column(sigma)
+        return (s * z / self.sigma_data - self.sigma_data * n) * (s**2 + self.sigma_data**2).rsqrt()
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """K = c_out^2 / sigma_data^2 = 1 / (SNR + 1) with SNR = sigma_data^2 / sigma^2."""
+        snr = (self.sigma_data / sigma) ** 2
+        return self.weighting(snr, 1 / (snr + 1))
+
+
+@dataclass(frozen=True)
+class ContinuousObjective:
+    """A base with timesteps trained as a denoiser of z + sigma n at any level (Karras et al. 2022, table 1).
+
+    The network stays what it is: an epsilon base has c_skip = 1 and c_out = -sigma, a v base c_skip = 1 / (sigma^2 + 1)
+    and c_out = -sigma / sqrt(sigma^2 + 1); its target and k are those of `inner`. With `OnOutput` and uniform timesteps
+    this is the ordinary loss, which is what diffusers' `--do_edm_style_training` comes to on such a base.
+    """
+
+    inner: EpsilonObjective | VPredictionObjective
+    sampler: Sampler
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Levels of the sampler, within those that the base knows."""
+        known = self.inner.timesteps.sigmas
+        return self.sampler.draw(count, generator).clamp(float(known[0]), float(known[known.isfinite()][-1]))
+
+    def noisy(self, z: Tensor, n: Tensor, sigma: Tensor) -> Noisy:
+        """C_in (z + sigma n) with c_in = 1 / sqrt(sigma^2 + 1); t lies between two timesteps."""
+        alpha, beta = _alpha_beta(sigma)
+        return Noisy(alpha * z + beta * n, self.inner.timesteps.between(sigma), sigma)
+
+    def target(self, z: Tensor, n: Tensor, sigma: Tensor) -> Tensor:
+        """What the base predicts: noise or velocity."""
+        return self.inner.target(z, n, sigma)
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        """As the base's own."""
+        return self.inner.weight(sigma)
 
 
 def _column(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
 
-@dataclass(frozen=True)
-class EDMObjective:
-    """EDM (Karras et al. 2022, eq. 8, table 1): D = c_skip x + c_out F(c_in x; c_noise), weight 1 / c_out^2."""
-
-    sigma_data: float = 0.5
-    P_mean: float = -1.2
-    P_std: float = 1.2
-    gamma: float | None = None
-    """Min-SNR (Hang et al. 2023) on EDM: the weight of D's error is capped at gamma / sigma_data^2."""
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Ln sigma ~ N(P_mean, P_std^2)."""
-        return (torch.randn(count, generator=generator) * self.P_std + self.P_mean).exp()
-
-    def noisy(self, z: Tensor, n: Tensor, level: Tensor) -> Noisy:
-        """X = z + sigma n, scaled by c_in; t is c_noise = ln(sigma) / 4."""
-        sigma = _column(level)
-        return Noisy((z + sigma * n) * (sigma**2 + self.sigma_data**2).rsqrt(), level.log() / 4, level)
-
-    def loss(self, output: Tensor, z: Tensor, n: Tensor, noisy: Noisy) -> Tensor:
-        """lambda(sigma) |D - z|^2 with lambda = 1 / c_out^2, or min(SNR, gamma) / sigma_data^2 + 1 / sigma_data^2."""
-        sigma = _column(noisy.level)
-        total = sigma**2 + self.sigma_data**2
-        D = self.sigma_data**2 / total * (z + sigma * n) + sigma * self.sigma_data * total.rsqrt() * output.float()
-        # 1 / c_out^2 = (SNR + 1) / sigma_data^2 with SNR = sigma_data^2 / sigma^2
-        snr = self.sigma_data**2 / noisy.level**2
-        weight = ((snr if self.gamma is None else snr.clamp(max=self.gamma)) + 1) / self.sigma_data**2
-        return weight * (D - z).square().mean(dim=(1, 2, 3))
-
-
-@dataclass(frozen=True)
-class EpsilonObjective:
-    """Noise prediction on the base's own discrete schedule (Ho et al. 2020, eq. 14)."""
-
-    alphas_cumprod: Tensor
-    gamma: float | None = None
-    """Min-SNR (Hang et al. 2023, section 3.4): weight min(SNR, gamma) / SNR."""
-
-    @classmethod
-    def of(cls, scheduler: dict[str, Any], gamma: float | None) -> EpsilonObjective:
-        """From a base's scheduler configuration."""
-        config = {key: value for key, value in scheduler.items() if not key.startswith("_")}
-        return cls(DDPMScheduler.from_config(config).alphas_cumprod, gamma)
-
-    def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Uniform over the training timesteps."""
-        return torch.randint(len(self.alphas_cumprod), (count,), generator=generator)
-
-    def noisy(self, z: Tensor, n: Tensor, level: Tensor) -> Noisy:
-        """X = sqrt(abar) z + sqrt(1 - abar) n."""
-        abar = _column(self.alphas_cumprod.to(z.device)[level])
-        return Noisy(abar.sqrt() * z + (1 - abar).sqrt() * n, level, level)
-
-    def loss(self, output: Tensor, z: Tensor, n: Tensor, noisy: Noisy) -> Tensor:
-        """w(t) |F - n|^2."""
-        error = (output.float() - n).square().mean(dim=(1, 2, 3))
-        if self.gamma is None:
-            return error
-        abar = self.alphas_cumprod.to(n.device)[noisy.level]
-        snr = abar / (1 - abar)
-        return error * snr.clamp(max=self.gamma) / snr
-
-
-def objective_for(base: Base, recipe: Recipe) -> Objective:
-    """The objective of a base's family, as its own scheduler configuration says."""
-    if base.prediction == "edm":
-        return EDMObjective(sigma_data=float(base.scheduler["sigma_data"]), gamma=recipe.min_snr_gamma)
-    if base.prediction == "epsilon":
-        return EpsilonObjective.of(base.scheduler, recipe.min_snr_gamma)
-    raise BaseModelError(f"base {base.name!r} predicts v; training it is not built yet, use an epsilon or EDM base")
+def _alpha_beta(sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Sqrt(abar) and sqrt(1 - abar) of levels [n], as columns."""
+    alpha = (sigma**2 + 1).rsqrt()
+    return _column(alpha), _column(torch.where(sigma.isinf(), 1.0, sigma * alpha))

@@ -1,107 +1,97 @@
 """Row LoRA: one linear layer, many adapters, each group of batch rows with its own.
 
-    y = W x + B_g (A_g x)            g: the group that a batch row belongs to
+    y = gain_g (W x) + bias + B_g (A_g x)            g: the group that a batch row belongs to
 
-The same layer trains (a group is a job) and serves (a group is an image; its guidance pair shares the factors).
-Several adapters in one group are concatenated along the rank, lower ranks are padded with zeros, and a group without an
-adapter has zero factors, so it adds exactly 0. Knows nothing of files, requests and jobs. LoRA: Hu et al. 2021, eq. 3.
+The same layer trains (a group is a job) and serves (a group is an image; its guidance pair shares the factors). A group
+without an adapter has zero factors and a gain of 1, so it adds exactly 0. Knows models' layers and what they carry now;
+refuses to know files, requests and jobs. What is stacked, and DoRA's gain, is in `factors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-TARGETS = {"attn": ("to_q", "to_k", "to_v", "to_out.0")}
+from lorafleet.numerics.factors import Factors, Group, Layers, Stacked, stack
 
 
 @dataclass(frozen=True)
-class Factors:
-    """One layer's low-rank pair: `A` [r, in] and `B` [out, r], the LoRA scale not folded in."""
+class RowDropout:
+    """Dropout of the low-rank path's input, each group with its own rate and seed.
 
-    A: Tensor
-    B: Tensor
+    A mask is a function of (seed, layer), so that recomputing a layer under gradient checkpointing gives it again.
+    """
+
+    rates: Sequence[float]
+    seeds: Sequence[int]
+
+    def __call__(self, x: Tensor, layer: int) -> Tensor:
+        """`x` [g, n, in], scaled so that its mean stays."""
+        rows = []
+        for part, rate, seed in zip(x, self.rates, self.seeds, strict=True):
+            generator = torch.Generator(x.device).manual_seed((seed * 1009 + layer) % 2**63)
+            rows.append(part * torch.empty_like(part).bernoulli_(1 - rate, generator=generator) / (1 - rate))
+        return torch.stack(rows)
 
 
 class RowLoRALinear(nn.Module):
     """A frozen linear layer plus one low-rank pair for each group of rows."""
 
-    def __init__(self, base: nn.Linear) -> None:
+    def __init__(self, base: nn.Linear, index: int = 0) -> None:
         super().__init__()
         self.base = base
-        self.A: Tensor | None = None  # [groups, R, in]
-        self.B: Tensor | None = None  # [groups, out, R], scale folded in
+        self.index = index
+        self.carried: Stacked | None = None
+        self.dropout: RowDropout | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [n, ..., in] with n a multiple of the groups; the rows of one group are neighbours."""
         y: Tensor = self.base(x)
-        if self.A is None or self.B is None:
+        if self.carried is None:
             return y
-        A, B = self.A.to(x.dtype), self.B.to(x.dtype)
-        low = x.reshape(len(A), -1, x.shape[-1]) @ A.mT
-        return y + (low @ B.mT).reshape(y.shape)
+        A, B = self.carried.A.to(x.dtype), self.carried.B.to(x.dtype)
+        rows = x.reshape(len(A), -1, x.shape[-1])
+        low = (rows if self.dropout is None else self.dropout(rows, self.index)) @ A.mT
+        delta = low @ B.mT
+        if self.carried.gain is not None:
+            plain = y if self.base.bias is None else y - self.base.bias
+            delta = delta + (self.carried.gain - 1).to(x.dtype)[:, None] * plain.reshape(delta.shape)
+        return y + delta.reshape(y.shape)
 
 
 class RowLoRA:
-    """All row-LoRA layers of one model, and what each group of the next forward carries.
+    """All linear layers of one model that can carry adapters, and what each group of the next forward carries.
 
-    Wraps the model's linear layers whose names end in one of `suffixes`, in place.
+    Wraps the layers in place, those for which `wanted(name)` holds. A name never has transformers' `text_model.` before
+    it, which versions of CLIP differ in.
     """
 
-    def __init__(self, model: nn.Module, suffixes: Sequence[str]) -> None:
-        found = [
-            (name, module)
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and name.endswith(tuple(f".{suffix}" for suffix in suffixes))
-        ]
+    def __init__(self, model: nn.Module, wanted: Callable[[str], bool]) -> None:
+        found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
         self.layers: dict[str, RowLoRALinear] = {}
         for name, module in found:
-            layer = RowLoRALinear(module)
-            model.set_submodule(name, layer)
-            self.layers[name] = layer
+            plain = name.removeprefix("text_model.")
+            if wanted(plain):
+                self.layers[plain] = layer = RowLoRALinear(module, len(self.layers))
+                model.set_submodule(name, layer)
 
-    def set(self, groups: Mapping[str, tuple[Tensor, Tensor]] | None) -> None:
-        """Installs stacked factors by layer name, `A` [groups, R, in] and `B` [groups, out, R]; None clears all."""
+    def carry(self, groups: Sequence[Group], dropout: RowDropout | None = None) -> None:
+        """Makes the next forwards carry these groups' adapters; DoRA's norms must be worked out (`with_norms`)."""
+        self.set(stack(groups), dropout)
+
+    def set(self, stacked: Mapping[str, Stacked] | None, dropout: RowDropout | None = None) -> None:
+        """Installs what `stack` made; None clears all."""
         for name, layer in self.layers.items():
-            layer.A, layer.B = groups[name] if groups is not None else (None, None)
+            layer.carried = stacked.get(name) if stacked is not None else None
+            layer.dropout = dropout
+
+    def with_norms(self, layers: Layers) -> dict[str, Factors]:
+        """An adapter's factors with DoRA's norms for this model's weights."""
+        return {name: factors.with_norms(self.layers[name].base.weight) for name, factors in layers.items()}
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of each layer by name."""
         return {name: (layer.base.in_features, layer.base.out_features) for name, layer in self.layers.items()}
-
-
-def new_factors(shapes: Mapping[str, tuple[int, int]], rank: int, generator: torch.Generator) -> dict[str, Factors]:
-    """Fresh trainable factors: A ~ N(0, 1/r), B = 0 ("gaussian" in PEFT), fp32, drawn in the layers' order."""
-    factors = {}
-    for name, (n_in, n_out) in shapes.items():
-        A = torch.randn(rank, n_in, generator=generator) / rank
-        factors[name] = Factors(A.requires_grad_(), torch.zeros(n_out, rank).requires_grad_())
-    return factors
-
-
-def stack(
-    groups: Sequence[Sequence[tuple[Mapping[str, Factors], float]]], shapes: Mapping[str, tuple[int, int]]
-) -> dict[str, tuple[Tensor, Tensor]] | None:
-    """Stacks groups of (factors, scale) into the tensors that `RowLoRA.set` takes; None if no group has an adapter.
-
-    The scale (alpha / rank times a request's own weight) is folded into B. Differentiable with respect to the factors.
-    """
-    if not any(groups):
-        return None
-    rank = max(sum(next(iter(factors.values())).A.shape[0] for factors, _ in group) for group in groups)
-    first = next(group for group in groups if group)[0][0]
-    like = next(iter(first.values())).A
-    stacked = {}
-    for name, (n_in, n_out) in shapes.items():
-        As, Bs = [], []
-        for group in groups:
-            A = [factors[name].A for factors, _ in group]
-            B = [factors[name].B * scale for factors, scale in group]
-            pad = rank - sum(a.shape[0] for a in A)
-            As.append(torch.cat([*A, like.new_zeros(pad, n_in)], dim=0))
-            Bs.append(torch.cat([*B, like.new_zeros(n_out, pad)], dim=1))
-        stacked[name] = (torch.stack(As), torch.stack(Bs))
-    return stacked

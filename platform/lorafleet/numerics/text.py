@@ -63,14 +63,14 @@ class PlaceholderEmbedding(nn.Module):
         super().__init__()
         self.base = base
         self.weight = base.weight
-        self.vectors: Tensor | None = None
+        self.held: tuple[Tensor, ...] = ()  # in a tuple: a bare parameter would become one of the encoder's own
 
     def forward(self, ids: Tensor) -> Tensor:
         """`ids` [n, length] to embeddings [n, length, w]."""
-        if self.vectors is None:
+        if not self.held:
             return self.base(ids)  # type: ignore[no-any-return]
         size = self.base.num_embeddings
-        learned = F.embedding((ids - size).clamp(min=0), self.vectors.to(self.base.weight.dtype))
+        learned = F.embedding((ids - size).clamp(min=0), self.held[0].to(self.base.weight.dtype))
         return torch.where((ids >= size)[..., None], learned, self.base(ids.clamp(max=size - 1)))
 
 
@@ -118,11 +118,11 @@ class PromptEncoder:
         """
         states, pooled = [], None
         for i, encoder in enumerate(self.encoders):
-            self.embeddings[i].vectors = None if vectors is None else vectors[i]
+            self.embeddings[i].held = () if vectors is None else (vectors[i],)
             try:
                 output = encoder(ids[i].to(self.embeddings[i].weight.device), output_hidden_states=True)
             finally:
-                self.embeddings[i].vectors = None
+                self.embeddings[i].held = ()
             states.append(output.hidden_states[-2])
             pooled = output.text_embeds if i == 1 else None
         assert pooled is not None  # the second encoder has a projection

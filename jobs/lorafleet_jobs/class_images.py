@@ -1,0 +1,62 @@
+"""Folders of class images that recipes name for prior preservation: what is in them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorafleet.config import Recipe
+from lorafleet_jobs.dataset import find_images
+from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.jobspec import ClassImages, ImageSpec
+from lorafleet_jobs.opening import Opened, is_utf8, open_image
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A folder as a recipe names it."""
+
+    written: str
+    images: ClassImages | None
+    """None if none can be used."""
+    findings: tuple[Finding, ...]
+
+    @classmethod
+    def read(cls, written: str, home: Path) -> ClassFolder:
+        """Opens every image of the folder `written`, relative to `home`; those that are damaged are left out."""
+        folder = Path(os.path.abspath(home / os.path.expanduser(written)))
+        if not is_utf8(str(folder)) or not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
+            message = f"prior.images {written!r} is no folder that can be opened; paths are relative to the manifest"
+            return cls(written, None, (_finding("error", message),))
+        seen = [open_image(folder, file) for file in find_images(folder)]
+        good = tuple(ImageSpec(file=o.file, caption=None, sha256=o.sha256) for o in seen if isinstance(o, Opened))
+        findings = [
+            _finding("warn", f"prior.images {written!r}: {f.message}; it is left out")
+            for f in seen
+            if isinstance(f, Finding)
+        ]
+        if not good:
+            message = f"no readable image in prior.images {written!r}; put JPEG, PNG or WEBP files of the class there"
+            findings.append(_finding("error", message))
+        return cls(written, ClassImages(folder=str(folder), images=good) if good else None, tuple(findings))
+
+
+def read_class_folders(recipes: Sequence[Recipe], home: Path) -> list[ClassFolder]:
+    """Each folder that the recipes name, once; relative paths start at `home`."""
+    return [ClassFolder.read(written, home) for written in dict.fromkeys(_named(recipes))]
+
+
+def images_of(recipe: Recipe, folders: Iterable[ClassFolder]) -> ClassImages | None:
+    """The class images of one recipe; None if it names no folder."""
+    written = recipe.prior.images if recipe.prior is not None else None
+    return next((folder.images for folder in folders if folder.written == written), None)
+
+
+def _named(recipes: Sequence[Recipe]) -> list[str]:
+    return [r.prior.images for r in recipes if r.prior is not None and r.prior.images is not None]
+
+
+def _finding(level: str, message: str) -> Finding:
+    return Finding.model_validate({"id": "D026", "level": level, "message": message})

@@ -1,0 +1,76 @@
+"""The linear layers of a base, by its safetensors headers: names and sizes, without reading a weight or torch."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+
+from lorafleet.bases import Base
+from lorafleet.config import Recipe
+from lorafleet.errors import BaseModelError
+from lorafleet.targets import PARTS, TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
+
+_HEADER_LIMIT = 100 * 10**6  # safetensors' own
+
+
+@dataclass(frozen=True)
+class BaseSize:
+    """What a base weighs, and where adapters can sit."""
+
+    parameters: int
+    """Of the UNet, both text encoders and the VAE."""
+    layers: Mapping[str, Mapping[str, tuple[int, int]]]
+    """By `lorafleet.targets.PARTS`: the linear layers' (in, out) by name."""
+    token_widths: tuple[int, int]
+    """Of a learned token in the two text encoders."""
+
+    def adapter_parameters(self, recipe: Recipe) -> int:
+        """Exactly how many numbers a job learns: A [r, in] and B [out, r] a layer, DoRA's magnitudes, token vectors."""
+        count = 0
+        if recipe.trains_unet:
+            chosen = select(self.layers[UNET], recipe.targets)
+            count += _factors([self.layers[UNET][name] for name in chosen], recipe.rank, recipe.dora)
+        if recipe.text_encoder_lora is not None:
+            rank = recipe.text_encoder_lora.rank or recipe.rank
+            for part in (TEXT_ENCODER, TEXT_ENCODER_2):
+                count += _factors(list(self.layers[part].values()), rank, recipe.dora)
+        if recipe.pivotal is not None:
+            count += len(recipe.pivotal.abstractions) * recipe.pivotal.tokens * sum(self.token_widths)
+        return count
+
+
+def measure_base(base: Base) -> BaseSize:
+    """Counts a base's parameters and lists its layers by its safetensors headers. Raises BaseModelError."""
+    parts = {part: dict(_shapes(base, part)) for part in (*PARTS, "vae")}
+    parameters = sum(prod(shape) for shapes in parts.values() for shape in shapes.values())
+    layers = {part: dict(_linear(parts[part])) for part in PARTS}
+    for part in (TEXT_ENCODER, TEXT_ENCODER_2):
+        layers[part] = {name: layers[part][name] for name in select(layers[part], TEXT)}
+    widths = [int(base.config(part)["hidden_size"]) for part in (TEXT_ENCODER, TEXT_ENCODER_2)]
+    return BaseSize(parameters, layers, (widths[0], widths[1]))
+
+
+def _factors(layers: list[tuple[int, int]], rank: int, dora: bool) -> int:
+    return sum(rank * (n_in + n_out) + dora * n_out for n_in, n_out in layers)
+
+
+def _linear(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """In a UNet every matrix called weight belongs to a linear layer; in a text encoder also to its embeddings."""
+    for name, shape in shapes.items():
+        if name.endswith(".weight") and len(shape) == 2:
+            yield name.removesuffix(".weight"), (shape[1], shape[0])
+
+
+def _shapes(base: Base, part: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a part's tensors; a variant beside the full weights says the same names again."""
+    for file in sorted((base.path / part).glob("*.safetensors")):
+        try:
+            with file.open("rb") as stream:
+                (length,) = struct.unpack("<Q", stream.read(8))
+                header = json.loads(stream.read(min(length, _HEADER_LIMIT)))
+        except (OSError, ValueError, struct.error) as problem:
+            raise BaseModelError(f"base {base.name!r}: cannot read {file} ({problem}); fetch the base again") from None
+        yield from ((name, tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__")

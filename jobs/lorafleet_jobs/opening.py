@@ -1,0 +1,51 @@
+"""Opens one image of a user's folder: what it is, or the finding that says why it cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorafleet.errors import DataError
+from lorafleet_jobs.captions import leaves
+from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.images import Looks, OversizeError, decode_image, look_at, read_image_bytes
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An image that can be used."""
+
+    file: str
+    """Relative to its folder."""
+    sha256: str
+    looks: Looks
+    black: bool
+    """All of it: as a mask it shows nothing."""
+
+
+def open_image(folder: Path, file: Path) -> Opened | Finding:
+    """Reads, verifies and looks at an image of a folder."""
+    name = file.name
+    if not is_utf8(name):
+        return _error("D002", f"{name} has a name that is not UTF-8; rename it", name)
+    if leaves(folder, file):
+        return _error("D015", f"{name} is a link out of the folder; put a copy of the file there", name)
+    try:
+        data = read_image_bytes(file)
+        picture = decode_image(data)
+        black = picture.convert("L").getextrema() == (0, 0)
+        return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture), black)
+    except OversizeError as problem:
+        return _error("D003", f"{name} {problem}", name)
+    except DataError as problem:
+        return _error("D002", f"{name} {problem}", name)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a path's bytes were text: Python writes others as surrogates, which no JSON can carry."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _error(id: str, message: str, file: str) -> Finding:  # noqa: A002
+    return Finding(id=id, level="error", message=message, file=file)

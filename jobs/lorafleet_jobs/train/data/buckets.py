@@ -1,0 +1,98 @@
+"""Sizes that training pictures are cut to, and which pictures each batch shows: pure functions of the batch's index.
+
+A batch has one size. Each bucket (the pictures of one size) has an endless stream of epochs of its own, and buckets
+take turns in proportion to their pictures, so that over time every picture comes equally often.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lorafleet_jobs.train.data.geometry import Size
+from lorafleet_jobs.train.draws import stream
+
+LONGEST = 4
+"""The most that a bucket's long side is of its short one (Podell et al. 2023, appendix I)."""
+
+
+def bucket_sizes(resolution: int) -> list[Size]:
+    """The sizes that pictures of any shape are cut to, landscape and portrait, about resolution^2 pixels each.
+
+    For every short side the longest long side that keeps the area within resolution^2, in multiples of 64 pixels, or
+    of 8 below 512: SDXL's list has all of these at 1024 (Podell et al. 2023, appendix I).
+    """
+    step = 64 if resolution >= 512 else 8
+    square = resolution // step * step
+    found = {Size(square, square)}
+    for short in range(step, resolution + 1, step):
+        long = resolution * resolution // short // step * step
+        if short <= long <= LONGEST * short:
+            found |= {Size(short, long), Size(long, short)}
+    return sorted(found)
+
+
+def nearest(original: Size, sizes: Sequence[Size]) -> Size:
+    """The size of the nearest shape, by the ratio of ratios."""
+
+    def shape(size: Size) -> float:
+        return math.log(size.width / size.height)
+
+    return min(sizes, key=lambda size: abs(shape(size) - shape(original)))
+
+
+@dataclass(frozen=True)
+class Endless:
+    """An endless stream of epochs over `count` things, each epoch in an order of its own."""
+
+    count: int
+    seed: int
+    purpose: str
+    number: int = 0
+    """Tells the streams of one purpose apart."""
+
+    def take(self, start: int, length: int) -> list[int]:
+        """The things at places start ... start + length - 1 of the stream."""
+        orders = {
+            epoch: self._order(epoch) for epoch in range(start // self.count, (start + length - 1) // self.count + 1)
+        }
+        return [orders[place // self.count][place % self.count] for place in range(start, start + length)]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = stream(self.seed, self.purpose, self.number, epoch)
+        return torch.randperm(self.count, generator=generator).tolist()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Whose turn a batch is."""
+
+    bucket: int
+    ordinal: int
+    """How many batches this bucket has had before."""
+
+
+@dataclass(frozen=True)
+class Turns:
+    """How buckets of so many pictures take turns: in each cycle in proportion, and as evenly spread as can be."""
+
+    cycle: tuple[int, ...]
+    """Bucket by bucket."""
+
+    @classmethod
+    def of(cls, counts: Sequence[int]) -> Turns:
+        """For buckets of `counts` pictures, none of them empty."""
+        divisor = math.gcd(*counts)
+        shares = [count // divisor for count in counts]
+        places = sorted(((j + 0.5) / share, bucket) for bucket, share in enumerate(shares) for j in range(share))
+        return cls(tuple(bucket for _, bucket in places))
+
+    def at(self, index: int) -> Turn:
+        """The turn of the index-th batch, counted from 0."""
+        cycles, place = divmod(index, len(self.cycle))
+        bucket = self.cycle[place]
+        return Turn(bucket, cycles * Counter(self.cycle)[bucket] + self.cycle[:place].count(bucket))

@@ -1,0 +1,168 @@
+"""The batches of a job: the index-th is a function of the job and the index alone, so a resumed job needs no state.
+
+Knows images, texts and their draws; refuses to know noise levels, losses and optimizers.
+
+Every image is read and verified when the job opens. Latents are encoded then too where an image has one or two views
+(centre crop); those of random crops and of class images are encoded when first drawn, for there may be many that a
+short job never draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lorafleet.loaded import LoadedBase
+from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.train.data.buckets import Endless, Turns, bucket_sizes, nearest
+from lorafleet_jobs.train.data.geometry import Size, View, views
+from lorafleet_jobs.train.data.latents import Latents
+from lorafleet_jobs.train.data.masks import Masks
+from lorafleet_jobs.train.data.prior import class_sources
+from lorafleet_jobs.train.data.sources import Source
+from lorafleet_jobs.train.data.texts import class_prompt, drawn_caption
+from lorafleet_jobs.train.draws import stream
+
+
+@dataclass(frozen=True)
+class Batch:
+    """n rows of one size: the subject's first, then the class's."""
+
+    z: Tensor
+    """[n, c, h, w] model latents, fp32, drawn from the VAE's posterior."""
+    captions: list[str]
+    """"" for no conditioning, as guidance uses it."""
+    time_ids: Tensor
+    """[n, 6] fp32."""
+    weights: Tensor
+    """[n] of each row's loss: the weighted sum is L_instance + prior.weight * L_class, each a mean over its rows."""
+    mask: Tensor | None
+    """[n, 1, h, w] weight of each latent pixel's loss; None if no row has one. No row is all zeros."""
+    predicted: Tensor
+    """[n] bool: rows whose target is the base's own prediction."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    source: Source
+    view: View
+    caption: str
+
+
+@dataclass(frozen=True)
+class _Bucket:
+    window: Size
+    sources: list[Source]
+
+
+@dataclass
+class Dataset:
+    """What one job is trained on."""
+
+    spec: JobSpec
+    loaded: LoadedBase
+    latents: Latents
+    masks: Masks | None
+    buckets: list[_Bucket]
+    class_images: list[Source]
+
+    @classmethod
+    def open(cls, spec: JobSpec, loaded: LoadedBase, cache: Path | None = None) -> Dataset:
+        """Reads and verifies every image of a job; makes the class images if they are to be generated.
+
+        `cache` is the home's folder of latents and class images; None keeps them in memory only. Raises DataError if
+        an image is gone, damaged, or not the one that was planned with.
+        """
+        recipe, base = spec.recipe, loaded.base
+        side = recipe.resolution or base.resolution
+        sources = [Source.open(Path(spec.folder), image) for image in spec.images]
+        dataset = cls(
+            spec,
+            loaded,
+            Latents(loaded, cache),
+            Masks(recipe.masked_loss, base.vae_factor) if recipe.masked_loss is not None else None,
+            _in_buckets(sources, bucket_sizes(side) if recipe.buckets else [Size(side, side)]),
+            class_sources(spec, loaded, sources, cache),
+        )
+        if recipe.crop == "center":
+            for bucket in dataset.buckets:
+                for source in bucket.sources:
+                    for view in dataset._views(source, bucket.window):
+                        dataset.latents.posterior(source.file, view)
+        return dataset
+
+    def __len__(self) -> int:
+        """Images in an epoch, repeats counted."""
+        return len(self.spec.images) * self.spec.recipe.repeats
+
+    def batch(self, index: int) -> Batch:
+        """The index-th micro-batch of the job, counted from 0."""
+        rows, classes = self._rows(index)
+        both = [*rows, *classes]
+        posteriors = [self.latents.posterior(row.source.file, row.view) for row in both]
+        mean, std = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
+        noise = torch.randn(mean.shape, generator=self._stream("latents", index))
+
+        prior, device = self.spec.recipe.prior, self.loaded.device
+        weights = [1 / len(rows)] * len(rows)
+        if prior is not None:
+            weights += [prior.weight / len(classes)] * len(classes)
+        mask: Tensor | None = None
+        if self.masks is not None and any(row.source.mask is not None for row in both):
+            mask, counts = self.masks.of([(row.source, row.view) for row in both])
+            weights = [weight * count for weight, count in zip(weights, counts, strict=True)]
+            mask = mask.to(device)
+        predicted = prior is not None and prior.mode == "predict"
+        return Batch(
+            z=self.loaded.scale.to_model((mean + std * noise).to(device)),
+            captions=[row.caption for row in both],
+            time_ids=torch.cat([row.view.time_ids(row.source.size) for row in both]).to(device),
+            weights=torch.tensor(weights, device=device),
+            mask=mask,
+            predicted=torch.tensor([False] * len(rows) + [predicted] * len(classes), device=device),
+        )
+
+    def _rows(self, index: int) -> tuple[list[_Row], list[_Row]]:
+        """The subject's rows and the class's."""
+        recipe, seed = self.spec.recipe, self.spec.recipe.seed
+        turn = Turns.of([len(bucket.sources) for bucket in self.buckets]).at(index)
+        bucket, size = self.buckets[turn.bucket], recipe.batch_size
+        order = Endless(len(bucket.sources) * recipe.repeats, seed, "order", turn.bucket)
+        chosen = [bucket.sources[i // recipe.repeats] for i in order.take(turn.ordinal * size, size)]
+        texts, prompt = self._stream("captions", index), self.spec.instance_prompt
+        captions = [drawn_caption(source.caption, prompt, recipe, texts) for source in chosen]
+        rows = self._drawn(chosen, captions, bucket.window, "views", index)
+        if recipe.prior is None:
+            return rows, []
+        size = recipe.prior.batch_size or recipe.batch_size
+        shown = Endless(len(self.class_images), seed, "class order").take(index * size, size)
+        others = [self.class_images[i] for i in shown]
+        return rows, self._drawn(others, [class_prompt(self.spec)] * size, bucket.window, "class views", index)
+
+    def _drawn(
+        self, sources: Sequence[Source], captions: Sequence[str], window: Size, purpose: str, index: int
+    ) -> list[_Row]:
+        draws, rows = self._stream(purpose, index), []
+        for source, caption in zip(sources, captions, strict=True):
+            choices = self._views(source, window)
+            chosen = choices[int(torch.randint(len(choices), (), generator=draws))]
+            rows.append(_Row(source, chosen, caption))
+        return rows
+
+    def _views(self, source: Source, window: Size) -> list[View]:
+        return views(source.size, window, self.spec.recipe.flip, self.spec.recipe.crop)
+
+    def _stream(self, purpose: str, index: int) -> torch.Generator:
+        return stream(self.spec.recipe.seed, purpose, index)
+
+
+def _in_buckets(sources: Sequence[Source], sizes: Sequence[Size]) -> list[_Bucket]:
+    """Every source in the bucket of the nearest shape; buckets that nothing comes to are left out."""
+    by_size: dict[Size, list[Source]] = {}
+    for source in sources:
+        by_size.setdefault(nearest(source.size, sizes), []).append(source)
+    return [_Bucket(size, by_size[size]) for size in sorted(by_size)]

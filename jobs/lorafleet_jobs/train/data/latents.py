@@ -1,0 +1,94 @@
+"""Latents of pictures, by picture and view, never by step: what is kept is the VAE's posterior, drawn from at each use.
+
+On disk they are shared by all jobs of a home. A file is named after everything that it depends on, so nothing in the
+cache is ever out of date, and it holds a hash of its tensors: one that does not match is made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lorafleet.loaded import LoadedBase
+from lorafleet_jobs.train.data.files import write_whole
+from lorafleet_jobs.train.data.geometry import View, pixels
+from lorafleet_jobs.train.data.sources import File
+
+FIT_CODE = "1"
+"""Raised when `geometry` changes what a view's pixels are; part of every file's name."""
+KEPT = 1024
+"""Posteriors kept in memory; at 1024 pixels one takes 512 KiB."""
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """N(mean, std^2) over a picture's VAE latents, each [1, c, h, w] fp32 on the CPU."""
+
+    mean: Tensor
+    std: Tensor
+
+    def digest(self) -> str:
+        """Of shapes and values."""
+        digest = hashlib.sha256(f"{tuple(self.mean.shape)}".encode())
+        for tensor in (self.mean, self.std):
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass
+class Latents:
+    """Posteriors of one base's VAE, made when first asked for."""
+
+    loaded: LoadedBase
+    cache: Path | None
+    """The home's; None keeps them in memory alone."""
+    _kept: OrderedDict[tuple[str, View], Posterior] = field(default_factory=OrderedDict)
+
+    def posterior(self, file: File, view: View) -> Posterior:
+        """Of one view of a picture. Raises DataError if the file is needed and is gone, damaged or changed."""
+        key = (file.sha256, view)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        path = self._path(file.sha256, view)
+        posterior = _read(path) if path is not None else None
+        if posterior is None:
+            posterior = self._encode(file, view)
+            if path is not None:
+                tensors = {"mean": posterior.mean, "std": posterior.std}
+                write_whole(path, save(tensors, {"sha256": posterior.digest()}))
+        self._kept[key] = posterior
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return posterior
+
+    @torch.no_grad()
+    def _encode(self, file: File, view: View) -> Posterior:
+        """One picture at a time, so that its latents do not depend on others."""
+        encoded = self.loaded.vae.encode(pixels(file.picture(), view).to(self.loaded.device)).latent_dist
+        return Posterior(encoded.mean.float().cpu().contiguous(), encoded.std.float().cpu().contiguous())
+
+    def _path(self, sha256: str, view: View) -> Path | None:
+        if self.cache is None:
+            return None
+        said = f"{FIT_CODE}/{sha256}/{view}/{self.loaded.base.vae_fingerprint}"
+        name = hashlib.sha256(said.encode()).hexdigest()
+        return self.cache / "latents" / name[:2] / f"{name}.safetensors"
+
+
+def _read(path: Path) -> Posterior | None:
+    """What a cache file holds; None if there is none, or it is damaged in any way."""
+    try:
+        with safe_open(path, "pt") as file:
+            posterior = Posterior(file.get_tensor("mean"), file.get_tensor("std"))
+            sound = (file.metadata() or {}).get("sha256") == posterior.digest()
+    except (OSError, SafetensorError):
+        return None
+    return posterior if sound else None

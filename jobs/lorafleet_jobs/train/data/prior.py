@@ -1,0 +1,126 @@
+"""Class images of prior preservation (Ruiz et al. 2022, section 3.2): a folder's, the base's own, or the subject's.
+
+Generated images are made once per base, prompt and settings, and shared by all jobs of a home, in whatever process.
+They are kept by the base's fingerprint, so that what one base made never trains another: Playground's licence forbids
+to train other models on its pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.samplers import sampler_names, sampler_table
+from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.train.data.files import only_process, write_whole
+from lorafleet_jobs.train.data.sources import File, Source
+from lorafleet_jobs.train.data.texts import class_prompt
+
+MAKING_CODE = "1"
+"""Raised when the same settings come to other pictures; part of their key."""
+CARD = "images.json"
+
+
+def class_sources(spec: JobSpec, loaded: LoadedBase, own: list[Source], cache: Path | None) -> list[Source]:
+    """The class images of a job with prior preservation, `own` being the subject's. Raises DataError."""
+    prior = spec.recipe.prior
+    if prior is None:
+        return []
+    if prior.mode == "generate":
+        return [Source.of_file(file) for file in Maker.of(spec, loaded).files(prior.count, cache)]
+    if spec.class_images is not None:
+        folder = Path(spec.class_images.folder)
+        return [Source.open(folder, image) for image in spec.class_images.images]
+    return [Source(source.file, source.size) for source in own]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes class images with the base alone, image i with seed i."""
+
+    loaded: LoadedBase
+    prompt: str
+    side: int
+
+    @classmethod
+    def of(cls, spec: JobSpec, loaded: LoadedBase) -> Maker:
+        """For a job's class, at its resolution."""
+        return cls(loaded, class_prompt(spec), spec.recipe.resolution or loaded.base.resolution)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that the pictures depend on, beside their seeds."""
+        base = self.loaded.base
+        return {
+            "code": MAKING_CODE, "base": base.fingerprint, "vae": base.vae_fingerprint, "prompt": self.prompt,
+            "precision": str(self.loaded.unet.dtype), "resolution": self.side, "sampler": sampler_names(base)[0],
+            "steps": base.default_steps, "guidance": base.default_guidance,
+        }  # fmt: skip
+
+    def files(self, count: int, cache: Path | None) -> list[File]:
+        """The first `count` images; those that are not in the cache are made, while other processes wait for them."""
+        if cache is None:
+            made = [self.make(seed) for seed in range(count)]
+            return [File(data, hashlib.sha256(data).hexdigest()) for data in made]
+        key = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
+        folder = cache / "prior" / key
+        with only_process(cache / "prior" / f"{key}.lock"):
+            return self._kept(count, folder)
+
+    def _kept(self, count: int, folder: Path) -> list[File]:
+        hashes = _hashes(folder / CARD)
+        for seed in range(count):
+            path = folder / _name(seed)
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == hashes.get(path.name):
+                continue
+            data = self.make(seed)
+            write_whole(path, data)
+            hashes[path.name] = hashlib.sha256(data).hexdigest()
+            images = [{"file": _name(i), "seed": i, "sha256": hashes[_name(i)]} for i in range(len(hashes))]
+            write_whole(folder / CARD, json.dumps({**self.settings, "images": images}, indent=1).encode())
+        return [File(folder / _name(seed), hashes[_name(seed)]) for seed in range(count)]
+
+    @torch.no_grad()
+    def make(self, seed: int) -> bytes:
+        """One picture as PNG; one at a time, so that it does not depend on others."""
+        loaded = self.loaded
+        loaded.clear()
+        latent = self.side // loaded.base.vae_factor
+        noise = initial_noise(seed, (loaded.vae.config.latent_channels, latent, latent)).to(loaded.device)
+        z = sample(
+            loaded.predict,
+            sampler_table(loaded.base, None, loaded.base.default_steps),
+            noise,
+            loaded.prompts.encode(loaded.prompts.token_ids([self.prompt])),
+            loaded.unconditional(1),
+            torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]], dtype=torch.float32),
+            loaded.base.default_guidance,
+        )
+        picture = loaded.decode(z)[0].permute(1, 2, 0).cpu().numpy()
+        file = BytesIO()
+        Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "PNG")
+        return file.getvalue()
+
+
+def _hashes(card: Path) -> dict[str, str]:
+    """Of the images that are there, by name; those without one before them are not counted. Empty if damaged."""
+    try:
+        images = json.loads(card.read_bytes())["images"]
+        found = {str(image["file"]): str(image["sha256"]) for image in images}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {}
+    return found if list(found) == [_name(seed) for seed in range(len(found))] else {}
+
+
+def _name(seed: int) -> str:
+    return f"{seed:04}.png"

@@ -1,0 +1,55 @@
+"""The exponential moving average of what a job learns. Knows decay and warm-up; refuses to know what is averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from lorafleet_jobs.train.learned import Learned
+
+
+class Average:
+    """avg <- d avg + (1 - d) p after each step t = 2, 3, ..., with d = min(decay, (1 + t) / (10 + t)).
+
+    It starts as the parameters after step 1. The warm-up of d is TensorFlow's (`tf.train.ExponentialMovingAverage` with
+    `num_updates`), so that the random start is soon forgotten. A frozen parameter is never replaced: what is learned
+    after it was frozen was learned beside that very value.
+    """
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.t = 0
+        self._averages: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(self, learned: Learned) -> None:
+        """Takes in the parameters as they are after one optimizer step."""
+        self.t += 1
+        parameters = learned.parameters()
+        if not self._averages:
+            self._averages = [parameter.detach().clone() for parameter in parameters]
+        d = min(self.decay, (1 + self.t) / (10 + self.t))
+        for average, parameter in zip(self._averages, parameters, strict=True):
+            if parameter.requires_grad:
+                average.lerp_(parameter, 1 - d)
+
+    @contextmanager
+    def swapped_in(self, learned: Learned) -> Iterator[None]:
+        """While it lasts, what still learns is its average; before the first update everything stays as it is."""
+        pairs = zip(learned.parameters(), self._averages, strict=True) if self._averages else ()
+        swapped = [(parameter, average) for parameter, average in pairs if parameter.requires_grad]
+        kept = [(parameter, parameter.detach().clone()) for parameter, _ in swapped]
+        _write(swapped)
+        try:
+            yield
+        finally:
+            _write(kept)
+
+
+@torch.no_grad()
+def _write(values: list[tuple[nn.Parameter, Tensor]]) -> None:
+    for parameter, value in values:
+        parameter.copy_(value)  # in place: an optimizer may hold views of this memory

@@ -1,0 +1,55 @@
+"""From a base's scheduler configuration and a recipe to an objective: the one place where the three meet.
+
+What a recipe may not ask of a base is refused before anything starts (`lorafleet_jobs.refusals`).
+"""
+
+from __future__ import annotations
+
+from lorafleet.bases import Base
+from lorafleet.config import Recipe
+from lorafleet.numerics.levels import Lognormal, Sampler, Uniform, karras_grid
+from lorafleet.numerics.objectives import (
+    ContinuousObjective,
+    EDMObjective,
+    EpsilonObjective,
+    Objective,
+    Timesteps,
+    VPredictionObjective,
+)  # fmt: skip
+from lorafleet.numerics.weighting import GAMMA, Debiased, MinSNR, OnImage, OnOutput, Weighting
+
+EDM_SAMPLER = Lognormal(-1.2, 1.2)
+"""What learned subjects best on toy-playground (`docs/log.md`, sigma samplers)."""
+
+
+def objective_for(base: Base, recipe: Recipe) -> Objective:
+    """The objective of a base's family, as its own scheduler says, with the recipe's levels and weights."""
+    if base.prediction == "edm":
+        config, sigma_data = base.scheduler, float(base.scheduler["sigma_data"])
+        grid = karras_grid(config["sigma_min"], config["sigma_max"], config.get("rho", 7.0))
+        sampler = _sampler(recipe, EDM_SAMPLER, Uniform(grid))
+        return EDMObjective(sampler, _weighting(recipe, OnImage(sigma_data**2), OnOutput()), sigma_data)
+    timesteps = Timesteps.of(base.scheduler)
+    family = EpsilonObjective if base.prediction == "epsilon" else VPredictionObjective
+    known = timesteps.sigmas[timesteps.sigmas.isfinite()]
+    sampler = _sampler(recipe, Uniform(timesteps.sigmas), Uniform(karras_grid(float(known[0]), float(known[-1]))))
+    if recipe.objective == "edm":
+        return ContinuousObjective(family(timesteps, sampler, _weighting(recipe, OnImage(), OnOutput())), sampler)
+    return family(timesteps, sampler, _weighting(recipe, OnOutput(), OnOutput()))
+
+
+def _sampler(recipe: Recipe, default: Sampler, grid: Uniform) -> Sampler:
+    wanted = recipe.sigma_sampler
+    if wanted is None:
+        return default
+    if wanted.name == "lognormal":
+        return Lognormal(wanted.P_mean, wanted.P_std)
+    return grid if wanted.name == "uniform-grid" else default
+
+
+def _weighting(recipe: Recipe, none: Weighting, default: Weighting) -> Weighting:
+    if recipe.scheme is None:
+        return default
+    if recipe.scheme == "min_snr":
+        return MinSNR(recipe.min_snr_gamma or GAMMA)
+    return {"none": none, "edm": OnOutput(), "debiased": Debiased()}[recipe.scheme]

@@ -1,0 +1,76 @@
+"""Recipes: step rules and what is wrong with one alone."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from lorafleet.config import Recipe
+from lorafleet.config.parts import Steps
+
+
+@pytest.mark.parametrize(
+    ("rule", "counts"),  # for 1, 6 and 40 images
+    [
+        (1200, (1200, 1200, 1200)),
+        ("120/image", (120, 720, 4800)),
+        (" 120 / image ", (120, 720, 4800)),
+        ("50/image, 500 to 1500", (500, 500, 1500)),
+        ("180/image,500to1500", (500, 1080, 1500)),
+    ],
+)
+def test_steps(rule: int | str, counts: tuple[int, ...]) -> None:
+    assert tuple(Recipe(steps=rule).step_count(images) for images in (1, 6, 40)) == counts
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [0, -3, 100_001, "", "many", "0/image", "5/picture", "50/image, 9 to 3", "50/image, 0 to 3", "1e3", True, "7"],
+)
+def test_steps_that_make_no_sense(rule: Any) -> None:
+    with pytest.raises(ValueError, match="allowed are 1 to 100000, or steps per image"):
+        Steps.parse(rule)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"optimizer": "prodigy", "token_learning_rate": 1e-3}, "leave token_learning_rate out, or use adamw"),
+        ({"weighting": "edm", "min_snr_gamma": 5.0}, "weighting says edm; leave one out"),
+        ({"unet_fraction": 0.0, "pivotal": None}, "nothing is learned"),
+        ({"unet_fraction": 0.5, "pivotal": {"fraction": 0.25}}, "after 50% of the steps nothing is learned any more"),
+        ({"rslora": True}, "rslora changes nothing while alpha is unset"),
+        ({"dora": True, "dropout": 0.1}, "use one of them"),
+        ({"optimizer": "adamw", "optimizer_options": {"d_coef": 2.0}}, "adamw has no option d_coef"),
+        ({"optimizer": "adafactor", "optimizer_options": {"betas": [0.9, 0.99]}}, "or use prodigy or adamw"),
+        ({"targets": "attention"}, "allowed are attn, attn+ff, all-linear"),
+        ({"targets": []}, "give at least one layer"),
+        ({"pivotal": {"abstractions": ["TOK", "TOK"]}}, "repeat a word"),
+        ({"pivotal": {"init": {"TOK2": "dog"}}}, "init names TOK2, which is not among abstractions TOK"),
+        ({"prior": {"mode": "images"}}, "mode images needs images"),
+        ({"prior": {"mode": "generate", "images": "x"}}, "mode generate makes its own images"),
+    ],
+)
+def test_keys_that_disagree(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Recipe(**keys)
+    assert said in str(caught.value)
+
+
+def test_short_forms() -> None:
+    assert Recipe(text_encoder_lora=True) == Recipe(text_encoder_lora={})
+    assert Recipe(text_encoder_lora=False).text_encoder_lora is None
+    assert Recipe(sigma_sampler="lognormal") == Recipe(sigma_sampler={"name": "lognormal"})
+    assert Recipe(min_snr_gamma=3.0).scheme == "min_snr"
+
+
+@pytest.mark.parametrize(
+    ("keys", "scale"),
+    [
+        ({"rank": 8}, 1.0),
+        ({"rank": 8, "alpha": 4}, 0.5),
+        ({"rank": 16, "alpha": 8, "rslora": True}, 2.0),
+    ],
+)
+def test_scale(keys: dict[str, Any], scale: float) -> None:
+    assert Recipe(**keys).scale() == scale
