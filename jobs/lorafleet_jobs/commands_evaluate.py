@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Wanted = Annotated[
     list[str],
     typer.Argument(
-        metavar="SUBMISSION|ADAPTER...", help="A submission's id, or NAME[@VERSION|ALIAS].", show_default=False
+        metavar="SUBMISSION|ADAPTER...",
+        help="A submission's id; an adapter's name, NAME@VERSION or NAME@ALIAS.",
+        show_default=False,
     ),
 ]
 Steps = Annotated[

@@ -30,7 +30,7 @@ def refuse(recipe: Recipe, base: Base | None, size: BaseSize | None, where: str)
 
     Without a base on this machine only what is wrong with any base is looked for.
     """
-    problems = [_about_schedule(recipe), _about_nothing(recipe), _about_prior(recipe), _about_packages(recipe)]
+    problems = [_about_schedule(recipe), _about_nothing(recipe), _about_prior(recipe), _about_machine(recipe)]
     if base is not None:
         problems += [_about_objective(recipe, base), _about_resolution(recipe, base)]
     if size is not None:
@@ -106,9 +106,11 @@ def _about_prior(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def _about_packages(recipe: Recipe) -> Iterator[str]:
+def _about_machine(recipe: Recipe) -> Iterator[str]:
     if recipe.optimizer == "adamw8bit" and find_spec("bitsandbytes") is None:
         yield "recipe.optimizer is adamw8bit, which needs bitsandbytes; pip install 'lorafleet[gpu]', or use adamw"
+    if recipe.precision == "fp16":
+        yield "recipe.precision is fp16, whose small gradients vanish without loss scaling; use bf16"
 
 
 def _about_objective(recipe: Recipe, base: Base) -> Iterator[str]:

@@ -1,8 +1,9 @@
-"""The commands `adapters ls`, `adapters show` and `ui`: what is registered, and where its runs can be looked at."""
+"""The commands `adapters ls`, `show` and `export`, and `ui`: what is registered, for eyes and for other programs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +19,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="The adapters that were trained and registered.", no_args_is_help=True)
     group.command("ls")(ls)
     group.command("show")(show)
+    group.command("export")(export)
     app.add_typer(group, name="adapters")
     app.command("ui")(ui)
 
@@ -69,6 +71,36 @@ def show(
     }
     for key, value in facts.items():
         out.print(f"{key:15} {value}", markup=False)
+    return 0
+
+
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)],
+    to: Annotated[
+        Literal["kohya", "diffusers"], typer.Option("--format", help="kohya is what A1111, Forge and ComfyUI read.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="The folder to write to; replaces files of the same names.")],
+    as_json: AsJson = False,
+) -> int:
+    """Write one adapter version for other programs. Exit code 3: there is none."""
+    from lorafleet.bundle import read_bundle
+    from lorafleet.console import note, out, print_json
+
+    adapter, _, version = name.partition("@")
+    found = _registry().resolve(adapter, version or None)
+    bundle = read_bundle(found.path)
+
+    from lorafleet.export import DORA_READERS, FORMATS
+
+    written = FORMATS[to](bundle, folder)
+    if bundle.card.dora and to == "kohya":
+        note(DORA_READERS)
+    if as_json:
+        files = [str(path.resolve()) for path in written]
+        print_json({"name": found.name, "version": found.version, "format": to, "files": files})
+        return 0
+    for path in written:
+        out.print(str(path), markup=False)
     return 0
 
 

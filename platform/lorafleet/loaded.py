@@ -46,7 +46,7 @@ class LoadedBase:
         dtype = DTYPES[precision]
 
         def part(kind: Any, name: str, dtype: torch.dtype) -> Any:
-            return kind.from_pretrained(base.path, subfolder=name, torch_dtype=dtype, use_safetensors=True)
+            return kind.from_pretrained(base.path, subfolder=name, dtype=dtype, use_safetensors=True)
 
         tokenizers = tuple(CLIPTokenizer.from_pretrained(base.path / name) for name in ("tokenizer", "tokenizer_2"))
         return cls.of_parts(

@@ -1,5 +1,6 @@
 """Recipes: step rules and what is wrong with one alone."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,3 +75,12 @@ def test_short_forms() -> None:
 )
 def test_scale(keys: dict[str, Any], scale: float) -> None:
     assert Recipe(**keys).scale() == scale
+
+
+def test_the_page_about_recipes_names_every_key_and_preset():
+    """A key that users cannot read about is a key that they do not have."""
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    missing = [key for key in Recipe.model_fields if f"`{key}" not in page and f"{key}:" not in page]
+    assert missing == []
+    presets = [file.stem for file in (Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml")]
+    assert [name for name in presets if f"| `{name}` |" not in page] == []

@@ -63,6 +63,7 @@ WRONG_ANYWHERE = [
     ({"optimizer": "adamw", "text_encoder_learning_rate": 1e-5}, "text encoders are frozen", "text_encoder_lora"),
     ({"optimizer": "adamw", "pivotal": None, "token_learning_rate": 1e-3}, "no tokens are learned", "leave it out"),
     ({"sigma_sampler": {"name": "uniform-grid", "P_mean": 1.0}}, "has no P_mean and P_std", "use lognormal"),
+    ({"precision": "fp16"}, "recipe.precision is fp16, whose small gradients vanish", "use bf16"),
     ({"prior": {"mode": "predict", "count": 9}}, "prior.count is 9, but mode predict", "mode generate"),
     ({"prior": {"mode": "generate", "prompt": "a TOK dog"}}, "'a TOK dog', which names the", "a photo of a dog"),
 ]  # fmt: skip

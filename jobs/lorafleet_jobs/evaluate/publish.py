@@ -11,21 +11,28 @@ from lorafleet_jobs.evaluate.run import Evaluation
 
 
 def publish(found: Evaluation, adapters: Sequence[Trained], tracking: MlflowTracking) -> list[str]:
-    """Logs every adapter's scores at its last step; returns what could not be logged, a line each."""
-    problems = []
+    """Logs every adapter's scores at its last step; returns what could not be logged, a line each.
+
+    After the first outage no other adapter is tried: each would wait for the same silence. A run that MLflow does not
+    know is told by the tracker's own warning.
+    """
+    problems = [f"{one.label} has no MLflow run; its scores are only here" for one in adapters if one.run_id is None]
     for one in adapters:
-        rows = [row for row in found.rows if row.arm == ADAPTER and row.candidate == one.label]
-        values = {
-            f"eval/{column.label}": value
-            for row in rows
-            for column in found.columns
-            if (value := row.scores.get(column)) is not None
-        }
         if one.run_id is None:
-            problems.append(f"{one.label} has no MLflow run; its scores are only here")
             continue
         tracker = tracking.job_tracker(one.run_id)
-        tracker.metrics(one.spec.steps, values)
-        if not tracker.flush(now=True):
-            problems.append(f"MLflow at {tracking.uri} does not answer; the scores of {one.label} are only here")
+        tracker.metrics(one.spec.steps, _scores(found, one.label))
+        if tracker.waiting:
+            problems.append(f"MLflow at {tracking.uri} does not answer; scores from {one.label} on are only here")
+            break
     return problems
+
+
+def _scores(found: Evaluation, label: str) -> dict[str, float]:
+    rows = [row for row in found.rows if row.arm == ADAPTER and row.candidate == label]
+    return {
+        f"eval/{column.label}": value
+        for row in rows
+        for column in found.columns
+        if (value := row.scores.get(column)) is not None
+    }

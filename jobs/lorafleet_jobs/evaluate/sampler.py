@@ -62,7 +62,8 @@ def install(loaded: LoadedBase, arm: Arm) -> None:
         if arm.adapter is None:
             lora.set(None)
         else:
-            lora.carry([[(arm.adapter.layers(part), arm.scale)]])
+            layers = {name: factors.to(device=loaded.device) for name, factors in arm.adapter.layers(part).items()}
+            lora.carry([[(layers, arm.scale)]])
 
 
 def _encode(loaded: LoadedBase, arm: Arm, text: str) -> Conditioning:

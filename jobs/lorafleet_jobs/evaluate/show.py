@@ -66,7 +66,9 @@ def _of_adapters(found: Evaluation, columns: list[Column]) -> Table:
 
 
 def _table(title: str, first: str, columns: list[Column]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True, header_style="bold"
+    )
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(_heading(column), justify="right", no_wrap=True)
