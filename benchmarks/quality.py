@@ -39,7 +39,8 @@ from lorafleet_jobs.evaluate.suite import Scores
 from lorafleet_jobs.evaluate.toy import ToySuite
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.presets import resolve_recipe
-from lorafleet_jobs.train.loop import Training
+from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 SHARED = {"steps": 200, "rank": 8, "batch_size": 4, "lr_scheduler": "cosine", "pivotal": {"tokens": 4, "fraction": 0.5}}
@@ -138,7 +139,7 @@ def train_and_score(cell: Cell, index: int, cache_folder: Path) -> list[dict[str
     spec = job(subject, cell)
     training, rows, started = Training.prepare(spec, warm, cache_folder), [], time.monotonic()
     for step in range(1, spec.steps + 1):
-        training.step(step)
+        step_alone(training, step)
         if step == spec.steps or step in cell.also:
             arm = adapter_arm(training.adapter(), pictures.noun)
             made = make(warm, arm, subject.name, suite().prompts, HOW)

@@ -25,6 +25,8 @@ class LaneSetup:
     tracking_uri: str
     cpus: int
     device: str
+    pack: int = 1
+    """How many jobs it trains at once."""
 
 
 @dataclass(frozen=True)

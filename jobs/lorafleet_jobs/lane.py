@@ -1,7 +1,8 @@
-"""A lane: holds one base and trains job after job until the desk is drained. Knows no Ray; a desk is passed in.
+"""A lane: holds one base and trains jobs on it, several at once, until the desk is drained. Knows no Ray.
 
-A job that fails, fails alone: the lane says why in one line and takes the next. What is published is published in this
-order, each step safe to repeat: bundle on disk, artifact in MLflow, version in the registry, row in the store.
+A job that fails, fails alone: the lane says why in one line, and the next takes its place between two steps. What is
+published is published in this order, each step safe to repeat: bundle on disk, artifact in MLflow, version in the
+registry, row in the store.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import logging
 import time
 import traceback
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lorafleet.bases import find_base
 from lorafleet.bundle import CARD, Bundle, read_bundle
@@ -19,19 +21,30 @@ from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.desk import Desk, LaneSetup, Lease
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.rows import LEASE_SECONDS
-from lorafleet_jobs.train import Cancelled, train_job
+from lorafleet_jobs.pulse import Pulse
+from lorafleet_jobs.train import FAILURES, Cancelled, Crew, JobRun, Order
 
 if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking, Status
 
-HEARTBEAT_SECONDS = LEASE_SECONDS / 6
-PROGRESS_SECONDS = 0.5
 WAIT_SECONDS = 1.0  # while other lanes hold all the jobs that are left
 PUBLISH_SECONDS = 60.0  # how long a finished job waits for MLflow to come back
-FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError)
-"""What fails a job; anything else is a defect that ends the lane, and the job is tried again in a new one."""
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Held:
+    """A job in this lane's hands."""
+
+    lease: Lease
+    pulse: Pulse
+    run: JobRun | None = None
+    """None until it has joined the crew."""
+
+    @property
+    def wants(self) -> tuple[str, str]:
+        """The base, and its precision."""
+        return self.lease.spec.base, self.lease.spec.recipe.precision
 
 
 class Lane:
@@ -42,75 +55,103 @@ class Lane:
         self.desk = desk
         self.tracking = tracking
         self.home = Home(setup.home)
-        self._warm: tuple[tuple[str, str], LoadedBase] | None = None
+        self._held: list[Held] = []
+        self._crew: tuple[tuple[str, str], Crew] | None = None
 
     def run(self) -> None:
         """Trains until every job of the submission has ended, waiting while others hold the last ones."""
         self.desk.open(self.setup.name)
-        while True:
-            lease = self.desk.lease(self.setup.name)
-            if lease is not None:
-                self._work(lease)
-            elif self.desk.is_drained():
-                return
-            else:
-                time.sleep(WAIT_SECONDS)
-
-    def _work(self, lease: Lease) -> None:
-        job, attempt = lease.spec.id, lease.attempt
-        self.tracking.resume(lease.run_id, attempt)
         try:
-            with Pulse(self.desk, lease) as pulse:
-                version = self._publish(self._bundle(lease, pulse), lease, pulse)
+            while True:
+                self._take_in()
+                if any(held.run is not None for held in self._held):
+                    self._step()
+                elif not self._held and self.desk.is_drained():
+                    return
+                elif not self._held:
+                    time.sleep(WAIT_SECONDS)
+        finally:
+            for held in self._held:
+                held.pulse.stop()
+
+    def _take_in(self) -> None:
+        """Leases jobs while there is room; one for another base waits, leased, until this one's are done."""
+        while len(self._held) < self.setup.pack and all(held.run is not None for held in self._held):
+            lease = self.desk.lease(self.setup.name)
+            if lease is None:
+                break
+            self._held.append(Held(lease, Pulse(self.desk, lease)))
+            self._start_if_it_fits()
+        self._start_if_it_fits()
+
+    def _start_if_it_fits(self) -> None:
+        waiting = next((held for held in self._held if held.run is None), None)
+        if waiting is None or any(held.run is not None and held.wants != waiting.wants for held in self._held):
+            return
+        lease = waiting.lease
+        self.tracking.resume(lease.run_id, lease.attempt)
+        out = self.home.bundles / lease.spec.id
+        try:
+            if (kept := _kept(out, lease.spec.id)) is not None:
+                self._end(waiting, kept)
+                return
+            tracker = self.tracking.job_tracker(lease.run_id)
+            crew = self._crew_for(waiting)
+            waiting.run = crew.join(Order(lease.spec, out, tracker, waiting.pulse.on_step, lease.run_id))
+        except FAILURES as problem:
+            self._end(waiting, problem)
+
+    def _crew_for(self, held: Held) -> Crew:
+        if self._crew is None or self._crew[0] != held.wants:
+            self._crew = None  # two bases need not fit in memory
+            base, precision = held.wants
+            warm = LoadedBase.load(find_base(base), self.setup.device, precision)
+            self._crew = (held.wants, Crew(warm, self.home.cache))
+        return self._crew[1]
+
+    def _step(self) -> None:
+        assert self._crew is not None  # somebody has joined it
+        for run, end in self._crew[1].step():
+            self._end(next(held for held in self._held if held.run is run), end)
+
+    def _end(self, held: Held, end: Bundle | Exception) -> None:
+        """A job is over: published, failed, or no longer this lane's."""
+        lease = held.lease
+        job, attempt = lease.spec.id, lease.attempt
+        try:
+            if isinstance(end, Exception):
+                raise end
+            version = self._publish(end, held)
         except Cancelled:
-            return  # somebody else has written how it ended, or holds it now
+            pass  # somebody else has written how it ended, or holds it now
         except FAILURES as problem:
             reason = self._reason(lease.spec, problem)
             if self.desk.finish(job, attempt, "failed", None, reason):
                 self._close(lease, "FAILED", reason)
-            return
-        if self.desk.finish(job, attempt, "succeeded", version, None):
-            self._close(lease, "FINISHED")
+        else:
+            if self.desk.finish(job, attempt, "succeeded", version, None):
+                self._close(lease, "FINISHED")
+        finally:
+            held.pulse.stop()
+            self._held.remove(held)
 
-    def _bundle(self, lease: Lease, pulse: Pulse) -> Bundle:
-        """The job's bundle: the one that an earlier attempt could not publish, or a new one."""
-        out = self.home.bundles / lease.spec.id
-        if (out / CARD).exists():
-            try:
-                kept = read_bundle(out)
-            except BundleError as problem:
-                log.warning("%s; training again", problem)
-            else:
-                if kept.card.job_id == lease.spec.id:
-                    return kept
-        tracker = self.tracking.job_tracker(lease.run_id)
-        base = self._base(lease.spec)
-        return train_job(lease.spec, base, out, tracker, pulse.on_step, lease.run_id, self.home.cache)
-
-    def _base(self, spec: JobSpec) -> LoadedBase:
-        wanted = (spec.base, spec.recipe.precision)
-        if self._warm is None or self._warm[0] != wanted:
-            self._warm = None  # two bases need not fit in memory
-            self._warm = (wanted, LoadedBase.load(find_base(spec.base), self.setup.device, spec.recipe.precision))
-        return self._warm[1]
-
-    def _publish(self, bundle: Bundle, lease: Lease, pulse: Pulse) -> int:
+    def _publish(self, bundle: Bundle, held: Held) -> int:
         deadline = time.monotonic() + PUBLISH_SECONDS
         while True:
             try:
-                return self._publish_once(bundle, lease, pulse)
+                return self._publish_once(bundle, held)
             except UnreachableError as problem:
                 if time.monotonic() > deadline:
                     raise UnreachableError(f"trained, but not published ({problem}); submit again") from None
             time.sleep(WAIT_SECONDS)
 
-    def _publish_once(self, bundle: Bundle, lease: Lease, pulse: Pulse) -> int:
+    def _publish_once(self, bundle: Bundle, held: Held) -> int:
         done = self.tracking.registered(bundle.card.name, bundle.card.job_id)
         if done is not None:
             return done.version
-        self.tracking.log_bundle(lease.run_id, bundle.path)
-        pulse.check()  # a lane that lost the job must not register it
-        return self.tracking.register(bundle, lease.run_id).version
+        self.tracking.log_bundle(held.lease.run_id, bundle.path)
+        held.pulse.check()  # a lane that lost the job must not register it
+        return self.tracking.register(bundle, held.lease.run_id).version
 
     def _close(self, lease: Lease, status: Status, error: str | None = None) -> None:
         try:
@@ -129,43 +170,13 @@ class Lane:
         return f"{type(problem).__name__}: {said} (traceback in {where})"
 
 
-class Pulse:
-    """Keeps a lease alive from a thread of its own, and tells the training when it is no longer wanted."""
-
-    def __init__(self, desk: Desk, lease: Lease) -> None:
-        self._desk = desk
-        self._job, self._attempt, self._steps = lease.spec.id, lease.attempt, lease.spec.steps
-        self._stop, self._lost = Event(), Event()
-        self._reported = 0.0
-        self._thread = Thread(target=self._beat, name=f"pulse-{self._job}", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, problem: BaseException | None, at: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def on_step(self, step: int, loss: float) -> None:
-        """Reports a step now and then; raises Cancelled once the job is no longer this attempt's."""
-        if self._lost.is_set():
-            raise Cancelled
-        now = time.monotonic()
-        if now - self._reported >= PROGRESS_SECONDS or step == self._steps:
-            self._reported = now
-            if not self._desk.progress(self._job, self._attempt, step, loss):
-                raise Cancelled
-
-    def check(self) -> None:
-        """Asks the desk now; raises Cancelled if the job is no longer this attempt's."""
-        if not self._desk.heartbeat(self._job, self._attempt):
-            raise Cancelled
-
-    def _beat(self) -> None:
-        try:
-            while not self._stop.wait(HEARTBEAT_SECONDS):
-                if not self._desk.heartbeat(self._job, self._attempt):
-                    return
-        finally:
-            self._lost.set()
+def _kept(out: Path, job: str) -> Bundle | None:
+    """The bundle that an earlier attempt could not publish."""
+    if not (out / CARD).exists():
+        return None
+    try:
+        kept = read_bundle(out)
+    except BundleError as problem:
+        log.warning("%s; training again", problem)
+        return None
+    return kept if kept.card.job_id == job else None

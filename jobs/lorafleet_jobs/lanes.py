@@ -32,6 +32,7 @@ class Fleet:
     drive: str
     """Differs from drive to drive, so that no run name is ever met again."""
     lanes: int
+    pack: int
     cpus: int
     gpus: float
     home: Path
@@ -64,7 +65,7 @@ def lane_loop(config: dict[str, Any]) -> None:
 def _run_lane(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
     name = f"{fleet.submission}-{fleet.drive}-{number}"
     device = "cuda" if fleet.gpus > 0 else "cpu"
-    setup = LaneSetup(f"{fleet.drive}-{number}", fleet.home, fleet.tracking_uri, fleet.cpus, device)
+    setup = LaneSetup(f"{fleet.drive}-{number}", fleet.home, fleet.tracking_uri, fleet.cpus, device, fleet.pack)
     trainer = DataParallelTrainer(
         lane_loop,
         train_loop_config={"setup": setup, "dispatcher": dispatcher},

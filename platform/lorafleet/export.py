@@ -84,7 +84,8 @@ def kohya_name(key: str) -> tuple[str, Kind]:
 
 def embedding_files(bundle: Bundle) -> dict[str, dict[str, Tensor]]:
     """`clip_l` and `clip_g` by file name without ending: the first abstraction has the adapter's, others add theirs."""
-    vectors, files = bundle.embeddings(), {}
+    vectors = bundle.embeddings()
+    files: dict[str, dict[str, Tensor]] = {}
     for trigger in bundle.card.triggers:
         if trigger.tokens:
             name = bundle.card.name if not files else f"{bundle.card.name}-{trigger.abstraction}"

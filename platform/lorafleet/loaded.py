@@ -109,13 +109,14 @@ class LoadedBase:
         return Conditioning(empty.context.repeat(count, 1, 1), empty.pooled.repeat(count, 1))
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor) -> Tensor:
-        """The UNet's output in fp32 for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows."""
+        """The UNet's output in fp32 (fp64 of a fp64 UNet) for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows."""
         dtype = self.unet.dtype
         extra = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": time_ids.to(self.device, dtype)}
         output = self.unet(
             x.to(dtype), t.to(self.device), conditioning.context.to(dtype), added_cond_kwargs=extra, return_dict=False
         )
-        return output[0].float()  # type: ignore[no-any-return]
+        found: Tensor = output[0]
+        return found.to(torch.promote_types(found.dtype, torch.float32))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec, JobSpec, MaskSpec
-from lorafleet_jobs.train.loop import Training
+from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.training import Training
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 ADAMW = {"optimizer": "adamw", "learning_rate": 3e-3}
@@ -114,7 +115,7 @@ def spec_of(folder: Path, base: str, recipe: dict[str, object]) -> JobSpec:
 def losses(warm: LoadedBase, folder: Path, recipe: dict[str, object]) -> list[float]:
     training = Training.prepare(spec_of(folder, warm.base.name, recipe), warm)
     try:
-        return [training.step(step) for step in range(1, 11)]
+        return [step_alone(training, step) for step in range(1, 11)]
     finally:
         warm.clear()
         warm.unet.disable_gradient_checkpointing()

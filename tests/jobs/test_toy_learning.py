@@ -17,7 +17,8 @@ from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.presets import resolve_recipe
-from lorafleet_jobs.train.loop import Training
+from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.training import Training
 
 NOUN, SUBJECTS = "mug", 6
 
@@ -57,7 +58,7 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
         job = Training.prepare(spec_of(subject, base), warm)
         base_made = samples(job, warm, "a")
         for step in range(1, job.spec.steps + 1):
-            job.step(step)
+            step_alone(job, step)
         made = samples(job, warm, "TOK")
         warm.clear()
         hits += sum(found == index for found in recognise(judge, made, galleries))

@@ -1,5 +1,5 @@
-"""One job's training: from images to a bundle. Imports neither ray nor mlflow; trackers are passed in."""
+"""From images to a bundle, many jobs over one base. Imports neither ray nor mlflow; trackers are passed in."""
 
-from lorafleet_jobs.train.loop import Cancelled, train_job
+from lorafleet_jobs.train.run import FAILURES, Cancelled, Crew, JobRun, Order, train_job
 
-__all__ = ["Cancelled", "train_job"]
+__all__ = ["FAILURES", "Cancelled", "Crew", "JobRun", "Order", "train_job"]

@@ -6,7 +6,7 @@ but the number of kernel launches: a step of Prodigy on 112 small matrices takes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lorafleet.config import Recipe
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.factors import Factors
+from lorafleet.numerics.factors import Factors, Stacked, stack
 from lorafleet.numerics.rowlora import RowDropout, RowLoRA
 from lorafleet.numerics.text import Vectors, new_vectors
-from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
+from lorafleet.targets import PARTS, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
 
 Kind = Literal["unet", "text", "tokens"]
 
@@ -64,12 +64,17 @@ class LowRank:
             found += [torch.Size((n_out,))] if self.dora else []
         return found
 
-    def factors(self) -> dict[str, Factors]:
-        """By layer name, as differentiable views of the flat parameter."""
-        shapes = self.shapes()
-        tensors = [t.view(s) for t, s in zip(self.flat.split([s.numel() for s in shapes]), shapes, strict=True)]
+    def factors(self, flat: Tensor | None = None) -> dict[str, Factors]:
+        """By layer name, as differentiable views of the flat parameter, or of a stack [groups, ...] of such."""
+        flat, shapes = self.flat if flat is None else flat, self.shapes()
+        parts = flat.split([s.numel() for s in shapes], dim=-1)
+        tensors = [t.view(*flat.shape[:-1], *s) for t, s in zip(parts, shapes, strict=True)]
         each = 3 if self.dora else 2
         return {name: Factors(*tensors[i * each : (i + 1) * each]) for i, name in enumerate(self.layers)}
+
+    def like(self, other: LowRank) -> bool:
+        """Whether both lay out the same tensors."""
+        return (self.layers, self.rank, self.dora) == (other.layers, other.rank, other.dora)
 
 
 @dataclass
@@ -98,13 +103,21 @@ class Learned:
                 low_rank[part] = LowRank.new(lora, list(lora.layers), rank, recipe.dora, draws)
         return cls(low_rank, recipe.scale(), _new_tokens(recipe, loaded, draws))
 
-    def install(self, loaded: LoadedBase, weight: float = 1.0, dropout: RowDropout | None = None) -> None:
+    def install(self, loaded: LoadedBase, weight: float = 1.0) -> None:
         """Makes the base's next calls carry this adapter on every row."""
-        for part, lora in loaded.lora.items():
-            if part in self.low_rank:
-                lora.carry([[(lora.with_norms(self.low_rank[part].factors()), self.scale * weight)]], dropout)
-            else:
-                lora.set(None)
+        self._install(loaded, PARTS, weight)
+
+    def install_text(self, loaded: LoadedBase, dropout: RowDropout | None = None) -> None:
+        """The same for the text encoders alone."""
+        self._install(loaded, (TEXT_ENCODER, TEXT_ENCODER_2), 1.0, dropout)
+
+    def _install(
+        self, loaded: LoadedBase, parts: Sequence[str], weight: float, dropout: RowDropout | None = None
+    ) -> None:
+        for part in parts:
+            lora, low = loaded.lora[part], self.low_rank.get(part)
+            layers = stacked(lora, [low], [self.scale * weight]) if low is not None and weight else None
+            lora.set(layers, dropout)
 
     def sets(self) -> list[ParameterSet]:
         """Everything trainable, by learning rate."""
@@ -137,6 +150,21 @@ class Learned:
     def prompts_change(self) -> bool:
         """Whether a prompt's encoding depends on something that is still trained."""
         return any(each.kind != "unet" and each.kind not in self.frozen for each in self.sets())
+
+
+def stacked(lora: RowLoRA, jobs: Sequence[LowRank | None], scales: Sequence[float]) -> dict[str, Stacked]:
+    """One model's layers with each job's factors on its own group of rows; None leaves a group as the base has it.
+
+    Jobs that lay out the same tensors are stacked in one operation, and everything after it is done for all at once.
+    """
+    first = jobs[0]
+    if first is None or not all(job is not None and first.like(job) for job in jobs):
+        groups = [[(lora.with_norms(job.factors()), s)] if job else [] for job, s in zip(jobs, scales, strict=True)]
+        return stack(groups)
+    flat = torch.stack([job.flat for job in jobs if job is not None])
+    scale = scales[0] if len(set(scales)) == 1 else torch.tensor(scales, dtype=flat.dtype, device=flat.device)[:, None]
+    parts = {name: f.parts(scale) for name, f in lora.with_norms(first.factors(flat)).items()}
+    return {name: Stacked(A, B, gain) for name, (A, B, gain) in parts.items()}
 
 
 def _new_tokens(recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> tuple[nn.Parameter, nn.Parameter] | None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from lorafleet.bundle import Trigger
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, Piece, split_prompt
+from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import Learned
 
 ABSTRACTION = "TOK"
+REMEMBERED = 1024
+"""Captions; at SDXL's widths one takes 0.6 MiB in fp32."""
 
 
 def triggers_of(spec: JobSpec) -> tuple[Trigger, ...]:
@@ -44,33 +49,78 @@ class JobPrompts:
             self.triggers |= dict.fromkeys((trigger.trigger, trigger.abstraction), trigger.tokens or trigger.text)
         self.remembered: dict[str, Conditioning] = {}
 
-    def conditioning(self, captions: Sequence[str]) -> Conditioning:
-        """Conditioning of a batch of captions, "" as no prompt; differentiable in what is still learned.
-
-        The job's text encoder LoRA must be installed.
-        """
-        if not self.learned.prompts_change:
-            with torch.no_grad():
-                self.remembered |= {c: self.encode([c]) for c in dict.fromkeys(captions) if c not in self.remembered}
-            return _joined([self.remembered[caption] for caption in captions])
-        unique = list(dict.fromkeys(captions))
-        encoded = self.encode(unique)
-        rows = torch.tensor([unique.index(caption) for caption in captions], device=self.loaded.device)
-        return Conditioning(encoded.context[rows], encoded.pooled[rows])
+    def remember(self, captions: Sequence[str]) -> Conditioning:
+        """Conditioning of captions that nothing learned changes any more; the text encoder LoRA must be installed."""
+        with torch.no_grad():
+            if len(self.remembered) > REMEMBERED:  # shuffled captions never repeat
+                self.remembered.clear()
+            self.remembered |= {c: self.encode([c]) for c in dict.fromkeys(captions) if c not in self.remembered}
+        return _joined([self.remembered[caption] for caption in captions])
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
-        """Conditioning of captions with what is installed now, nothing remembered."""
-        said = [caption for caption in captions if caption]
-        parts: dict[str, Conditioning] = {}
-        if said:
-            ids = [self.loaded.prompts.token_ids(split_prompt(caption, self.triggers)) for caption in said]
-            one, two = torch.cat([pair[0] for pair in ids]), torch.cat([pair[1] for pair in ids])
-            encoded = self.loaded.prompts.encode((one, two), self.learned.vectors)
-            rows = zip(encoded.context.split(1), encoded.pooled.split(1), strict=True)
-            parts = {caption: Conditioning(*row) for caption, row in zip(said, rows, strict=True)}
-        if "" in captions:
-            parts[""] = self.loaded.unconditional(1)
-        return _joined([parts[caption] for caption in captions])
+        """Conditioning of captions with what is installed now, "" as no prompt; nothing remembered."""
+        return encode_together([(self, captions)])[0]
+
+    @property
+    def own_encoders(self) -> bool:
+        """Whether the job has LoRA on the text encoders, so that its prompts cannot be encoded with others'."""
+        return any(part in self.learned.low_rank for part in (TEXT_ENCODER, TEXT_ENCODER_2))
+
+
+def conditioning_of(jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout | None]]) -> list[Conditioning]:
+    """Conditioning of each job's captions, "" as no prompt; differentiable in what each still learns.
+
+    Prompts that only learned tokens change are encoded in one call for all jobs, each with its own tokens; those of
+    a job with LoRA on the text encoders in a call of its own, with its dropout.
+    """
+    found: dict[int, Conditioning] = {}
+    together = []
+    for i, (job, captions, dropout) in enumerate(jobs):
+        if job.own_encoders:
+            job.learned.install_text(job.loaded, dropout if job.learned.prompts_change else None)
+            found[i] = job.encode(captions) if job.learned.prompts_change else job.remember(captions)
+        elif job.learned.prompts_change:
+            together.append(i)
+        else:
+            job.loaded.clear()
+            found[i] = job.remember(captions)
+    if together:
+        jobs[together[0]][0].loaded.clear()
+        found |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
+    return [found[i] for i in range(len(jobs))]
+
+
+def encode_together(jobs: Sequence[tuple[JobPrompts, Sequence[str]]]) -> list[Conditioning]:
+    """Each job's captions in one call of the text encoders; every caption once, its tokens rows of a joint table."""
+    loaded = jobs[0][0].loaded
+    ids: list[tuple[Tensor, Tensor]] = []
+    places: list[dict[str, int]] = []
+    offset = 0
+    for job, captions in jobs:
+        places.append({})
+        for caption in dict.fromkeys(captions):
+            if caption:
+                places[-1][caption] = len(ids)
+                ids.append(loaded.prompts.token_ids(_moved(split_prompt(caption, job.triggers), offset)))
+        offset += 0 if job.learned.vectors is None else len(job.learned.vectors[0])
+    tables = [job.learned.vectors for job, _ in jobs if job.learned.vectors is not None]
+    vectors = (torch.cat([t[0] for t in tables]), torch.cat([t[1] for t in tables])) if tables else None
+    parts = []
+    if ids:
+        parts.append(loaded.prompts.encode((torch.cat([i[0] for i in ids]), torch.cat([i[1] for i in ids])), vectors))
+    if any("" in captions for _, captions in jobs):
+        parts.append(loaded.unconditional(1))  # the last row is no prompt
+    encoded = _joined(parts)
+    rows = [
+        torch.tensor([place.get(caption, len(ids)) for caption in captions], device=loaded.device)
+        for place, (_, captions) in zip(places, jobs, strict=True)
+    ]
+    return [Conditioning(encoded.context[row], encoded.pooled[row]) for row in rows]
+
+
+def _moved(pieces: Sequence[Piece], offset: int) -> list[Piece]:
+    """Pieces whose token rows start at `offset` of a joint table."""
+    return [piece if isinstance(piece, str) else tuple(offset + row for row in piece) for piece in pieces]
 
 
 def _joined(parts: Sequence[Conditioning]) -> Conditioning:

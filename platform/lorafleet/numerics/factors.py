@@ -22,7 +22,8 @@ from torch import Tensor
 class Factors:
     """One layer of one adapter: `A` [r, in] and `B` [out, r], and for DoRA the magnitude `m` [out].
 
-    `norms` [3, out] are |w|^2, b (A w^T) and b (A A^T) b^T, which `with_norms` works out.
+    `norms` [3, out] are |w|^2, b (A w^T) and b (A A^T) b^T, which `with_norms` works out. All may have one dimension
+    more in front, for the groups of a pack.
     """
 
     A: Tensor
@@ -51,22 +52,25 @@ class Factors:
         if self.m is None:
             return self
         W, A, B = W.to(self.m), self.A.to(self.m), self.B.to(self.m)
-        cross = (B * (W @ A.mT)).sum(dim=1)
-        square = ((B @ (A @ A.mT)) * B).sum(dim=1)
-        return Factors(self.A, self.B, self.m, torch.stack([W.square().sum(dim=1), cross, square]))
+        cross = (B * (W @ A.mT)).sum(dim=-1)
+        square = ((B @ (A @ A.mT)) * B).sum(dim=-1)
+        own = W.square().sum(dim=-1).expand_as(cross)
+        return Factors(self.A, self.B, self.m, torch.stack([own, cross, square], dim=-2))
 
-    def parts(self, scale: float) -> tuple[Tensor, Tensor, Tensor | None]:
+    def parts(self, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """`A`, the `B` and the gain [out] on W x that this adapter comes to at a scale: y = gain W x + B A x.
 
-        The scale of DoRA goes inside the norm, as in PEFT.
+        The scale of DoRA goes inside the norm, as in PEFT. For groups it is one number, or a tensor [groups, 1].
         """
         if self.m is None:
+            if isinstance(scale, Tensor):
+                return self.A, self.B * scale[..., None], None
             return self.A, (self.B * scale if scale != 1.0 else self.B), None
         if self.norms is None:
             raise ValueError("a magnitude without norms; call with_norms first")
-        n0, n1, n2 = self.norms
+        n0, n1, n2 = self.norms.unbind(dim=-2)
         gain = self.m / (n0 + 2 * scale * n1 + scale**2 * n2).sqrt()
-        return self.A, self.B * (scale * gain)[:, None].to(self.B), gain
+        return self.A, self.B * (scale * gain)[..., None].to(self.B), gain
 
 
 @dataclass(frozen=True, eq=False)

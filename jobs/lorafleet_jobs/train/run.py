@@ -1,0 +1,154 @@
+"""One job from its first step to its bundle, and a crew of them on one base: who joins, who has ended, and how.
+
+Knows steps, validation and publishing; refuses to know leases, Ray and MLflow. Whoever runs a crew passes trackers, is
+told of each step, and gets each job's end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lorafleet.bundle import Bundle
+from lorafleet.errors import LorafleetError
+from lorafleet.loaded import LoadedBase
+from lorafleet.ports import JobTracker
+from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.train.artifact import publishable
+from lorafleet_jobs.train.pack import Outcome, step_together
+from lorafleet_jobs.train.progress import Progress
+from lorafleet_jobs.train.training import Training
+from lorafleet_jobs.train.validate import Validator
+
+FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError)
+"""What fails one job; anything else is a defect."""
+OnStep = Callable[[int, float], None]
+
+
+class Cancelled(Exception):  # noqa: N818  a wish, not an error
+    """Raised by `on_step` to stop a training between two steps."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train, and whom to tell."""
+
+    spec: JobSpec
+    out: Path
+    """Where the bundle goes."""
+    tracker: JobTracker
+    on_step: OnStep
+    """Told (step, loss) after every step, counted from 1; may raise Cancelled."""
+    run_id: str | None = None
+
+
+class JobRun:
+    """One job under way."""
+
+    def __init__(self, order: Order, warm: LoadedBase, cache: Path | None = None) -> None:
+        """Reads the images and shows what the base makes of the prompts. Raises DataError."""
+        self.order, self.step = order, 0
+        self.training = Training.prepare(order.spec, warm, cache)
+        self.validator = Validator(order.spec, warm, self.training.prompts, self.training.learned)
+        self.progress = Progress(order.tracker, order.spec, order.on_step)
+        self.validator.log_base(order.tracker)
+
+    def after(self, loss: float) -> None:
+        """One step has been taken. Raises what `on_step` raises."""
+        self.step += 1
+        self.progress.after(self.step, loss, self.training.optimizer)
+        if self.validator.is_due(self.step):
+            with self.training.published():
+                self.validator.log(self.order.tracker, self.step)
+
+    @property
+    def done(self) -> bool:
+        """Whether every step has been taken."""
+        return self.step == self.order.spec.steps
+
+    def bundle(self) -> Bundle:
+        """Writes what was learned, whole or not at all."""
+        spec, training = self.order.spec, self.training
+        with training.published():
+            return publishable(
+                spec, training.warm, training.learned, self.validator, self.progress.summary(), self.order.run_id,
+                self.order.out,
+            )  # fmt: skip
+
+
+Ended = tuple[JobRun, Bundle | Exception]
+"""A job that left its crew: with its bundle, or with what ended it."""
+
+
+class Crew:
+    """The jobs that step together over one base now. One thread's own."""
+
+    def __init__(self, warm: LoadedBase, cache: Path | None = None) -> None:
+        self.warm, self.cache = warm, cache
+        self.runs: list[JobRun] = []
+
+    def join(self, order: Order) -> JobRun:
+        """Takes a job in, before the next step. Raises DataError."""
+        run = JobRun(order, self.warm, self.cache)
+        self.runs.append(run)
+        return run
+
+    def step(self) -> list[Ended]:
+        """One step of every job; returns those that ended with it. The base carries nothing afterwards."""
+        try:
+            outcomes = self._outcomes(self.runs)
+            ends = [(run, _end(run, loss)) for run, loss in zip(self.runs, outcomes, strict=True)]
+        finally:
+            self.warm.clear()
+            self.warm.unet.disable_gradient_checkpointing()
+        self.runs = [run for run, end in ends if end is None]
+        return [(run, end) for run, end in ends if end is not None]
+
+    def _outcomes(self, runs: Sequence[JobRun]) -> Sequence[Outcome | Exception]:
+        """If a step fails for all, each job is asked alone, so that the one to blame fails and the others do not.
+
+        Nothing has been moved before every answer is there, so asking again takes no step twice.
+        """
+        try:
+            return step_together([(run.training, run.step + 1) for run in runs])
+        except FAILURES as problem:
+            if len(runs) == 1:
+                return [problem]
+        return [outcome for run in runs for outcome in self._outcomes([run])]
+
+
+def _end(run: JobRun, loss: Outcome | Exception) -> Bundle | Exception | None:
+    """How a job ended with this step; None if it goes on."""
+    if isinstance(loss, Exception):
+        return loss
+    try:
+        run.after(loss)
+        return run.bundle() if run.done else None
+    except (Cancelled, *FAILURES) as problem:
+        return problem
+
+
+def train_job(
+    spec: JobSpec,
+    warm: LoadedBase,
+    out: Path,
+    tracker: JobTracker,
+    on_step: OnStep,
+    run_id: str | None = None,
+    cache: Path | None = None,
+) -> Bundle:
+    """Trains one adapter alone on a warm base and writes its bundle to `out`; `cache` keeps latents and class images.
+
+    Raises DataError, NonFiniteError, or what `on_step` raises. The base is as before afterwards, whatever happens.
+    """
+    crew = Crew(warm, cache)
+    try:
+        crew.join(Order(spec, out, tracker, on_step, run_id))
+        while True:
+            for _, end in crew.step():
+                if isinstance(end, Bundle):
+                    return end
+                raise end
+    finally:
+        warm.clear()
