@@ -82,7 +82,9 @@ def show_plan(prepared: Prepared) -> None:
     out.print(table)
     _show_recipes(prepared.recipes)
     out.print()
-    out.print(f"{plan.submission}: {_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}", markup=False)
+    at_once = f", {len(plan.packs[0])} at once on each" if len(plan.packs[0]) > 1 else ""
+    lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}"
+    out.print(f"{plan.submission}: {lanes}", markup=False)
     cost = (
         f"about {_duration(plan.estimate.seconds)}, {plan.estimate.peak_memory_mib / 1024:.1f} GiB a lane (estimated)"
     )

@@ -50,6 +50,12 @@ adamw8bit), for Prodigy its start and running numerator as well, one for Lion, r
 FORWARD_SHARE = 1 / 3
 """Of a training step's time that a forward pass alone takes; a backward pass costs about two."""
 
+LARGEST_PACK = 8
+"""With `auto`: from 8 to 16 rows a toy UNet gains little more (`benchmarks/results/rows.json`)."""
+ASSUMED_GPU_MIB = 22000.0
+"""A 24 GB card; on a larger one say `pack`. Too large a pack is asked in halves, not lost."""
+CPU_SHARE = 0.6
+"""Of a machine's memory, for all lanes."""
 _BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -68,12 +74,15 @@ class Machine:
 
     cpus: int
     gpus: int
+    memory_mib: float = 8192.0
+    """Of the machine; a GPU's is not known here."""
 
     @classmethod
     def here(cls) -> Machine:
-        """What is here: the cores this process may use, and the NVIDIA device files."""
+        """What is here: the cores this process may use, its memory, and the NVIDIA device files."""
         gpus = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
-        return cls(len(os.sched_getaffinity(0)), gpus)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return cls(len(os.sched_getaffinity(0)), gpus, memory)
 
     def lanes_at_once(self, resources: Resources) -> int:
         """How many lanes fit side by side; at least one."""
@@ -85,31 +94,56 @@ class Machine:
 
 
 def estimate(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machine, resources: Resources) -> Estimate:
-    """The plan's time, jobs dealt to lanes as they come free, and the memory of its hungriest job."""
+    """The plan's time, jobs dealt to lanes as they come free, and the memory of its hungriest pack."""
+    pack = pack_size(jobs, base, size, machine, resources)
     gib = size.parameters * 4 / 2**30
     lanes = [LANE_START_S + LOAD_S_PER_GIB * gib] * min(machine.lanes_at_once(resources), max(1, len(jobs)))
     made: set[tuple[str, str | None, int | None]] = set()
     for job in jobs:
         free_at = heapq.heappop(lanes)
-        seconds = job_seconds(job.recipe, job.steps, base, machine)
+        seconds = job_seconds(job.recipe, job.steps, base, machine, pack)
         prior = job.recipe.prior
-        shared = (job.class_noun, prior.prompt if prior else None, job.recipe.resolution)
-        if prior is not None and prior.mode == "generate" and shared not in made:  # the first job makes them for all
-            made.add(shared)
+        pictures = (job.class_noun, prior.prompt if prior else None, job.recipe.resolution)
+        if prior is not None and prior.mode == "generate" and pictures not in made:  # the first job makes them for all
+            made.add(pictures)
             seconds += prior.count * generation_seconds(job.recipe, base, machine)
         heapq.heappush(lanes, free_at + seconds)
-    memory = max((job_memory_mib(job.recipe, base, size) for job in jobs), default=0.0)
+    shared = shared_memory_mib(jobs, size)
+    alone = max((job_memory_mib(job.recipe, base, size) for job in jobs), default=shared)
+    memory = shared + pack * (alone - shared)
     return Estimate(seconds=round(max(lanes), 1) if jobs else 0.0, peak_memory_mib=round(memory))
 
 
-def job_seconds(recipe: Recipe, steps: int, base: Base, machine: Machine) -> float:
-    """One job's time in a lane that holds the base: steps times the cost of a step, and a fixed overhead.
+def pack_size(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machine, resources: Resources) -> int:
+    """How many jobs a lane trains at once: what was asked for, or with `auto` what its memory has room for.
+
+    Never so many that another lane would find nothing to do.
+    """
+    share = -(-len(jobs) // min(resources.lanes, max(1, len(jobs)))) if jobs else 1
+    if resources.pack != "auto":
+        return min(resources.pack, share)
+    lanes = machine.lanes_at_once(resources)
+    memory = ASSUMED_GPU_MIB if machine.gpus else machine.memory_mib * CPU_SHARE / lanes
+    alone = max((job_memory_mib(job.recipe, base, size) for job in jobs), default=0.0)
+    shared = shared_memory_mib(jobs, size)
+    each = max(alone - shared, 1.0)
+    return max(1, min(share, LARGEST_PACK, int((memory - shared) / each)))
+
+
+def shared_memory_mib(jobs: Sequence[JobSpec], size: BaseSize) -> float:
+    """What all jobs of a lane share: the process and the base."""
+    precision = max((_BYTES[job.recipe.precision] for job in jobs), default=4)
+    return PROCESS_MIB + size.parameters * precision / 2**20
+
+
+def job_seconds(recipe: Recipe, steps: int, base: Base, machine: Machine, pack: int = 1) -> float:
+    """One job's share of a lane that holds the base and trains `pack` jobs at once, and a fixed overhead.
 
     A step is `gradient_accumulation` micro-batches, each with the subject's rows and the class's. Prior mode predict
     shows every micro-batch to the base as well, forward only.
     """
     rows = rows_at_once(recipe)
-    micro = _fixed_s(base) + rows * _row_s(recipe, base, machine)
+    micro = _fixed_s(base) / pack + rows * _row_s(recipe, base, machine)
     micro *= CHECKPOINTING_FACTOR if recipe.gradient_checkpointing else 1
     if recipe.prior is not None and recipe.prior.mode == "predict":
         micro += FORWARD_SHARE * (_fixed_s(base) + rows * _row_s(recipe, base, machine))

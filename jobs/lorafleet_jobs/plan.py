@@ -17,7 +17,7 @@ from lorafleet.config import Manifest, Recipe
 from lorafleet.config.strict import Strict
 from lorafleet_jobs.class_images import ClassFolder, images_of
 from lorafleet_jobs.doctor import SubjectReport
-from lorafleet_jobs.estimate import BaseSize, Estimate, Machine, estimate
+from lorafleet_jobs.estimate import BaseSize, Estimate, Machine, estimate, pack_size
 from lorafleet_jobs.findings import Finding
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 
@@ -38,7 +38,7 @@ class Plan(Strict):
     submission: str
     jobs: tuple[JobSpec, ...]
     packs: tuple[tuple[str, ...], ...]
-    """Job ids that train together, in the order they start."""
+    """Job ids that start together; as one ends, the next takes its place."""
     lanes: int
     estimate: Estimate
     skipped: tuple[Skipped, ...] = ()
@@ -70,11 +70,16 @@ def make_plan(
     return Plan(
         submission=submission,
         jobs=jobs,
-        packs=tuple((job.id,) for job in jobs),
+        packs=_packs(jobs, pack_size(jobs, base, size, machine, manifest.resources)),
         lanes=min(manifest.resources.lanes, len(jobs)),
         estimate=estimate(jobs, base, size, machine, manifest.resources),
         skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r in reports if r.errors),
     )
+
+
+def _packs(jobs: Sequence[JobSpec], size: int) -> tuple[tuple[str, ...], ...]:
+    """Jobs in the order they are leased, `size` at a time."""
+    return tuple(tuple(job.id for job in jobs[i : i + size]) for i in range(0, len(jobs), size))
 
 
 def dataset_fingerprint(images: Sequence[ImageSpec]) -> str:

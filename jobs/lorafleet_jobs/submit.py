@@ -82,7 +82,8 @@ def record(prepared: Prepared, home: Home) -> None:
     """Writes a submission's rows and opens its runs in MLflow, each once; the caller holds the driver's lock."""
     plan, manifest = prepared.plan, prepared.manifest
     text = yaml.safe_dump(manifest.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
-    row = SubmissionRow(plan.submission, manifest.name, manifest.base, text, plan.lanes, manifest.resources)
+    resources = manifest.resources.with_changes(pack=len(plan.packs[0]))  # decided now, whoever drives it later
+    row = SubmissionRow(plan.submission, manifest.name, manifest.base, text, plan.lanes, resources)
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
     store.release(plan.submission, now)  # no driver lives, so no lane does
@@ -114,11 +115,11 @@ def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, s
     from lorafleet_jobs.lanes import Fleet, run_lanes
 
     todo = load_submission(home, row.id).unfinished
-    cpus = row.resources.cpus_per_lane
+    cpus, pack = row.resources.cpus_per_lane, row.resources.pack
     with cluster(address, cpus * min(row.lanes, todo)) as found, ThreadPoolExecutor(1) as pool:
         gpus = gpus_a_lane(row.resources, found)
         fleet = Fleet(
-            submission=row.id, drive=uuid.uuid4().hex[:8], cpus=cpus, gpus=gpus,
+            submission=row.id, drive=uuid.uuid4().hex[:8], cpus=cpus, gpus=gpus, pack=1 if pack == "auto" else pack,
             lanes=lanes_that_fit(row.lanes, todo, gpus, found), home=home.root,
             storage=home.ray_temp, tracking_uri=home.tracking_uri, database=store_url(home),
         )  # fmt: skip

@@ -109,7 +109,10 @@ class LoadedBase:
         return Conditioning(empty.context.repeat(count, 1, 1), empty.pooled.repeat(count, 1))
 
     def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor) -> Tensor:
-        """The UNet's output in fp32 (fp64 of a fp64 UNet) for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows."""
+        """The UNet's output for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows.
+
+        In fp32, or in fp64 if the UNet is.
+        """
         dtype = self.unet.dtype
         extra = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": time_ids.to(self.device, dtype)}
         output = self.unet(

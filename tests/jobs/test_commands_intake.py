@@ -86,7 +86,8 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (4, "sweep", 4), (8, "sweep", 8),
     ]  # fmt: skip
     assert [id for r in found["recipes"] for id in r["jobs"]] == [found["jobs"][i]["id"] for i in (0, 2, 1, 3)]  # noqa: A001
-    assert found["packs"] == [[job["id"]] for job in found["jobs"]]
+    ids = [job["id"] for job in found["jobs"]]
+    assert found["packs"] == [ids[:2], ids[2:]]  # two lanes share three jobs
     assert (found["lanes"], found["skipped"]) == (3, [])
     assert set(found["estimate"]) == {"seconds", "peak_memory_mib"}
     assert found["estimate"]["seconds"] > 10
@@ -101,7 +102,7 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     for said in ("  seed: 7 # manifest\n", "  pivotal: {tokens: 4, fraction: 0.5} # preset\n", "  rank: 4 # sweep\n",
                  "recipe #2, where it differs from #1\n  rank: 8 # sweep\n  alpha: 8 # default, the rank\n",
                  "learning_rate: 1.0 # default of prodigy\n", "resolution: 32 # default of toy-playground\n",
-                 "2 jobs on 1 lane\n", "GiB a lane (estimated)", "licence apache-2.0"):  # fmt: skip
+                 "2 jobs on 1 lane, 2 at once on each\n", "GiB a lane (estimated)", "licence apache-2.0"):  # fmt: skip
         assert said in out
     assert "\x1b" not in out
 

@@ -6,10 +6,19 @@ import pytest
 import torch
 
 from lorafleet.bases import find_base
-from lorafleet.config import Recipe
+from lorafleet.config import Recipe, Resources, Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import UNET, select
-from lorafleet_jobs.estimate import Machine, job_memory_mib, job_seconds, rows_at_once
+from lorafleet_jobs.estimate import (
+    LARGEST_PACK,
+    Machine,
+    estimate,
+    job_memory_mib,
+    job_seconds,
+    pack_size,
+    rows_at_once,
+)  # fmt: skip
+from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.layers import measure_base
 from lorafleet_jobs.presets import resolve_recipe
 from lorafleet_jobs.train.learned import Learned
@@ -73,3 +82,30 @@ def test_what_an_optimizer_keeps_is_counted() -> None:
     assert mib == sorted(mib, reverse=True)
     assert len(set(mib)) == 5
     assert job_memory_mib(Recipe(ema=0.9, rank=64), BASE, SIZE) > mib[0]
+
+
+def jobs_of(count: int, **recipe: Any) -> list[JobSpec]:
+    one = JobSpec(
+        id="0" * 16, submission="", subject="rex", adapter="rex", base=BASE.name, folder="/photos", images=(),
+        class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(**recipe), steps=200,
+        validation=Validation(), dataset_fingerprint="",
+    )  # fmt: skip
+    return [one] * count
+
+
+def test_a_pack_is_what_was_asked_for_or_what_memory_has_room_for() -> None:
+    jobs, roomy = jobs_of(20, batch_size=8), Machine(cpus=2, gpus=0, memory_mib=8192)
+    assert pack_size(jobs, BASE, SIZE, roomy, Resources(pack=5)) == 5
+    assert pack_size(jobs, BASE, SIZE, roomy, Resources(pack=5, lanes=10)) == 2  # every lane finds work
+    assert pack_size(jobs, BASE, SIZE, roomy, Resources()) == LARGEST_PACK
+    tight = Machine(cpus=2, gpus=0, memory_mib=1300)
+    assert 1 < pack_size(jobs, BASE, SIZE, tight, Resources()) < LARGEST_PACK
+    none = Machine(cpus=2, gpus=0, memory_mib=100)
+    assert pack_size(jobs, BASE, SIZE, none, Resources()) == 1
+    assert pack_size([], BASE, SIZE, roomy, Resources()) == 1
+
+
+def test_a_pack_needs_more_memory_and_less_time() -> None:
+    one, eight = (estimate(jobs_of(8), BASE, SIZE, CPU, Resources(pack=n)) for n in (1, 8))
+    assert eight.peak_memory_mib > one.peak_memory_mib
+    assert eight.seconds < one.seconds

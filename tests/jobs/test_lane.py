@@ -53,8 +53,8 @@ def recorded(home, tmp_path):
     return make
 
 
-def run_lane(home, tracking, desk):
-    setup = LaneSetup(name="a", home=home.root, tracking_uri=tracking.uri, cpus=1, device="cpu")
+def run_lane(home, tracking, desk, pack=1):
+    setup = LaneSetup(name="a", home=home.root, tracking_uri=tracking.uri, cpus=1, device="cpu", pack=pack)
     Lane(setup, desk, tracking).run()
 
 
@@ -81,6 +81,39 @@ def test_a_job_that_fails_fails_alone_and_says_why_in_one_line(home, tracking, r
     assert not (home.bundles / jobs["gone"].id).exists()
 
 
+class Watched(StoreDesk):
+    """Notes how many jobs are leased at once."""
+
+    def __init__(self, *rest):
+        super().__init__(*rest)
+        self.held, self.most = set(), 0
+
+    def lease(self, lane):
+        lease = super().lease(lane)
+        if lease is not None:
+            self.held.add(lease.spec.id)
+            self.most = max(self.most, len(self.held))
+        return lease
+
+    def finish(self, job, attempt, *rest):
+        self.held.discard(job)
+        return super().finish(job, attempt, *rest)
+
+
+def test_a_pack_of_three_trains_five_jobs_and_the_bad_one_leaves_alone(home, tracking, recorded, tmp_path):
+    submission = recorded("packed", "one", "two", "bad", "four", "five", steps=3)
+    for picture in (tmp_path / "bad").iterdir():
+        picture.unlink()
+    desk = Watched(store_url(home), submission)
+    run_lane(home, tracking, desk, pack=3)
+    jobs = jobs_of(home, submission)
+    assert {name: job.state for name, job in jobs.items()} == {
+        "one": "succeeded", "two": "succeeded", "bad": "failed", "four": "succeeded", "five": "succeeded",
+    }  # fmt: skip
+    assert desk.most == 3
+    assert all(jobs[name].version == 1 for name in ("one", "two", "four", "five"))
+
+
 class Interrupted(StoreDesk):
     """Somebody cancels the submission at its first step."""
 
@@ -89,9 +122,10 @@ class Interrupted(StoreDesk):
         return super().progress(job, attempt, step, loss)
 
 
-def test_a_cancelled_job_stops_at_its_next_step_and_publishes_nothing(home, tracking, recorded):
-    submission = recorded("stopped", "cup", "jug", steps=500)
-    run_lane(home, tracking, Interrupted(store_url(home), submission))
+@pytest.mark.parametrize("pack", [1, 2])
+def test_a_cancelled_job_stops_at_its_next_step_and_publishes_nothing(home, tracking, recorded, pack):
+    submission = recorded("stopped" * pack, "cup", "jug", steps=500)
+    run_lane(home, tracking, Interrupted(store_url(home), submission), pack)
     jobs = jobs_of(home, submission)
     assert {job.state for job in jobs.values()} == {"cancelled"}
     assert jobs["cup"].error == "changed my mind"

@@ -96,9 +96,9 @@ lorafleet generate "{prompt}" --adapter {name}
 {diffusers}
 ```
 
-**A1111, Forge, ComfyUI**: put `pytorch_lora_weights.safetensors` among the LoRAs and, if there is one,
-`embeddings.safetensors` among the embeddings; each that is there is needed. Write the embedding's file name where this
-card writes the subject's token.
+**A1111, Forge, ComfyUI**: `lorafleet adapters export {name} --format kohya --out FOLDER` writes a LoRA under the names
+these read and one embedding file for each word that was learned. Put both where they belong, and write an embedding's
+file name where this card writes the subject's token.
 
 ## Licence
 

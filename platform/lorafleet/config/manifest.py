@@ -46,7 +46,8 @@ class Resources(Strict):
     gpus_per_lane: Annotated[float, Field(ge=0, le=8)] | None = None
     """By default 1 where the cluster has GPUs, else 0."""
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
-    pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = 1
+    pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
+    """How many jobs a lane trains at once; auto is as many as memory has room for. Results do not depend on it."""
 
 
 class Validation(Strict):
