@@ -71,9 +71,19 @@ def jobs(folder: Path, base: str, count: int, pictures: int = 6, **recipe: Any) 
         )
         specs.append(
             JobSpec(
-                id=f"{i:016x}", submission="packs", subject=subject.name, adapter=subject.name, base=base,
-                folder=str(subject.folder), images=images, class_noun=NOUN, instance_prompt=PROMPT, recipe=made,
-                steps=made.step_count(len(images)), validation=Validation(), dataset_fingerprint="",
+                id=f"{i:016x}",
+                submission="packs",
+                subject=subject.name,
+                adapter=subject.name,
+                base=base,
+                folder=str(subject.folder),
+                images=images,
+                class_noun=NOUN,
+                instance_prompt=PROMPT,
+                recipe=made,
+                steps=made.step_count(len(images)),
+                validation=Validation(),
+                dataset_fingerprint="",
             )  # fmt: skip
         )
     return specs

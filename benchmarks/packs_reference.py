@@ -50,8 +50,8 @@ def load(base: Path) -> Parts:
         DDPMScheduler.from_pretrained(base, subfolder="scheduler"),
         [CLIPTokenizer.from_pretrained(base, subfolder=name) for name in ("tokenizer", "tokenizer_2")],
         [
-            CLIPTextModel.from_pretrained(base, subfolder="text_encoder"),
-            CLIPTextModelWithProjection.from_pretrained(base, subfolder="text_encoder_2"),
+            CLIPTextModel.from_pretrained(base, subfolder="text_encoder", dtype=torch.float32),
+            CLIPTextModelWithProjection.from_pretrained(base, subfolder="text_encoder_2", dtype=torch.float32),
         ],
     )
     for module in (parts.unet, parts.vae, *parts.encoders):

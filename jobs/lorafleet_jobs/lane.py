@@ -57,6 +57,7 @@ class Lane:
         self.home = Home(setup.home)
         self._held: list[Held] = []
         self._crew: tuple[tuple[str, str], Crew] | None = None
+        self._ask_again = 0.0  # when the desk is asked for work again
 
     def run(self) -> None:
         """Trains until every job of the submission has ended, waiting while others hold the last ones."""
@@ -76,13 +77,18 @@ class Lane:
 
     def _take_in(self) -> None:
         """Leases jobs while there is room; one for another base waits, leased, until this one's are done."""
-        while len(self._held) < self.setup.pack and all(held.run is not None for held in self._held):
+        while self._has_room and time.monotonic() >= self._ask_again:
             lease = self.desk.lease(self.setup.name)
             if lease is None:
+                self._ask_again = time.monotonic() + WAIT_SECONDS  # not at every step
                 break
             self._held.append(Held(lease, Pulse(self.desk, lease)))
             self._start_if_it_fits()
         self._start_if_it_fits()
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._held) < self.setup.pack and all(held.run is not None for held in self._held)
 
     def _start_if_it_fits(self) -> None:
         waiting = next((held for held in self._held if held.run is None), None)

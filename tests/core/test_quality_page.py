@@ -1,0 +1,35 @@
+"""docs/quality.md says what the committed results say, and what is expected to hold is written down with what did not."""
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def report():
+    spec = importlib.util.spec_from_file_location("quality_report", ROOT / "benchmarks" / "quality_report.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_are_those_of_the_results():
+    page = (ROOT / "docs" / "quality.md").read_text()
+    assert report().replaced(page) == page, "run python benchmarks/quality_report.py"
+
+
+def test_every_cell_has_all_twenty_subjects_and_every_expectation_a_verdict():
+    scores = report().load()
+    assert {cell: len(values["toy-ID"]) for cell, values in scores.items()} == dict.fromkeys(scores, 20)
+    assert "not measured" not in (ROOT / "docs" / "quality.md").read_text()
+
+
+def test_what_the_literature_agrees_on_is_not_contradicted():
+    """pivotal >= LoRA > TI > base, prior preservation, memorisation: an interval on the wrong side would be a defect."""
+    module = report()
+    scores = module.load()
+    verdicts = {known.says: module.verdict(known, scores) for known in module.KNOWN}
+    agreed = [says for says in verdicts if "at least" in says or "more faithful than" in says or "keeps" in says]
+    agreed += ["longer training raises memorisation"]
+    assert [says for says in agreed if "does **not** hold" in verdicts[says]] == []
+    assert "**holds**" in verdicts["textual inversion is more faithful than the base"]
