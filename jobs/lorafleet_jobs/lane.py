@@ -103,7 +103,9 @@ class Lane:
                 return
             tracker = self.tracking.job_tracker(lease.run_id)
             crew = self._crew_for(waiting)
-            waiting.run = crew.join(Order(lease.spec, out, tracker, waiting.pulse.on_step, lease.run_id))
+            half_way = self.home.checkpoints / lease.spec.id
+            order = Order(lease.spec, out, tracker, waiting.pulse.on_step, lease.run_id, half_way)
+            waiting.run = crew.join(order)
         except FAILURES as problem:
             self._end(waiting, problem)
 

@@ -49,6 +49,11 @@ class Home:
         return self.root / "adapter-cache"
 
     @property
+    def checkpoints(self) -> Path:
+        """Jobs half-way, one folder a job; gone once its bundle is written."""
+        return self.root / "checkpoints"
+
+    @property
     def cache(self) -> Path:
         """Latents and class images, shared by all jobs; may be deleted at any time."""
         return self.root / "cache"

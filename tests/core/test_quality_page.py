@@ -1,4 +1,4 @@
-"""docs/quality.md says what the committed results say, and what is expected to hold is written down with what did not."""
+"""docs/quality.md says what the committed results say, and every expectation has a verdict."""
 
 import importlib.util
 from pathlib import Path
@@ -25,11 +25,11 @@ def test_every_cell_has_all_twenty_subjects_and_every_expectation_a_verdict():
 
 
 def test_what_the_literature_agrees_on_is_not_contradicted():
-    """pivotal >= LoRA > TI > base, prior preservation, memorisation: an interval on the wrong side would be a defect."""
+    """pivotal >= LoRA > TI > base, prior preservation, memorisation: no interval lies on the wrong side."""
     module = report()
     scores = module.load()
     verdicts = {known.says: module.verdict(known, scores) for known in module.KNOWN}
-    agreed = [says for says in verdicts if "at least" in says or "more faithful than" in says or "keeps" in says]
-    agreed += ["longer training raises memorisation"]
+    words = ("at least", "more faithful than", "keeps", "raises memorisation")
+    agreed = [says for says in verdicts if any(word in says for word in words)]
     assert [says for says in agreed if "does **not** hold" in verdicts[says]] == []
     assert "**holds**" in verdicts["textual inversion is more faithful than the base"]

@@ -15,7 +15,7 @@
     13  export of DoRA, text encoders     test_export; for diffusers itself test_train: stock_diffusers_makes_...
     14  stray files in the class folder   test_data_intake: stray_files_in_the_class_folder_are_passed_over
     15  "playground" in the path          test_objectives: the_family_comes_from_the_scheduler_not_from_the_name
-    P1  embeddings lost on resume         here: the bundle keeps them; there is no resume yet
+    P1  embeddings lost on resume         test_checkpoint: tokens_survive_and_stay_frozen_after_the_pivot; the bundle here
     P6  tokens on several processes       one job is one process; there is nothing to wrap
     P9  cast and one-step pivot           here, with 4 and P3
 

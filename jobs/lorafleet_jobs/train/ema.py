@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,14 @@ class Average:
         for average, parameter in zip(self._averages, parameters, strict=True):
             if parameter.requires_grad:
                 average.lerp_(parameter, 1 - d)
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint."""
+        return {"t": self.t, "averages": self._averages}
+
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
+        """From a checkpoint."""
+        self.t, self._averages = int(state["t"]), [tensor.to(device) for tensor in state["averages"]]
 
     @contextmanager
     def swapped_in(self, learned: Learned) -> Iterator[None]:

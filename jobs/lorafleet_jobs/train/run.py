@@ -6,6 +6,8 @@ told of each step, and gets each job's end.
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.ports import JobTracker
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.artifact import publishable
+from lorafleet_jobs.train.checkpoint import resume, save_checkpoint
 from lorafleet_jobs.train.pack import Outcome, step_together
 from lorafleet_jobs.train.progress import Progress
 from lorafleet_jobs.train.training import Training
@@ -23,6 +26,8 @@ from lorafleet_jobs.train.validate import Validator
 
 FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError)
 """What fails one job; anything else is a defect."""
+CHECKPOINT_SECONDS = 60.0
+"""What an interruption can cost of a job; writing one takes a fraction of a second."""
 OnStep = Callable[[int, float], None]
 
 
@@ -41,18 +46,27 @@ class Order:
     on_step: OnStep
     """Told (step, loss) after every step, counted from 1; may raise Cancelled."""
     run_id: str | None = None
+    checkpoints: Path | None = None
+    """Where the job is kept half-way, and where an interrupted one goes on from; None for neither."""
 
 
 class JobRun:
     """One job under way."""
 
     def __init__(self, order: Order, warm: LoadedBase, cache: Path | None = None) -> None:
-        """Reads the images and shows what the base makes of the prompts. Raises DataError."""
-        self.order, self.step = order, 0
+        """Reads the images and goes on where the job was; a new one shows what the base makes of the prompts.
+
+        Raises DataError.
+        """
+        self.order = order
         self.training = Training.prepare(order.spec, warm, cache)
         self.validator = Validator(order.spec, warm, self.training.prompts, self.training.learned)
         self.progress = Progress(order.tracker, order.spec, order.on_step)
-        self.validator.log_base(order.tracker)
+        folder = order.checkpoints
+        self.step, self.progress.losses = (0, []) if folder is None else resume(folder, self.training)
+        self.saved = time.monotonic()
+        if self.step == 0:
+            self.validator.log_base(order.tracker)
 
     def after(self, loss: float) -> None:
         """One step has been taken. Raises what `on_step` raises."""
@@ -61,6 +75,10 @@ class JobRun:
         if self.validator.is_due(self.step):
             with self.training.published():
                 self.validator.log(self.order.tracker, self.step)
+        folder = self.order.checkpoints
+        if folder is not None and not self.done and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            save_checkpoint(folder, self.training, self.step, self.progress.losses)
+            self.saved = time.monotonic()
 
     @property
     def done(self) -> bool:
@@ -71,10 +89,13 @@ class JobRun:
         """Writes what was learned, whole or not at all."""
         spec, training = self.order.spec, self.training
         with training.published():
-            return publishable(
+            made = publishable(
                 spec, training.warm, training.learned, self.validator, self.progress.summary(), self.order.run_id,
                 self.order.out,
             )  # fmt: skip
+        if self.order.checkpoints is not None:
+            shutil.rmtree(self.order.checkpoints, ignore_errors=True)
+        return made
 
 
 Ended = tuple[JobRun, Bundle | Exception]

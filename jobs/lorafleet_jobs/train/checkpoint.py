@@ -1,0 +1,128 @@
+"""A job half-way, on disk: what it has learned, its optimizer, its average and its step; verified on read.
+
+    <folder>/step-000120/state.safetensors    every tensor
+                         state.json           everything else, and the tensors' sha256; written last
+
+Batches and noise are functions of the job and a step, so no generator and no data position is kept: a resumed job goes
+on as if it had never stopped, to the bit on the same hardware. Learned tokens are parameters like any others, and what
+is frozen follows from the step. Written to a temporary sibling, fsynced, renamed; the last two are kept. Knows files
+and state; refuses to know when to save.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lorafleet_jobs.train.training import Training
+
+TENSORS, REST = "state.safetensors", "state.json"
+KEPT = 2
+
+
+def save_checkpoint(folder: Path, training: Training, step: int, losses: Sequence[float]) -> Path:
+    """Writes a training's state after `step`; older checkpoints but one go."""
+    tensors: dict[str, Tensor] = {}
+    rest = _flatten(_state(training) | {"losses": list(losses)}, "state", tensors)
+    data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    said = {"job": training.spec.id, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "state": rest}
+    target, scratch = folder / f"step-{step:06d}", folder / f".{uuid.uuid4().hex}"
+    scratch.mkdir(parents=True)
+    try:
+        _write(scratch / TENSORS, data)
+        _write(scratch / REST, json.dumps(said).encode())
+        shutil.rmtree(target, ignore_errors=True)
+        scratch.rename(target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)  # gone already if all went well
+    for old in _written(folder)[:-KEPT]:
+        shutil.rmtree(old)
+    return target
+
+
+def resume(folder: Path, training: Training) -> tuple[int, list[float]]:
+    """Puts the newest sound checkpoint of this very job into a fresh training; returns its step and losses so far.
+
+    (0, []) if there is none. A damaged one is passed over for the one before it.
+    """
+    for path in reversed(_written(folder)):
+        found = _read(path, training.spec.id)
+        if found is not None:
+            step, state = found
+            _restore(training, state, step)
+            return step, state["losses"]
+    return 0, []
+
+
+def _state(training: Training) -> dict[str, Any]:
+    average = training.average
+    return {
+        "learned": training.learned.parameters(),
+        "optimizer": training.optimizer.state_dict(),
+        "schedule": training.schedule.state_dict(),
+        "average": None if average is None else average.state(),
+    }
+
+
+def _restore(training: Training, state: Mapping[str, Any], step: int) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(training.learned.parameters(), state["learned"], strict=True):
+            parameter.copy_(value)  # in place: an optimizer may hold views of this memory
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.schedule.load_state_dict(state["schedule"])
+    if training.average is not None:
+        training.average.restore(state["average"], training.warm.device)
+    training.begin(step)  # what was frozen by then is frozen
+
+
+def _written(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*")) if folder.is_dir() else []
+
+
+def _read(path: Path, job: str) -> tuple[int, dict[str, Any]] | None:
+    """A checkpoint's step and state; None if it is another job's, or damaged in any way."""
+    try:
+        said, data = json.loads((path / REST).read_text()), (path / TENSORS).read_bytes()
+        if said["job"] != job or said["sha256"] != hashlib.sha256(data).hexdigest():
+            return None
+        return int(said["step"]), _unflatten(said["state"], load(data))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """A nest of mappings, sequences and numbers as JSON, its tensors taken out by name."""
+    if isinstance(value, Tensor):
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):  # pairs, for optimizers' keys are numbers
+        return {"pairs": [[key, _flatten(inner, f"{name}.{key}", tensors)] for key, inner in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return [_flatten(inner, f"{name}.{i}", tensors) for i, inner in enumerate(value)]
+    return value
+
+
+def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if "tensor" in value:
+            return tensors[value["tensor"]]
+        return {key: _unflatten(inner, tensors) for key, inner in value["pairs"]}
+    return [_unflatten(inner, tensors) for inner in value] if isinstance(value, list) else value
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
