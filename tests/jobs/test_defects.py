@@ -15,7 +15,7 @@
     13  export of DoRA, text encoders     test_export; for diffusers itself test_train: stock_diffusers_makes_...
     14  stray files in the class folder   test_data_intake: stray_files_in_the_class_folder_are_passed_over
     15  "playground" in the path          test_objectives: the_family_comes_from_the_scheduler_not_from_the_name
-    P1  embeddings lost on resume         test_checkpoint: tokens_survive_and_stay_frozen_after_the_pivot; the bundle here
+    P1  embeddings lost on resume         test_checkpoint: tokens_survive_and_stay_frozen_...; here
     P6  tokens on several processes       one job is one process; there is nothing to wrap
     P9  cast and one-step pivot           here, with 4 and P3
 
@@ -171,7 +171,7 @@ def test_defect_06_each_row_with_prior_has_the_weight_of_its_own_noise_level(eac
 
 
 def test_defect_09_p1_p2_the_tokens_are_in_the_bundle_wherever_it_is_written(warm, photos, tmp_path, monkeypatch):
-    """A relative path with slashes; there is no resume yet, so the bundle is the only thing that can lose them."""
+    """A relative path with slashes, and the bundle keeps the embeddings; for a checkpoint see test_checkpoint."""
     spec = job(warm, photos, steps=2, token_learning_rate=0.01)
     work = Training.prepare(spec, warm)
     start = copies(work.learned.vectors)
