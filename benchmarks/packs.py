@@ -136,10 +136,14 @@ def report(data: dict[str, Any]) -> str:
     """The tables."""
     whole = data["extended_to_steps"]
     lines = [
-        f"{JOBS} jobs of {data['steps']} steps on {data['base']}, rank {RANK}, {data['threads']} thread, "
-        f"median of {data['rounds']}; in brackets extended to {whole} steps, a whole job of the preset",
-        f"{'batch':5s}  {'arm':28s} {'jobs/h':>16s} {'s around a job':>15s} {'ms a step':>10s} "
-        f"{'(c) is so many times this':>27s} {'steps alone':>12s}",
+        (
+            f"{JOBS} jobs of {data['steps']} steps on {data['base']}, rank {RANK}, {data['threads']} thread, "
+            f"median of {data['rounds']}; in brackets extended to {whole} steps, a whole job of the preset"
+        ),
+        (
+            f"{'batch':5s}  {'arm':28s} {'jobs/h':>16s} {'s around a job':>15s} {'ms a step':>10s} "
+            f"{'(c) is so many times this':>27s} {'steps alone':>12s}"
+        ),
     ]
     for batch, found in data["batches"].items():
         for arm, name in ARMS.items():

@@ -84,7 +84,7 @@ def jobs(folder: Path, base: str, count: int, pictures: int = 6, **recipe: Any) 
                 steps=made.step_count(len(images)),
                 validation=Validation(),
                 dataset_fingerprint="",
-            )  # fmt: skip
+            )
         )
     return specs
 

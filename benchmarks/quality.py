@@ -1,7 +1,7 @@
 """Which technique learns a subject best, and at what price: every cell trained on the same twenty toy subjects.
 
-    python benchmarks/quality.py [--group NAME] [--workers N]     trains and scores what results/quality.jsonl lacks
-    python benchmarks/quality.py --report                         writes the tables of docs/quality.md from it
+    ./dev bench quality [--group NAME] [--workers N]      trains and scores what results/quality.jsonl lacks
+    ./dev bench quality_report                            writes the tables of docs/quality.md from it
 
 Two subjects of each of the ten classes, six pictures each; a sample is told apart from all twenty and from five
 look-alikes of each (`lorafleet_jobs.evaluate`). All cells of a base share subjects, seeds and training length, so that
@@ -125,7 +125,8 @@ def job(subject: Subject, cell: Cell) -> JobSpec:
 
 
 def scored(arm_name: str, base: str, index: int, scores: Scores, **more: Any) -> dict[str, Any]:
-    return {"cell": arm_name, "base": base, "subject": subjects()[index].name, "scores": scores.as_json(), **more}
+    rounded = {label: None if value is None else round(value, 5) for label, value in scores.as_json().items()}
+    return {"cell": arm_name, "base": base, "subject": subjects()[index].name, "scores": rounded, **more}
 
 
 def train_and_score(cell: Cell, index: int, cache_folder: Path) -> list[dict[str, Any]]:
@@ -169,21 +170,19 @@ def run(groups: list[str], workers: int) -> None:
         if (cell.base, cell.name, subject.name) not in done
     ]
     cache_folder = Path(tempfile.mkdtemp(prefix="quality-cache-"))
+    machine = describe_machine()
     with ProcessPoolExecutor(workers, initializer=start, initargs=(1,)) as pool, RESULTS.open("a") as out:
         tasks = [(cell, i, pool.submit(train_and_score, cell, i, cache_folder)) for cell, i in wanted]
         for cell, i, task in tasks:
             for row in task.result():
-                out.write(json.dumps(row | {"date": datetime.date.today().isoformat()}) + "\n")
+                out.write(json.dumps(row | {"date": datetime.date.today().isoformat(), "machine": machine}) + "\n")
             out.flush()
             print(f"{cell.base} {cell.name} {i + 1}/{len(subjects())}", flush=True)
-    (RESULTS.parent / "quality-machine.json").write_text(json.dumps({"machine": describe_machine()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--group", choices=list(GROUPS), action="append", help="all by default")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--report", action="store_true")
     arguments = parser.parse_args()
-    if not arguments.report:
-        run(arguments.group or list(GROUPS), arguments.workers)
+    run(arguments.group or list(GROUPS), arguments.workers)
