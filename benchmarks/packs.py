@@ -61,7 +61,8 @@ def measure(base: Base, arguments: argparse.Namespace) -> dict[int, dict[str, li
                 }
                 for arm in ARMS if round_ else ():
                     found[batch][arm].append(taken[arm])
-            print(f"round {round_} of {arguments.rounds}", file=sys.stderr, flush=True)
+                said = "  ".join(f"({arm}) {each.around:.2f} + {each.steps:.2f} s" for arm, each in taken.items())
+                print(f"round {round_} of {arguments.rounds}, batch {batch}: {said}", file=sys.stderr, flush=True)
     return found
 
 

@@ -11,7 +11,6 @@ from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import initial_noise, sample
-from lorafleet.numerics.text import Conditioning
 from lorafleet.toy.judges import as_tensor, load_judge, recognise
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
@@ -38,8 +37,8 @@ def spec_of(subject, base):
 
 def samples(job, warm, subject_word):
     """One picture on each background, [8, 3, 32, 32] in [-1, 1]."""
-    positive = job.prompts.conditioning([f"a photo of {subject_word} {NOUN} {words}" for words in BACKGROUNDS.values()])
-    negative = Conditioning(torch.zeros_like(positive.context), torch.zeros_like(positive.pooled))
+    positive = job.prompts.encode([f"a photo of {subject_word} {NOUN} {words}" for words in BACKGROUNDS.values()])
+    negative = warm.unconditional(len(BACKGROUNDS))
     noise = torch.cat([initial_noise(seed, (4, 8, 8)) for seed in range(len(BACKGROUNDS))])
     time_ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]]).repeat(len(BACKGROUNDS), 1)
     table = sampler_table(warm.base, None, warm.base.default_steps)
@@ -56,10 +55,14 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
     hits, places, base_hits = 0, 0, 0
     for index, subject in enumerate(subjects):
         job = Training.prepare(spec_of(subject, base), warm)
-        base_made = samples(job, warm, "a")
+        warm.clear()
+        with torch.no_grad():
+            base_made = samples(job, warm, "a")
         for step in range(1, job.spec.steps + 1):
             step_alone(job, step)
-        made = samples(job, warm, "TOK")
+        job.learned.install(warm)
+        with torch.no_grad():
+            made = samples(job, warm, "TOK")
         warm.clear()
         hits += sum(found == index for found in recognise(judge, made, galleries))
         base_hits += sum(found == index for found in recognise(judge, base_made, galleries))

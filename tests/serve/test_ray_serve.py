@@ -60,7 +60,7 @@ def test_errors_cross_the_process_with_their_status(server):
     assert server.post(URL, json={"prompt": "a", "size": "40x999"}).status_code == 422
     assert server.get("/readyz").json() == {"status": "ready"}
     assert server.get("/v1/models").json()["data"][0]["id"] == "toy-playground"
-    assert len(server.get("/v1/adapters").json()["adapters"]) == 4
+    assert len(server.get("/v1/adapters").json()["adapters"]) == 5
 
 
 def test_a_caller_that_leaves_frees_the_engine(server):
