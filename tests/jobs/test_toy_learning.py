@@ -20,6 +20,9 @@ from lorafleet_jobs.train.pack import step_alone
 from lorafleet_jobs.train.training import Training
 
 NOUN, SUBJECTS = "mug", 6
+BARS = {"toy-sdxl": 0.8, "toy-playground": 0.65}
+"""toy-playground comes to 0.73 to 0.83 from one set of draws to another (`docs/log.md`, 2026-11-21): six subjects give
+an interval of some 0.11 to either side, so a bar of 0.8 would test the draws. Chance is 0.17."""
 
 
 def spec_of(subject, base):
@@ -69,6 +72,6 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
         places += sum(seen["background"] == b for seen, b in zip(judge.read(made), BACKGROUNDS, strict=True))
     total = SUBJECTS * len(BACKGROUNDS)
     print(f"{base}: gallery top-1 {hits}/{total}, base {base_hits}/{total}, background {places}/{total}")
-    assert hits / total >= 0.8
+    assert hits / total >= BARS[base]
     assert places / total >= 0.7
     assert base_hits / total <= 0.35  # chance is 1/6; the base knows mugs, not these mugs
