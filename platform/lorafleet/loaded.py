@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -108,14 +109,21 @@ class LoadedBase:
             empty = Conditioning(torch.zeros_like(empty.context), torch.zeros_like(empty.pooled))
         return Conditioning(empty.context.repeat(count, 1, 1), empty.pooled.repeat(count, 1))
 
-    def predict(self, x: Tensor, t: Tensor, conditioning: Conditioning, time_ids: Tensor) -> Tensor:
+    def predict(
+        self,
+        x: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        time_ids: Tensor,
+        unet: Callable[..., Any] | None = None,
+    ) -> Tensor:
         """The UNet's output for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows.
 
-        In fp32, or in fp64 if the UNet is.
+        In fp32, or in fp64 if the UNet is. `unet` is called in the UNet's place: itself, compiled.
         """
         dtype = self.unet.dtype
         extra = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": time_ids.to(self.device, dtype)}
-        output = self.unet(
+        output = (self.unet if unet is None else unet)(
             x.to(dtype), t.to(self.device), conditioning.context.to(dtype), added_cond_kwargs=extra, return_dict=False
         )
         found: Tensor = output[0]

@@ -17,6 +17,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
+from lorafleet_jobs.train.calls import SeatedCalls, SharedCalls
 from lorafleet_jobs.train.pack import step_alone, step_together
 from lorafleet_jobs.train.training import Training
 
@@ -68,13 +69,13 @@ def alone(warm, spec):
     return training, [step_alone(training, step) for step in range(1, spec.steps + 1)]
 
 
-def together(warm, specs, joins):
+def together(warm, specs, joins, calls=None):
     """Each job from its own tick on until its steps are done; a tick is one step of the pack."""
     trainings = [prepared(warm, spec) for spec in specs]
-    losses = [[] for _ in specs]
+    losses, calls = [[] for _ in specs], calls or SharedCalls()
     for tick in range(max(join + spec.steps for join, spec in zip(joins, specs, strict=True))):
         here = [i for i, join in enumerate(joins) if join <= tick < join + specs[i].steps]
-        outcomes = step_together([(trainings[i], tick - joins[i] + 1) for i in here])
+        outcomes = step_together([(trainings[i], tick - joins[i] + 1) for i in here], calls)
         for i, loss in zip(here, outcomes, strict=True):
             losses[i].append(loss)
     warm.clear()
@@ -134,6 +135,7 @@ def test_a_pack_changes_nothing_to_speak_of_in_float32(warm, photos, pack):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @settings(max_examples=25, deadline=None, suppress_health_check=QUIET)
 @given(pack=st.lists(st.tuples(RECIPES, st.integers(0, 12), st.just(20)), min_size=2, max_size=6))
 def test_a_pack_changes_nothing_over_twenty_steps(doubled, photos, pack):
@@ -157,26 +159,102 @@ def test_one_call_of_the_base_for_jobs_of_one_shape_and_turns_for_others(warm, p
     assert sorted(calls) == [1, 6]
 
 
-@pytest.mark.parametrize("poison", ["rate", "image"])
-def test_a_poisoned_job_leaves_and_the_others_come_out_the_same(warm, photos, tmp_path, poison):
-    good = [spec_of(warm, photos, rank=2, batch_size=2, seed=seed) for seed in (1, 2)]
+def poisoned(warm, photos, poison):
+    """A job whose learning rate has exploded, or with a picture that is not a number."""
     bad = prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, optimizer="adamw", seed=5))
-    with torch.no_grad():
-        if poison == "rate":
+    if poison == "rate":
+        with torch.no_grad():
             bad.learned.low_rank["unet"].flat.fill_(1e30)
-        else:
-            picture = bad.dataset.batch(0)
-            bad.dataset.batch = lambda index: type(picture)(**{**vars(picture), "z": picture.z * float("nan")})
-    trainings = [prepared(warm, spec) for spec in good]
-    first = step_together([(trainings[0], 1), (bad, 1), (trainings[1], 1)])
-    assert isinstance(first[1], NonFiniteError)
-    assert "lower learning_rate" in str(first[1])
-    for step in (2, 3, 4):
-        step_together([(training, step) for training in trainings])
+    elif poison == "image":
+        picture = bad.dataset.batch(0)
+        bad.dataset.batch = lambda index: type(picture)(**{**vars(picture), "z": picture.z * float("nan")})
+    return bad
+
+
+def beside(warm, photos, poison, calls):
+    """Two good jobs after four steps with a third beside them, which leaves if it breaks."""
+    good = [prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, seed=seed)) for seed in (1, 2)]
+    jobs = [good[0], poisoned(warm, photos, poison), good[1]]
+    reasons = []
+    for step in (1, 2, 3, 4):
+        outcomes = step_together([(job, step) for job in jobs], calls)
+        reasons += [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, float)]
     warm.clear()
-    for spec, training in zip(good, trainings, strict=True):
-        compare(training, alone(warm, spec)[0], CLOSE)
+    return good, reasons
+
+
+@pytest.mark.parametrize("poison", ["rate", "image"])
+def test_a_poisoned_job_leaves_and_the_others_come_out_the_same(warm, photos, poison):
+    good, (reason,) = beside(warm, photos, poison, SharedCalls())
+    assert isinstance(reason, NonFiniteError)
+    assert "lower learning_rate" in str(reason)
+    for training in good:
+        compare(training, alone(warm, training.spec)[0], CLOSE)
         assert all(torch.isfinite(parameter).all() for parameter in training.learned.parameters())
+
+
+@pytest.mark.parametrize("poison", ["rate", "image"])
+def test_in_seats_a_poisoned_job_leaves_no_bit_changed(warm, photos, poison):
+    """Its seat is parked, so that no shape changes."""
+    good, reasons = beside(warm, photos, poison, SeatedCalls(warm, 3))
+    healthy, nothing = beside(warm, photos, None, SeatedCalls(warm, 3))
+    assert (len(reasons), len(nothing)) == (1, 0)
+    for one, other in zip(good, healthy, strict=True):
+        assert equal(one, other)
+
+
+def equal(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.learned.parameters(), other.learned.parameters(), strict=True))
+
+
+SEATED = (
+    {"rank": 4, "batch_size": 2, "text_encoder_lora": {"rank": 2}},
+    {"rank": 2, "batch_size": 2, "dora": True, "pivotal": {"tokens": 2}, "caption": {"dropout": 0.5}},
+    {"rank": 4, "batch_size": 1, "gradient_accumulation": 2},
+    {"rank": 1, "batch_size": 2, "targets": "attn+ff", "optimizer": "adamw"},
+    {"rank": 3, "batch_size": 2, "seed": 7},
+)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=QUIET)
+@given(joins=st.lists(st.integers(0, 4), min_size=5, max_size=5), order=st.permutations(range(5)))
+def test_in_seats_every_job_comes_out_the_same_to_the_bit_whoever_joins_and_leaves(warm, photos, joins, order):
+    specs = [spec_of(warm, photos, 3, **SEATED[i]) for i in order]
+    trainings, losses = together(warm, specs, joins, seats(warm))
+    for spec, training, trace in zip(specs, trainings, losses, strict=True):
+        (lonely,), (expected,) = together(warm, [spec], [0], seats(warm))
+        assert trace == expected
+        assert equal(training, lonely)
+
+
+def seats(warm):
+    return SeatedCalls(warm, 4, rank=4)
+
+
+def test_a_compiled_pack_is_not_compiled_again_when_jobs_join_and_leave(photos):
+    """`aot_eager` traces as `inductor` does, and needs no C++ compiler."""
+    warm = LoadedBase.load(find_base("toy-sdxl"))
+    calls = SeatedCalls(warm, 3, rank=4, compiled=True, backend="aot_eager")
+    recipes = ({"rank": 4}, {"rank": 2, "dora": True}, {"rank": 1, "pivotal": {"tokens": 1}}, {"rank": 3, "alpha": 1})
+    specs = [spec_of(warm, photos, 4, batch_size=2, **recipe) for recipe in recipes]
+    first, rest = [(prepared(warm, spec), 1) for spec in specs[:2]], [prepared(warm, spec) for spec in specs]
+    step_together(first, calls)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        step_together([(rest[0], 1)], calls)
+        step_together([(rest[0], 2), (rest[2], 1), (rest[1], 1)], calls)
+        step_together([(rest[2], 2), (rest[3], 1)], calls)
+    step_together([(rest[3], 2)], calls)
+    warm.clear()
+    compare(rest[3], prepared_for(warm, specs[3], 2), CLOSE)
+
+
+def prepared_for(warm, spec, steps):
+    training = prepared(warm, spec)
+    for step in range(1, steps + 1):
+        step_alone(training, step)
+    warm.clear()
+    return training
 
 
 def test_what_does_not_fit_together_is_asked_in_halves_and_no_gradient_counts_twice(doubled, photos):

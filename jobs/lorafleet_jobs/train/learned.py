@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -56,6 +57,7 @@ class LowRank:
         device = next(iter(lora.layers.values())).base.weight.device
         return cls(nn.Parameter(torch.cat(parts).to(device)), {name: shapes[name] for name in layers}, rank, dora)
 
+    @cached_property
     def shapes(self) -> list[torch.Size]:
         """Of the tensors in `flat`, in their order."""
         found = []
@@ -66,7 +68,7 @@ class LowRank:
 
     def factors(self, flat: Tensor | None = None) -> dict[str, Factors]:
         """By layer name, as differentiable views of the flat parameter, or of a stack [groups, ...] of such."""
-        flat, shapes = self.flat if flat is None else flat, self.shapes()
+        flat, shapes = self.flat if flat is None else flat, self.shapes
         parts = flat.split([s.numel() for s in shapes], dim=-1)
         tensors = [t.view(*flat.shape[:-1], *s) for t, s in zip(parts, shapes, strict=True)]
         each = 3 if self.dora else 2
@@ -124,10 +126,10 @@ class Learned:
         found = []
         if UNET in self.low_rank:
             unet = self.low_rank[UNET]
-            found.append(ParameterSet("unet", [unet.flat], [unet.shapes()]))
+            found.append(ParameterSet("unet", [unet.flat], [unet.shapes]))
         text = [self.low_rank[part] for part in (TEXT_ENCODER, TEXT_ENCODER_2) if part in self.low_rank]
         if text:
-            found.append(ParameterSet("text", [low.flat for low in text], [low.shapes() for low in text]))
+            found.append(ParameterSet("text", [low.flat for low in text], [low.shapes for low in text]))
         if self.vectors is not None:
             found.append(ParameterSet("tokens", list(self.vectors), [[v.shape] for v in self.vectors]))
         return found

@@ -2,8 +2,8 @@
 
 A job's result is what it would be alone, to floating-point tolerance: rows of a batch do not see each other, losses are
 summed and never averaged over jobs, and every gradient is of one job's parameters only. Micro-batches of equal size
-share a call of the base; others take turns within the step, so that no mixture is refused. Knows trainings and the
-base; refuses to know when a job starts, ends and reports (`run`).
+share calls of the base (`calls` says how); others take turns within the step, so that no mixture is refused. Knows
+trainings and the base; refuses to know when a job starts, ends and reports (`run`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from lorafleet.errors import LorafleetError, NonFiniteError
-from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
 from lorafleet.targets import UNET
+from lorafleet_jobs.train.calls import SharedCalls
 from lorafleet_jobs.train.learned import stacked
-from lorafleet_jobs.train.prompts import conditioning_of
 from lorafleet_jobs.train.training import Question, Training
 
 
@@ -49,11 +48,12 @@ def step_alone(training: Training, step: int) -> float:
     return outcome
 
 
-def step_together(jobs: Sequence[tuple[Training, int]]) -> list[Outcome]:
+def step_together(jobs: Sequence[tuple[Training, int]], calls: SharedCalls | None = None) -> list[Outcome]:
     """One optimizer step of each job, each with its own step number, counted from 1, over one base.
 
-    Raises torch.OutOfMemoryError if even one job alone does not fit.
+    `calls` are the pack's own, and remember what fits. Raises torch.OutOfMemoryError if even one job alone does not.
     """
+    calls = calls or SharedCalls()
     counts = [training.spec.recipe.gradient_accumulation for training, _ in jobs]
     outcomes: list[Outcome] = [0.0] * len(jobs)
     for training, step in jobs:
@@ -67,7 +67,7 @@ def step_together(jobs: Sequence[tuple[Training, int]]) -> list[Outcome]:
                 except LorafleetError as problem:
                     outcomes[i] = problem
         for group in _of_one_shape(asked):
-            for i, loss in zip(group, _ask([asked[i] for i in group]), strict=True):
+            for i, loss in zip(group, _ask([asked[i] for i in group], calls), strict=True):
                 outcomes[i] += loss / counts[i]  # type: ignore[operator]  # those that were asked have no error
     return [_moved(training, step, outcome) for (training, step), outcome in zip(jobs, outcomes, strict=True)]
 
@@ -89,34 +89,32 @@ def _of_one_shape(asked: dict[int, Asked]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _ask(asked: Sequence[Asked]) -> list[float]:
+def _ask(asked: Sequence[Asked], calls: SharedCalls) -> list[float]:
     """Losses of micro-batches of one shape; their gradients are added to the jobs' own.
 
-    What does not fit in memory together is asked in halves: no gradient has been added before all are there.
+    What does not fit in memory together is asked again in smaller parts: no gradient has been added before all of a
+    call are there.
     """
-    try:
-        losses, gradients = _backward(asked)
-    except torch.OutOfMemoryError:
-        if len(asked) == 1:
-            raise
-        half = len(asked) // 2
-        return _ask(asked[:half]) + _ask(asked[half:])
-    for each, own in zip(asked, gradients, strict=True):
-        each.training.add_gradients(own, 1 / each.training.spec.recipe.gradient_accumulation)
+    losses: list[float] = []
+    for part in calls.split(asked[0].shape, asked):
+        try:
+            found, gradients = _backward(part, calls)
+        except torch.OutOfMemoryError:
+            if len(part) == 1:
+                raise
+            calls.overflowed(asked[0].shape, len(part))
+            losses += _ask(part, calls)
+            continue
+        for each, own in zip(part, gradients, strict=True):
+            each.training.add_gradients(own, 1 / each.training.spec.recipe.gradient_accumulation)
+        losses += found
     return losses
 
 
-def _backward(asked: Sequence[Asked]) -> tuple[list[float], list[tuple[Tensor | None, ...]]]:
-    trainings = [each.training for each in asked]
-    warm, checkpointing = trainings[0].warm, trainings[0].spec.recipe.gradient_checkpointing
-    (warm.unet.enable_gradient_checkpointing if checkpointing else warm.unet.disable_gradient_checkpointing)()
-    conditioning = conditioning_of(
-        [(each.training.prompts, each.question.captions, _dropout([each])) for each in asked]
-    )
-    _carry(warm, asked)
-    answers = _predict(warm, asked, conditioning)
-    losses = [each.question.loss(F) for each, F in zip(asked, answers, strict=True)]
-    owned = [training.trained() for training in trainings]
+def _backward(asked: Sequence[Asked], calls: SharedCalls) -> tuple[list[float], list[tuple[Tensor | None, ...]]]:
+    answers = _answers(calls.seated(asked[0].shape, asked), calls)
+    losses = [each.question.loss(F) for each, F in zip(asked, answers, strict=False)]  # parked seats' are not read
+    owned = [each.training.trained() for each in asked]
     flat = torch.autograd.grad(torch.stack(losses).sum(), [p for own in owned for p in own], allow_unused=True)
     gradients: list[tuple[Tensor | None, ...]] = []
     for own in owned:
@@ -125,22 +123,25 @@ def _backward(asked: Sequence[Asked]) -> tuple[list[float], list[tuple[Tensor | 
     return [loss.item() for loss in losses], gradients
 
 
-def _carry(warm: LoadedBase, asked: Sequence[Asked]) -> None:
-    """Every group of rows with its job's adapter on the UNet."""
-    learned = [each.training.learned for each in asked]
-    jobs, scales = [each.low_rank.get(UNET) for each in learned], [each.scale for each in learned]
-    warm.lora[UNET].set(stacked(warm.lora[UNET], jobs, scales), _dropout(asked))
+def _answers(asked: Sequence[Asked], calls: SharedCalls) -> tuple[Tensor, ...]:
+    """What the base says to each micro-batch, every group of rows with its job's adapter, in one call."""
+    warm, checkpointing = asked[0].training.warm, asked[0].training.spec.recipe.gradient_checkpointing
+    if warm.unet.is_gradient_checkpointing != checkpointing:  # walks all modules
+        (warm.unet.enable_gradient_checkpointing if checkpointing else warm.unet.disable_gradient_checkpointing)()
+    conditioning = calls.conditioning(
+        [(each.training.prompts, each.question.captions, _dropout([each])) for each in asked]
+    )
+    lora, learned = warm.lora[UNET], [each.training.learned for each in asked]
+    layers = stacked(lora, [each.low_rank.get(UNET) for each in learned], [each.scale for each in learned])
+    lora.set(calls.layers(layers, lora), _dropout(asked))
+    x = torch.cat([each.question.noisy.x for each in asked])
+    t = torch.cat([each.question.noisy.t for each in asked])
+    time_ids = torch.cat([each.question.time_ids for each in asked])
+    joined = Conditioning(torch.cat([c.context for c in conditioning]), torch.cat([c.pooled for c in conditioning]))
+    answers: tuple[Tensor, ...] = warm.predict(x, t, joined, time_ids, calls.unet).chunk(len(asked))
+    return answers
 
 
 def _dropout(asked: Sequence[Asked]) -> RowDropout | None:
     rates, seeds = zip(*(each.question.dropout for each in asked), strict=True)
     return RowDropout(rates, seeds) if any(rates) else None
-
-
-def _predict(warm: LoadedBase, asked: Sequence[Asked], conditioning: Sequence[Conditioning]) -> tuple[Tensor, ...]:
-    x = torch.cat([each.question.noisy.x for each in asked])
-    t = torch.cat([each.question.noisy.t for each in asked])
-    time_ids = torch.cat([each.question.time_ids for each in asked])
-    joined = Conditioning(torch.cat([c.context for c in conditioning]), torch.cat([c.pooled for c in conditioning]))
-    answers: tuple[Tensor, ...] = warm.predict(x, t, joined, time_ids).chunk(len(asked))
-    return answers

@@ -74,19 +74,18 @@ def conditioning_of(jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout |
     a job with LoRA on the text encoders in a call of its own, with its dropout.
     """
     found: dict[int, Conditioning] = {}
-    together = []
+    plain = [i for i, (job, *_) in enumerate(jobs) if not job.own_encoders]
+    if plain:
+        jobs[plain[0]][0].loaded.clear()
+    together = [i for i in plain if jobs[i][0].learned.prompts_change]
+    if together:
+        found |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
     for i, (job, captions, dropout) in enumerate(jobs):
         if job.own_encoders:
             job.learned.install_text(job.loaded, dropout if job.learned.prompts_change else None)
             found[i] = job.encode(captions) if job.learned.prompts_change else job.remember(captions)
-        elif job.learned.prompts_change:
-            together.append(i)
-        else:
-            job.loaded.clear()
+        elif i not in found:
             found[i] = job.remember(captions)
-    if together:
-        jobs[together[0]][0].loaded.clear()
-        found |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
     return [found[i] for i in range(len(jobs))]
 
 

@@ -12,15 +12,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from lorafleet.bundle import Bundle
 from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet.ports import JobTracker
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.artifact import publishable
+from lorafleet_jobs.train.calls import SharedCalls
 from lorafleet_jobs.train.checkpoint import resume, save_checkpoint
+from lorafleet_jobs.train.contest import Contest, NoContest, Stopped
 from lorafleet_jobs.train.pack import Outcome, step_together
 from lorafleet_jobs.train.progress import Progress
+from lorafleet_jobs.train.room import Room
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.validate import Validator
 
@@ -48,6 +53,8 @@ class Order:
     run_id: str | None = None
     checkpoints: Path | None = None
     """Where the job is kept half-way, and where an interrupted one goes on from; None for neither."""
+    contest: Contest = NoContest()
+    """Compares the job with others on the way, and may end it."""
 
 
 class JobRun:
@@ -69,12 +76,16 @@ class JobRun:
             self.validator.log_base(order.tracker)
 
     def after(self, loss: float) -> None:
-        """One step has been taken. Raises what `on_step` raises."""
+        """One step has been taken. Raises what `on_step` and the contest raise."""
         self.step += 1
         self.progress.after(self.step, loss, self.training.optimizer)
-        if self.validator.is_due(self.step):
+        contest, tracker, pictures = self.order.contest, self.order.tracker, list[Image.Image]()
+        compared = contest.is_due(self.step)
+        if self.validator.is_due(self.step) or (compared and contest.looks):
             with self.training.published():
-                self.validator.log(self.order.tracker, self.step)
+                pictures = self.validator.log(tracker, self.step)
+        if compared:
+            contest.judge(self.step, pictures, self.progress.losses, tracker)
         folder = self.order.checkpoints
         if folder is not None and not self.done and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
             save_checkpoint(folder, self.training, self.step, self.progress.losses)
@@ -105,9 +116,15 @@ Ended = tuple[JobRun, Bundle | Exception]
 class Crew:
     """The jobs that step together over one base now. One thread's own."""
 
-    def __init__(self, warm: LoadedBase, cache: Path | None = None) -> None:
-        self.warm, self.cache = warm, cache
+    def __init__(self, warm: LoadedBase, cache: Path | None = None, calls: SharedCalls | None = None) -> None:
+        self.warm, self.cache, self.calls = warm, cache, calls or SharedCalls()
+        self.room = Room.beside(warm.device)
         self.runs: list[JobRun] = []
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the device is expected to hold one more job, by what the present ones take."""
+        return self.room.has_room_beside(len(self.runs))
 
     def join(self, order: Order) -> JobRun:
         """Takes a job in, before the next step. Raises DataError."""
@@ -119,6 +136,7 @@ class Crew:
         """One step of every job; returns those that ended with it. The base carries nothing afterwards."""
         try:
             outcomes = self._outcomes(self.runs)
+            self.room.measure(len(self.runs), self.warm.device)
             ends = [(run, _end(run, loss)) for run, loss in zip(self.runs, outcomes, strict=True)]
         finally:
             self.warm.clear()
@@ -132,7 +150,7 @@ class Crew:
         Nothing has been moved before every answer is there, so asking again takes no step twice.
         """
         try:
-            return step_together([(run.training, run.step + 1) for run in runs])
+            return step_together([(run.training, run.step + 1) for run in runs], self.calls)
         except FAILURES as problem:
             if len(runs) == 1:
                 return [problem]
@@ -146,7 +164,7 @@ def _end(run: JobRun, loss: Outcome | Exception) -> Bundle | Exception | None:
     try:
         run.after(loss)
         return run.bundle() if run.done else None
-    except (Cancelled, *FAILURES) as problem:
+    except (Cancelled, Stopped, *FAILURES) as problem:
         return problem
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet.numerics.sampling import Noise, sample
 from lorafleet.ports import JobTracker
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import Learned
@@ -24,7 +24,7 @@ class Validator:
 
     def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, learned: Learned) -> None:
         self.spec, self.loaded, self.prompts, self.learned = spec, loaded, prompts, learned
-        self.texts = spec.validation.prompts or (spec.instance_prompt,)
+        self.texts = validation_texts(spec)
         self._base_pictures: dict[str, Image.Image] = {}
         self.table = sampler_table(loaded.base, None, spec.validation.steps or loaded.base.default_steps)
 
@@ -38,10 +38,12 @@ class Validator:
         for i, text in enumerate(self.texts):
             tracker.image(f"val/p{i:02d}", 0, self.base_picture(text))
 
-    def log(self, tracker: JobTracker, step: int) -> None:
-        """The adapter as it is now."""
-        for i, text in enumerate(self.texts):
-            tracker.image(f"val/p{i:02d}", step, self.picture(text, 1.0))
+    def log(self, tracker: JobTracker, step: int) -> list[Image.Image]:
+        """The adapter as it is now: one picture a prompt."""
+        pictures = [self.picture(text, 1.0) for text in self.texts]
+        for i, picture in enumerate(pictures):
+            tracker.image(f"val/p{i:02d}", step, picture)
+        return pictures
 
     def preview(self) -> Image.Image:
         """One row a prompt: base | adapter at scale 0 | adapter."""
@@ -56,13 +58,8 @@ class Validator:
     def base_picture(self, text: str) -> Image.Image:
         """What the base makes of a prompt with the subject left out; made once, for the base does not change."""
         if text not in self._base_pictures:
-            self._base_pictures[text] = self.picture(self.without_subject(text), None)
+            self._base_pictures[text] = self.picture(without_subject(self.spec, text), None)
         return self._base_pictures[text]
-
-    def without_subject(self, text: str) -> str:
-        """A prompt for the base: "a photo of TOK dog" becomes "a photo of a dog"."""
-        named = re.sub(rf"<{re.escape(self.spec.adapter)}(/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b", "", text)
-        return re.sub(rf"\bof\s+(?={re.escape(self.spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", named).strip())
 
     @torch.no_grad()
     def picture(self, text: str, weight: float | None) -> Image.Image:
@@ -74,12 +71,22 @@ class Validator:
             self.learned.install(loaded, weight)
         positive, empty = self.prompts.encode([text]), loaded.unconditional(1)
         latent = side // loaded.base.vae_factor
-        noise = initial_noise(self.spec.validation.seed, (loaded.vae.config.latent_channels, latent, latent))
+        shape = (loaded.vae.config.latent_channels, latent, latent)
+        noise = Noise([self.spec.validation.seed], shape, loaded.device)
         time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
-        z = sample(
-            loaded.predict, self.table, noise.to(loaded.device), positive, empty, time_ids, loaded.base.default_guidance
-        )
+        z = sample(loaded.predict, self.table, noise, positive, empty, time_ids, loaded.base.default_guidance)
         pixels = loaded.decode(z)[0].permute(1, 2, 0).cpu().numpy()
         image = Image.fromarray((pixels * 255).round().astype(np.uint8))
         factor = -(-SHOWN_AT_LEAST // side)
         return image.resize((side * factor, side * factor), Image.Resampling.NEAREST) if factor > 1 else image
+
+
+def validation_texts(spec: JobSpec) -> tuple[str, ...]:
+    """The prompts of a job's validation pictures."""
+    return spec.validation.prompts or (spec.instance_prompt,)
+
+
+def without_subject(spec: JobSpec, text: str) -> str:
+    """A job's prompt as anybody reads it: "a photo of TOK dog" becomes "a photo of a dog"."""
+    named = re.sub(rf"<{re.escape(spec.adapter)}(/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b", "", text)
+    return re.sub(rf"\bof\s+(?={re.escape(spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", named).strip())

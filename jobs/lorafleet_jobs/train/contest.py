@@ -1,0 +1,41 @@
+"""What a job's training asks of whoever compares it with others. Knows when and with what; refuses to know whom with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from lorafleet.ports import JobTracker
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Stopped(Exception):  # noqa: N818  a verdict, not an error
+    """Raised by a contest to end a job between two steps; says why in one line."""
+
+
+class Contest(Protocol):
+    """Compares a job with others at some of its steps."""
+
+    looks: bool
+    """Whether it wants the validation pictures."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether the job is compared after this step."""
+
+    def judge(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
+        """Compares it; `losses` are those of all steps so far. Raises Stopped, or what `Order.on_step` raises."""
+
+
+class NoContest:
+    """Compares with nobody."""
+
+    looks = False
+
+    def is_due(self, step: int) -> bool:
+        """Never."""
+        return False
+
+    def judge(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
+        """Lets it go on."""
