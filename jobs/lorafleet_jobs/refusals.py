@@ -10,17 +10,24 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib.util import find_spec
+from pathlib import Path
 
 from lorafleet.bases import Base
-from lorafleet.config import Recipe
+from lorafleet.config import EarlyStop, Recipe
 from lorafleet.config.parts import PriorSpec, SigmaSampler
 from lorafleet.errors import ManifestError
 from lorafleet.targets import UNET, select
+from lorafleet.toy.world import CLASSES
 from lorafleet_jobs.doctor import SubjectReport
 from lorafleet_jobs.layers import BaseSize
 
 LEAST_POLYNOMIAL_RATE = 1e-7
 """Where diffusers' polynomial schedule ends."""
+SHAPES_LOSS = (
+    "objective", "sigma_sampler", "weighting", "min_snr_gamma", "noise_offset", "input_perturbation", "masked_loss",
+    "prior", "resolution",
+)  # fmt: skip
+"""Keys that change what a loss measures."""
 _WORD = re.compile(r"\bTOK\d*\b")
 _NAMES = {"epsilon": "noise (epsilon)", "v_prediction": "velocity", "edm": "as a denoiser (EDM)"}
 
@@ -50,6 +57,61 @@ def refuse_words(recipe: Recipe, reports: Sequence[SubjectReport], prompts: Sequ
     if recipe.pivotal is not None:
         named = [("caption.prefix", recipe.caption.prefix), *(("a validation prompt", text) for text in prompts)]
         _raise_first((p for what, text in named for p in _unknown_words(recipe, what, text)), where)
+
+
+def refuse_compile(recipes: Sequence[Recipe], where: str) -> None:
+    """Raises ManifestError for what torch.compile cannot trace; call it where resources.compile is on."""
+    for recipe in recipes:
+        if recipe.dropout:
+            raise ManifestError(
+                f"{where}: resources.compile is on, and masks of recipe.dropout {recipe.dropout} cannot be traced; "
+                "set dropout to 0, or leave compile out"
+            )
+
+
+def refuse_early_stop(
+    early: EarlyStop, recipes: Sequence[Recipe], reports: Sequence[SubjectReport], base: Base | None, where: str
+) -> None:
+    """Raises ManifestError for an early stop that could compare nothing, or what cannot be compared.
+
+    `recipes` are those of the sweep's points.
+    """
+    good = [report for report in reports if not report.errors]
+    problems = [_about_metric(early, recipes), _about_first(early, recipes, good)]
+    if base is not None:
+        problems.append(_about_judge(early, good, base))
+    _raise_first((problem for group in problems for problem in group), where)
+
+
+def _about_metric(early: EarlyStop, recipes: Sequence[Recipe]) -> Iterator[str]:
+    varied = [key for key in SHAPES_LOSS if len({repr(getattr(recipe, key)) for recipe in recipes}) > 1]
+    if early.metric == "loss" and varied:
+        yield (
+            f"early_stop.metric is loss, and the sweep varies {varied[0]}, with which losses do not compare; use a "
+            "metric of pictures, or leave early_stop out"
+        )
+    if early.weights is not None and not (Path(early.weights) / "config.json").is_file():
+        yield f"early_stop.weights: {early.weights} is no folder that transformers' save_pretrained wrote; correct it"
+
+
+def _about_first(early: EarlyStop, recipes: Sequence[Recipe], reports: Sequence[SubjectReport]) -> Iterator[str]:
+    longest = max((recipe.step_count(len(one.images)) for recipe in recipes for one in reports), default=None)
+    if longest is not None and early.first >= longest:
+        yield f"early_stop.first is {early.first}, but no job takes more than {longest} steps; set it below"
+
+
+def _about_judge(early: EarlyStop, reports: Sequence[SubjectReport], base: Base) -> Iterator[str]:
+    if base.is_toy and early.needs_weights:
+        yield f"early_stop.metric is {early.metric}, which says nothing about toy pictures; use score or loss"
+    if not base.is_toy and early.metric == "score":
+        yield (
+            "early_stop.metric is score, the toy world's; a real base takes dino, clip-i, clip-t with weights, or loss"
+        )
+    nouns = [" ".join((report.subject.class_noun or "").split()) for report in reports]
+    strange = [noun for noun in nouns if noun not in CLASSES]
+    if early.metric == "score" and base.is_toy and strange:
+        known = ", ".join(CLASSES)
+        yield f"early_stop.metric is score, and the toy world's judge knows no {strange[0]} ({known}); use metric loss"
 
 
 def _raise_first(problems: Iterator[str], where: str) -> None:

@@ -14,7 +14,7 @@ from lorafleet_jobs.findings import Finding
 from lorafleet_jobs.jobspec import ImageSpec
 from lorafleet_jobs.layers import BaseSize, measure_base
 from lorafleet_jobs.presets import resolve_recipe
-from lorafleet_jobs.refusals import refuse, refuse_words
+from lorafleet_jobs.refusals import refuse, refuse_compile, refuse_words
 
 EPSILON, EDM = find_base("toy-sdxl"), find_base("toy-playground")
 SIZES = {base.name: measure_base(base) for base in (EPSILON, EDM)}
@@ -156,3 +156,11 @@ def test_words_and_steps_of_a_subject(
 )
 def test_words_that_fit(keys: dict[str, Any], subject: SubjectReport) -> None:
     refuse_words(resolve_recipe(keys, toy=True), [subject], [], "m.yaml")
+
+
+def test_dropout_is_not_compiled():
+    refuse_compile([resolve_recipe({}, toy=True)], "m.yaml")
+    with pytest.raises(ManifestError) as problem:
+        refuse_compile([resolve_recipe({}, toy=True), resolve_recipe({"dropout": 0.1}, toy=True)], "m.yaml")
+    assert "resources.compile is on" in said(problem.value)
+    assert "set dropout to 0" in said(problem.value)

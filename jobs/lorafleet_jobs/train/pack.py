@@ -61,7 +61,7 @@ def step_together(jobs: Sequence[tuple[Training, int]], calls: SharedCalls | Non
     for micro in range(max(counts, default=0)):
         asked: dict[int, Asked] = {}
         for i, (training, step) in enumerate(jobs):
-            if micro < counts[i] and not isinstance(outcomes[i], LorafleetError):
+            if micro < counts[i] and training.team.asks(micro) and not isinstance(outcomes[i], LorafleetError):
                 try:
                     asked[i] = Asked(training, training.question((step - 1) * counts[i] + micro))
                 except LorafleetError as problem:
@@ -74,12 +74,12 @@ def step_together(jobs: Sequence[tuple[Training, int]], calls: SharedCalls | Non
 
 def _moved(training: Training, step: int, outcome: Outcome) -> Outcome:
     if isinstance(outcome, LorafleetError):
+        training.give_up()
         return outcome
     try:
-        training.finish(step, outcome)
+        return training.finish(step, outcome)
     except NonFiniteError as problem:
         return problem
-    return outcome
 
 
 def _of_one_shape(asked: dict[int, Asked]) -> list[list[int]]:

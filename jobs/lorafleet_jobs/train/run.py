@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -23,9 +23,10 @@ from lorafleet_jobs.train.artifact import publishable
 from lorafleet_jobs.train.calls import SharedCalls
 from lorafleet_jobs.train.checkpoint import resume, save_checkpoint
 from lorafleet_jobs.train.contest import Contest, NoContest, Stopped
-from lorafleet_jobs.train.pack import Outcome, step_together
+from lorafleet_jobs.train.pack import Outcome, step_alone, step_together
 from lorafleet_jobs.train.progress import Progress
 from lorafleet_jobs.train.room import Room
+from lorafleet_jobs.train.team import Alone
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.validate import Validator
 
@@ -53,8 +54,10 @@ class Order:
     run_id: str | None = None
     checkpoints: Path | None = None
     """Where the job is kept half-way, and where an interrupted one goes on from; None for neither."""
-    contest: Contest = NoContest()
+    contest: Contest = field(default_factory=NoContest)
     """Compares the job with others on the way, and may end it."""
+    team: Alone = field(default_factory=Alone)
+    """The job's workers; the first one has an order, the others `follow`."""
 
 
 class JobRun:
@@ -66,7 +69,7 @@ class JobRun:
         Raises DataError.
         """
         self.order = order
-        self.training = Training.prepare(order.spec, warm, cache)
+        self.training = Training.prepare(order.spec, warm, cache, order.team)
         self.validator = Validator(order.spec, warm, self.training.prompts, self.training.learned)
         self.progress = Progress(order.tracker, order.spec, order.on_step)
         folder = order.checkpoints
@@ -86,10 +89,14 @@ class JobRun:
                 pictures = self.validator.log(tracker, self.step)
         if compared:
             contest.judge(self.step, pictures, self.progress.losses, tracker)
-        folder = self.order.checkpoints
-        if folder is not None and not self.done and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
-            save_checkpoint(folder, self.training, self.step, self.progress.losses)
-            self.saved = time.monotonic()
+        if not self.done and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Keeps the job as it is now, if it is kept half-way at all. Raises OSError."""
+        if self.order.checkpoints is not None:
+            save_checkpoint(self.order.checkpoints, self.training, self.step, self.progress.losses)
+        self.saved = time.monotonic()
 
     @property
     def done(self) -> bool:
@@ -165,7 +172,26 @@ def _end(run: JobRun, loss: Outcome | Exception) -> Bundle | Exception | None:
         run.after(loss)
         return run.bundle() if run.done else None
     except (Cancelled, Stopped, *FAILURES) as problem:
+        if not run.done:
+            run.training.give_up()
         return problem
+
+
+def follow(
+    spec: JobSpec, warm: LoadedBase, team: Alone, checkpoints: Path | None = None, cache: Path | None = None
+) -> None:
+    """A further worker's part in a job: every step with the others, and nothing else; ends when the job does.
+
+    Raises DataError, or NonFiniteError if the job or another worker failed.
+    """
+    try:
+        training = Training.prepare(spec, warm, cache, team)
+        step = 0 if checkpoints is None else resume(checkpoints, training)[0]
+        while step < spec.steps:
+            step += 1
+            step_alone(training, step)
+    finally:
+        warm.clear()
 
 
 def train_job(

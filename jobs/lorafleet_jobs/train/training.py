@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,6 +28,7 @@ from lorafleet_jobs.train.ema import Average
 from lorafleet_jobs.train.learned import Kind, Learned
 from lorafleet_jobs.train.optimize import optimizer_for, phase_end, schedule_for
 from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
+from lorafleet_jobs.train.team import Alone
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,15 @@ class Training:
     dataset: Dataset
     learned: Learned
     prompts: JobPrompts
+    team: Alone = field(default_factory=Alone)
 
     @classmethod
-    def prepare(cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None) -> Training:
+    def prepare(cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None, team: Alone | None = None) -> Training:
         """Reads the images and draws the first weights. Raises DataError."""
         warm.clear()
         learned = Learned.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
         objective, dataset = objective_for(warm.base, spec.recipe), Dataset.open(spec, warm, cache)
-        return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned))
+        return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned), team or Alone())
 
     def __post_init__(self) -> None:
         recipe, steps = self.spec.recipe, self.spec.steps
@@ -117,8 +119,12 @@ class Training:
             if gradient is not None:
                 parameter.grad = gradient * share if parameter.grad is None else parameter.grad + gradient * share
 
-    def finish(self, step: int, loss: float) -> None:
-        """After a step: clips, and moves what is learned. Raises NonFiniteError and moves nothing."""
+    def finish(self, step: int, loss: float) -> float:
+        """After a step: adds up what all workers found, clips, and moves what is learned; returns the step's loss.
+
+        Raises NonFiniteError and moves nothing.
+        """
+        loss = self.team.add_up(self.learned.parameters(), loss)
         limit = self.spec.recipe.max_grad_norm
         norm = nn.utils.clip_grad_norm_(self.learned.parameters(), limit if limit is not None else math.inf)
         if not math.isfinite(loss) or not torch.isfinite(norm):
@@ -130,6 +136,11 @@ class Training:
         self.schedule.step()
         if self.average is not None:
             self.average.update(self.learned)
+        return loss
+
+    def give_up(self) -> None:
+        """Ends the job's other workers, which wait for this one."""
+        self.team.give_up(self.learned.parameters())
 
     def published(self) -> AbstractContextManager[None]:
         """While it lasts, the learned parameters are those that will be published: their average, if one is kept."""

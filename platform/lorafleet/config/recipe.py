@@ -89,6 +89,10 @@ class Recipe(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the frozen base. The adapter, the noise and the loss are fp32 always."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes, each with its own GPU, that share a step's micro-batches; with more than one the job has no pack.
+
+    The result is the same but for the order of additions."""
 
     # ---- on which data
     resolution: Annotated[int, Field(ge=32, le=2048, multiple_of=8)] | None = None
@@ -153,6 +157,11 @@ class Recipe(Strict):
             raise ValueError("rslora changes nothing while alpha is unset (the scale is 1); set alpha")
         if self.dora and self.dropout:
             raise ValueError("dropout and dora together would drop direction but not magnitude; use one of them")
+        if self.gradient_accumulation % self.workers:
+            raise ValueError(
+                f"workers is {self.workers}, which share gradient_accumulation's {self.gradient_accumulation} "
+                "micro-batches evenly; make that a multiple"
+            )
         self.optimizer_options.check(self.optimizer)
         return self
 
