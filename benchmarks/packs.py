@@ -162,10 +162,11 @@ def report(data: dict[str, Any]) -> str:
             f"MiB: {found['pack/eight_of_a']:.2f} of it"
         )
     for batch, m in (data["seats"] or {}).items():
+        shared, seated, compiled = (m[f"{name}_milliseconds"] for name in ("shared", "seated", "compiled"))
         lines.append(
-            f"a step of the pack, batch {batch}: shared {m['shared_milliseconds']:.0f} ms, seated "
-            f"{m['seated_milliseconds']:.0f} ms ({m['shared/seated']:.2f}x), seated and compiled "
-            f"{m['compiled_milliseconds']:.0f} ms ({m['shared/compiled']:.2f}x; compiling {m['compiling_seconds']:.0f} s)"
+            f"a step of the pack, batch {batch}: shared {shared:.0f} ms, seated {seated:.0f} ms "
+            f"({m['shared/seated']:.2f}x), seated and compiled {compiled:.0f} ms ({m['shared/compiled']:.2f}x), after "
+            f"{m['compiling_seconds']:.0f} s of compiling"
         )
     return "\n".join(lines)
 

@@ -38,3 +38,26 @@ def with_mlflow(blank_mlflow):
         return folder
 
     return put
+
+
+@pytest.fixture(scope="session")
+def parses():
+    """Lets the program that a command line names parse it, without running it."""
+
+    def parse(words: list[str]) -> None:
+        program, command, *rest = words
+        if program == "lorafleet":
+            import typer.main
+
+            from lorafleet.cli import build_app
+
+            group = typer.main.get_command(build_app())
+        elif program == "ray":
+            from ray.scripts.scripts import cli as group
+        elif program == "mlflow":
+            from mlflow.cli import cli as group
+        else:
+            raise AssertionError(f"no program {program} in the image")
+        group.commands[command].make_context(command, list(rest))
+
+    return parse

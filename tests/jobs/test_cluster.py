@@ -1,7 +1,9 @@
 """cluster.yaml is what Ray accepts, and the choice of a cluster says what it lacks."""
 
 import json
+import re
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -32,11 +34,38 @@ def test_cluster_yaml_is_valid_for_ray(config):
 
 def test_training_never_lands_on_the_head_and_workers_are_spot(config):
     head, gpu = config["available_node_types"][config["head_node_type"]], config["available_node_types"]["gpu"]
-    assert head["resources"] == {"CPU": 0}
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
     assert "InstanceMarketOptions" not in head["node_config"]
     assert gpu["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
     assert (gpu["min_workers"], gpu["max_workers"]) == (0, config["max_workers"])
+
+
+def test_the_cluster_asks_for_a_token_and_its_dashboard_listens_on_loopback(config):
     assert "--dashboard-host=127.0.0.1" in " ".join(config["head_start_ray_commands"])
+    assert "--env RAY_AUTH_MODE=token" in config["docker"]["run_options"]
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    assert (ROOT / config["file_mounts"]["~/lorafleet/constraints.txt"]).is_file()
+
+
+def test_databases_lie_on_the_heads_own_disk(config):
+    said = " ".join(config["docker"]["head_run_options"] + config["head_start_ray_commands"])
+    assert re.findall(r"sqlite:////(\w+)/(\w+)", said) == [("state", "jobs"), ("state", "mlflow")]
+    assert "sqlite" not in " ".join(config["docker"]["run_options"])
+
+
+STAGES = ["initialization", "setup", "head_setup", "head_start_ray", "worker_start_ray"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_shell_and_the_programs_understand_every_command(config, stage, parses):
+    for command in config[f"{stage}_commands"]:
+        wrapped = f"source ~/.bashrc; export OMP_NUM_THREADS=1 && ({command})"  # as Ray does
+        subprocess.run(["bash", "-n", "-c", wrapped], check=True)
+        words = re.split(r" \S*(?:>>|2>)", command)[0].split()
+        if words[0] == "ray":
+            parses(words)
+        elif "mlflow" in words:
+            parses(words[words.index("mlflow") :])
 
 
 @pytest.mark.parametrize("place", [(), ("docker",), ("available_node_types", "gpu")])
