@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lorafleet_jobs.commands_control import register_control
 from lorafleet_jobs.commands_evaluate import register_evaluate
 from lorafleet_jobs.commands_intake import register_intake
 from lorafleet_jobs.commands_submit import register_submit
@@ -13,4 +14,5 @@ def register(app: typer.Typer) -> None:
     """Adds `check` and `plan`, everything about submissions, and `evaluate`."""
     register_intake(app)
     register_submit(app)
+    register_control(app)
     register_evaluate(app)

@@ -85,6 +85,7 @@ def show_plan(prepared: Prepared) -> None:
     at_once = f", {len(plan.packs[0])} at once on each" if len(plan.packs[0]) > 1 else ""
     lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}"
     out.print(f"{plan.submission}: {lanes}", markup=False)
+    _show_sweep(prepared)
     cost = (
         f"about {_duration(plan.estimate.seconds)}, {plan.estimate.peak_memory_mib / 1024:.1f} GiB a lane (estimated)"
     )
@@ -92,6 +93,22 @@ def show_plan(prepared: Prepared) -> None:
     out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
     for skipped in plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+
+
+def _show_sweep(prepared: Prepared) -> None:
+    """How many points there are, and when they are compared."""
+    from lorafleet.console import out
+    from lorafleet_jobs.halving import Halving, share
+
+    count, written, early = len(prepared.recipes), prepared.manifest.sweep.count, prepared.manifest.early_stop
+    if written > 1:
+        alike = f" ({written} written or drawn, some alike)" if written > count else ""
+        out.print(f"{_count(count, 'sweep point')}{alike}, every subject at each", markup=False)
+    if early is not None:
+        rungs = {rung for job in prepared.plan.jobs if (halving := Halving.of(job)) for rung in halving.rungs()}
+        steps = ", ".join(map(str, sorted(rungs)))
+        ends = f"early stop by {early.metric} at step {steps}: of each subject the best {share(early.eta)} goes on"
+        out.print(f"{ends}; time is estimated without it", markup=False)
 
 
 def _show_recipes(recipes: Sequence[Resolved]) -> None:
@@ -108,10 +125,11 @@ def _show_recipes(recipes: Sequence[Resolved]) -> None:
 
 
 def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
-    """Each resolved recipe and the ids of its jobs."""
+    """Each sweep point, its resolved recipe and the ids of its jobs."""
+    jobs = prepared.plan.jobs
     return [
-        {**resolved.as_json(), "jobs": [job.id for job in prepared.plan.jobs if job.recipe == resolved.recipe]}
-        for resolved in prepared.recipes
+        {"point": one.point, **one.as_json(), "jobs": [job.id for job in jobs if job.recipe == one.recipe]}
+        for one in prepared.recipes
     ]
 
 

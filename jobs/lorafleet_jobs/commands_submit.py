@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,12 +11,22 @@ import typer
 from lorafleet_jobs.commands_intake import AsJson, BaseName, ManifestPath
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lorafleet.home import Home
     from lorafleet_jobs.intake import Prepared
     from lorafleet_jobs.report import Submission
 
 SubmissionId = Annotated[
     str, typer.Argument(metavar="SUBMISSION", help="Its id, or a beginning of it.", show_default=False)
+]
+NewestSubmission = Annotated[
+    str | None,
+    typer.Argument(metavar="[SUBMISSION]", help="Its id, or a beginning of it; the newest by default."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="RAY", help="A Ray cluster; by default one here.", show_default=False),
 ]
 
 
@@ -31,20 +42,19 @@ def submit(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Train in the background and return at once.")] = False,
     base: BaseName = None,
-    address: Annotated[
-        str | None,
-        typer.Option("--address", metavar="RAY", help="A Ray cluster; by default one here.", show_default=False),
-    ] = None,
+    address: Address = None,
     as_json: AsJson = False,
 ) -> int:
     """Train every subject of a manifest, and publish its adapters.
 
-    Submitting again trains only what is missing. Exit code 0: every subject succeeded. 1: some failed or were left out.
-    2: nothing can be trained. 4: Ray or MLflow does not answer.
+    Submitting again trains only what is missing. --address http://HEAD:8265 leaves it to that cluster, as a Ray job.
+    Exit code 0: every subject succeeded. 1: some failed or were left out. 2: nothing can be trained. 4: Ray or MLflow
+    does not answer.
     """
     from lorafleet.console import print_json
     from lorafleet.home import Home
     from lorafleet_jobs.intake import prepare
+    from lorafleet_jobs.rayjob import job_api
     from lorafleet_jobs.submit import submit_detached
 
     home = Home.from_environment()
@@ -52,31 +62,26 @@ def submit(
     _announce(prepared)
     if sys.stdin.isatty() and not yes:
         typer.confirm("start?", default=True, abort=True, err=True)
+    if (cluster := job_api(address)) is not None:
+        return _hand_over(prepared, manifest, base, cluster, as_json)
     done = submit_detached(prepared, home, address) if detach else _attached(prepared, home, address)
     if as_json:
         skipped = [one.model_dump(mode="json") for one in prepared.plan.skipped]
         print_json({**done.as_json(), "skipped": skipped})
     elif detach:
-        _say(f"{done.id} trains in the background; lorafleet watch {done.id}")
+        say(f"{done.id} trains in the background; lorafleet watch {done.id}")
     else:
-        _conclude(done)
+        say_end(done, home)
     failed = not detach and done.state != "succeeded"
     return 1 if failed or prepared.plan.skipped else 0
 
 
-def status(
-    submission: Annotated[
-        str | None,
-        typer.Argument(metavar="[SUBMISSION]", help="Its id, or a beginning of it; the newest by default."),
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
+def status(submission: NewestSubmission = None, as_json: AsJson = False) -> int:
     """Show how a submission stands. Exit code 3: there is no such submission."""
     import time
 
-    from lorafleet.console import note, out, print_json
+    from lorafleet.console import out, print_json
     from lorafleet.home import Home
-    from lorafleet_jobs.lock import has_driver
     from lorafleet_jobs.report import load_submission
     from lorafleet_jobs.watch import board
 
@@ -86,14 +91,15 @@ def status(
         print_json(found.as_json())
     else:
         out.print(board(found, time.time()))
-    if not found.has_ended and not has_driver(home, found.id):
-        note(f"nobody is training {found.id} now; submit its manifest again to go on")
+    say_orphan(found, home)
     return 0
 
 
-def watch(submission: SubmissionId) -> int:
-    """Follow a submission until it ends; leaving does not stop it. Exit code 1: not everything succeeded."""
-    from lorafleet.console import note
+def watch(submission: NewestSubmission = None) -> int:
+    """Follow a submission until it ends. Exit code 1: not everything succeeded.
+
+    Ctrl-C leaves it to train on, and is no failure: exit code 0.
+    """
     from lorafleet.home import Home
     from lorafleet_jobs.report import load_submission
     from lorafleet_jobs.submit import follow
@@ -101,19 +107,42 @@ def watch(submission: SubmissionId) -> int:
 
     home = Home.from_environment()
     found = load_submission(home, submission)
-    with onlooker() as show:
-        done = follow(found.id, home, show)
-    if not done.has_ended:
-        note(f"nobody is training {found.id} now; submit its manifest again to go on")
+    try:
+        with onlooker() as show:
+            done = follow(found.id, home, show)
+    except KeyboardInterrupt:
+        _say_farewell(found.id)
+        return 0
+    say_end(done)
+    say_orphan(done, home)
     return 0 if done.state == "succeeded" else 1
 
 
 def _attached(prepared: Prepared, home: Home, address: str | None) -> Submission:
+    from lorafleet_jobs.lock import has_driver
     from lorafleet_jobs.submit import submit
     from lorafleet_jobs.watch import onlooker
 
-    with onlooker() as show:
-        return submit(prepared, home, address, show)
+    try:
+        with onlooker() as show:
+            return submit(prepared, home, address, show)
+    except KeyboardInterrupt:
+        if has_driver(home, prepared.plan.submission):  # another process, which this one only watched
+            _say_farewell(prepared.plan.submission)
+        raise
+
+
+def _hand_over(prepared: Prepared, manifest: Path, base: str | None, cluster: str, as_json: bool) -> int:
+    from lorafleet.console import print_json
+    from lorafleet_jobs.rayjob import hand_over
+
+    handed = hand_over(prepared, manifest, base, cluster)
+    if as_json:
+        skipped = [one.model_dump(mode="json") for one in prepared.plan.skipped]
+        print_json({**handed.as_json(), "skipped": skipped})
+    else:
+        say(handed.story)
+    return 1 if prepared.plan.skipped else 0
 
 
 def _announce(prepared: Prepared) -> None:
@@ -122,20 +151,43 @@ def _announce(prepared: Prepared) -> None:
     plan = prepared.plan
     for skipped in plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+    secret = prepared.manifest.notify and prepared.manifest.notify.secret_env
+    if secret and not os.environ.get(secret):
+        note(f"notify.secret_env names {secret}, which is not set here; nobody will be notified")
     jobs = "1 adapter" if len(plan.jobs) == 1 else f"{len(plan.jobs)} adapters"
     lanes = "1 lane" if plan.lanes == 1 else f"{plan.lanes} lanes"
-    _say(f"{plan.submission}: {jobs} on base {prepared.manifest.base}, {lanes}")
+    say(f"{plan.submission}: {jobs} on base {prepared.manifest.base}, {lanes}")
 
 
-def _conclude(done: Submission) -> None:
-    counts = ", ".join(
-        f"{sum(job.state == state for job in done.jobs)} {state}" for state in ("succeeded", "failed", "cancelled")
-        if any(job.state == state for job in done.jobs)
-    )  # fmt: skip
-    _say(f"{done.id}: {counts}. Adapters: lorafleet adapters ls. Runs and pictures: lorafleet ui")
+def say_end(done: Submission, home: Home | None = None) -> None:
+    """How a submission ended, for people: counts, what failed and where to read more; with a home also its report."""
+    from lorafleet_jobs.report import counts, failures
+
+    if not done.has_ended:
+        return
+    say(f"{done.id}: {counts(done.jobs)}")
+    for line in failures(done):
+        say(line)
+    if home is not None and home.report(done.id).exists():
+        say(f"Report: {home.report(done.id)}")
+    say("Adapters: lorafleet adapters ls. Runs and pictures: lorafleet ui")
 
 
-def _say(text: str) -> None:
-    from lorafleet.console import err
+def say_orphan(found: Submission, home: Home) -> None:
+    """What to do about a submission that has not ended and that nobody drives."""
+    from lorafleet.console import note
+    from lorafleet_jobs.lock import has_driver
 
-    err.print(text, markup=False)
+    if not found.has_ended and not has_driver(home, found.id):
+        note(f"nobody is training {found.id} now; go on with: lorafleet retry {found.id}")
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    from lorafleet.console import err, one_line
+
+    err.print(one_line(text), markup=False)
+
+
+def _say_farewell(submission: str) -> None:
+    say(f"{submission} trains on; lorafleet watch {submission} comes back, lorafleet cancel {submission} ends it")

@@ -9,14 +9,15 @@ from pathlib import Path
 from lorafleet.bases import HUB, SHIPPED, Base, find_base
 from lorafleet.config import Manifest, Recipe
 from lorafleet.config.load import load_manifest
+from lorafleet.config.sweep import nested
 from lorafleet.errors import BaseModelError, DataError
 from lorafleet_jobs.class_images import ClassFolder, read_class_folders
 from lorafleet_jobs.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.estimate import Machine
 from lorafleet_jobs.layers import BaseSize, measure_base
 from lorafleet_jobs.plan import Plan, make_plan
-from lorafleet_jobs.presets import at_point, resolve_sweep
-from lorafleet_jobs.refusals import refuse, refuse_words
+from lorafleet_jobs.presets import SweepPoint, at_point, resolve_points
+from lorafleet_jobs.refusals import refuse, refuse_compile, refuse_early_stop, refuse_words
 from lorafleet_jobs.resolved import Resolved
 
 
@@ -30,8 +31,8 @@ class Checked:
     base: Base | None
     base_problem: str
     """Why there is no base; "" if there is one."""
-    recipes: tuple[Recipe, ...]
-    """One for each sweep point."""
+    points: tuple[SweepPoint, ...]
+    """Of the sweep; one with an empty point without."""
     reports: tuple[SubjectReport, ...]
     class_folders: tuple[ClassFolder, ...] = ()
     size: BaseSize | None = None
@@ -67,20 +68,28 @@ def examine(manifest_path: Path, base: str | None = None) -> Checked:
         manifest = manifest.with_changes(base=base)
     elif manifest.base.startswith(("./", "../")):
         manifest = manifest.with_changes(base=str((folder / manifest.base).resolve()))
+    if manifest.early_stop is not None and manifest.early_stop.weights is not None:
+        weights = str((folder / Path(manifest.early_stop.weights).expanduser()).resolve())
+        manifest = manifest.with_changes(early_stop=manifest.early_stop.with_changes(weights=weights))
     found, problem = _base_if_here(manifest.base)
     toy = found.is_toy if found is not None else False
-    recipes = tuple(resolve_sweep(manifest, toy, str(manifest_path)))
+    points = tuple(resolve_points(manifest, toy, str(manifest_path)))
+    recipes = [one.recipe for one in points]
     size = measure_base(found) if found is not None else None
-    for recipe, point in zip(recipes, manifest.sweep_points(), strict=True):
-        refuse(recipe, found, size, at_point(str(manifest_path), point))
+    if manifest.resources.compile:
+        refuse_compile(recipes, str(manifest_path))
+    for one in points:
+        refuse(one.recipe, found, size, at_point(str(manifest_path), one.point))
     sides = [recipe.resolution or (found.resolution if found else None) for recipe in recipes]
     side = None if None in sides else max(side for side in sides if side is not None)
     class_folders = tuple(read_class_folders(recipes, folder))
     shared = [finding for class_folder in class_folders for finding in class_folder.findings]
     reports = check(manifest, folder, _needs(recipes, side), shared)
-    for recipe, point in zip(recipes, manifest.sweep_points(), strict=True):
-        refuse_words(recipe, reports, manifest.validation.prompts, at_point(str(manifest_path), point))
-    return Checked(manifest, folder, found, problem, recipes, tuple(reports), class_folders, size)
+    for one in points:
+        refuse_words(one.recipe, reports, manifest.validation.prompts, at_point(str(manifest_path), one.point))
+    if manifest.early_stop is not None:
+        refuse_early_stop(manifest.early_stop, recipes, reports, found, str(manifest_path))
+    return Checked(manifest, folder, found, problem, points, tuple(reports), class_folders, size)
 
 
 def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
@@ -93,7 +102,7 @@ def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
         raise BaseModelError(checked.base_problem)
     plan = make_plan(
         checked.manifest,
-        checked.recipes,
+        [one.recipe for one in checked.points],
         checked.reports,
         checked.base,
         checked.size,
@@ -104,8 +113,8 @@ def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
         first, *others = plan.skipped
         more = f" (and {len(others)} more)" if others else ""
         raise DataError(f"{manifest_path}: no subject can be trained; {first.subject}: {first.reason}{more}")
-    points, written = checked.manifest.sweep_points(), checked.manifest.recipe
-    resolved = [Resolved(r, written, point, checked.base) for r, point in zip(checked.recipes, points, strict=True)]
+    written = checked.manifest.recipe
+    resolved = [Resolved(one.recipe, written, nested(one.point), checked.base) for one in checked.points]
     return Prepared(checked.manifest, checked.reports, plan, checked.base, tuple(resolved))
 
 

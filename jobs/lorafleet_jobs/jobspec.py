@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lorafleet.config import Recipe, Validation
+from lorafleet.config import EarlyStop, Recipe, Validation
 from lorafleet.config.strict import Strict
 
 
@@ -58,4 +58,6 @@ class JobSpec(Strict):
     """Fully resolved: no preset left to read."""
     steps: int
     validation: Validation
+    early_stop: EarlyStop | None = None
+    """When the job may have to end early; no part of its id, for what it trains is the same."""
     dataset_fingerprint: str

@@ -1,190 +1,268 @@
 """A lane: holds one base and trains jobs on it, several at once, until the desk is drained. Knows no Ray.
 
-A job that fails, fails alone: the lane says why in one line, and the next takes its place between two steps. What is
-published is published in this order, each step safe to repeat: bundle on disk, artifact in MLflow, version in the
-registry, row in the store.
+A job that fails, fails alone: the lane says why in one line, and the next takes its place between two steps. A lane
+that has to leave keeps what its jobs have learned and gives them back; one that hangs ends itself.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import traceback
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 from lorafleet.bases import find_base
-from lorafleet.bundle import CARD, Bundle, read_bundle
-from lorafleet.errors import BundleError, LorafleetError, UnreachableError
+from lorafleet.bundle import Bundle
+from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.desk import Desk, LaneSetup, Lease
-from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.held import Held
+from lorafleet_jobs.joblog import JobLog
+from lorafleet_jobs.kinds import REMEDIES, classify
+from lorafleet_jobs.publish import kept, publish
 from lorafleet_jobs.pulse import Pulse
-from lorafleet_jobs.train import FAILURES, Cancelled, Crew, JobRun, Order
+from lorafleet_jobs.recycle import Wear
+from lorafleet_jobs.runs import stopped_tags
+from lorafleet_jobs.scoring import contest_of
+from lorafleet_jobs.train import FAILURES, Cancelled, Crew, JobRun, Order, Stopped
+from lorafleet_jobs.train.calls import SeatedCalls, SharedCalls
+from lorafleet_jobs.watchdog import LifeSigns, Watchdog, die
 
 if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking, Status
 
+Leaving = Literal["drained", "preempted", "recycled", "yielded"]
 WAIT_SECONDS = 1.0  # while other lanes hold all the jobs that are left
-PUBLISH_SECONDS = 60.0  # how long a finished job waits for MLflow to come back
+LOOK_SECONDS = 5.0  # between two looks at whether others need the place
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Held:
-    """A job in this lane's hands."""
-
-    lease: Lease
-    pulse: Pulse
-    run: JobRun | None = None
-    """None until it has joined the crew."""
-
-    @property
-    def wants(self) -> tuple[str, str]:
-        """The base, and its precision."""
-        return self.lease.spec.base, self.lease.spec.recipe.precision
+def stays() -> bool:
+    """No notice to leave was given."""
+    return False
 
 
 class Lane:
     """One lane's life."""
 
-    def __init__(self, setup: LaneSetup, desk: Desk, tracking: MlflowTracking) -> None:
-        self.setup = setup
-        self.desk = desk
-        self.tracking = tracking
+    def __init__(
+        self,
+        setup: LaneSetup,
+        desk: Desk,
+        tracking: MlflowTracking,
+        must_leave: Callable[[], bool] = stays,
+        then: Callable[[str], None] = die,
+    ) -> None:
+        """`must_leave` says whether the machine is about to go; `then` ends the process if the lane hangs."""
+        self.setup, self.desk, self.tracking = setup, desk, tracking
         self.home = Home(setup.home)
+        self._must_leave, self._then = must_leave, then
         self._held: list[Held] = []
         self._crew: tuple[tuple[str, str], Crew] | None = None
+        self._signs = LifeSigns(setup.resources.stall_seconds)
+        self._wear = Wear()
+        self._born = time.monotonic()
         self._ask_again = 0.0  # when the desk is asked for work again
+        self._look_again = self._born + LOOK_SECONDS
 
-    def run(self) -> None:
-        """Trains until every job of the submission has ended, waiting while others hold the last ones."""
+    def run(self) -> Leaving:
+        """Trains until every job of the submission has ended, or the lane must leave; waits while others hold the last.
+
+        Raises UnreachableError if the desk is gone for good, and what is a defect.
+        """
         self.desk.open(self.setup.name)
+        watchdog = Watchdog(self._signs, self._stalled, self._then)
         try:
             while True:
+                if (why := self._leaves()) is not None:
+                    self._hand_back(why)
+                    return why
                 self._take_in()
                 if any(held.run is not None for held in self._held):
                     self._step()
                 elif not self._held and self.desk.is_drained():
-                    return
+                    return "drained"
                 elif not self._held:
+                    self._signs.now("waiting for work")
                     time.sleep(WAIT_SECONDS)
+        except Exception as problem:  # a defect, or a device that failed: this life is over, the next one starts afresh
+            self._say_to_all(*_traceback(problem))
+            raise
         finally:
+            watchdog.stop()
             for held in self._held:
                 held.pulse.stop()
+
+    def _leaves(self) -> Leaving | None:
+        if self._must_leave():
+            return "preempted"
+        if self._wear.is_worn:
+            return "recycled"
+        if time.monotonic() >= self._look_again:
+            self._look_again = time.monotonic() + LOOK_SECONDS
+            if self.desk.gives_way(time.monotonic() - self._born):
+                return "yielded"
+        return None
+
+    def _hand_back(self, why: Leaving) -> None:
+        """Between two steps: every job is kept as it is, and another lane may have it."""
+        for held in self._held:
+            try:
+                if held.run is not None:
+                    held.run.save()
+            except OSError as problem:
+                held.say(f"could not be kept at step {held.step}: {problem}")
+            held.pulse.stop()
+            if self.desk.give_back(held.lease.spec.id, held.lease.attempt):
+                held.say(f"given back at step {held.step}: lane {self.setup.name} is {why}")
+        self._held.clear()
 
     def _take_in(self) -> None:
         """Leases jobs while there is room; one for another base waits, leased, until this one's are done."""
         while self._has_room and time.monotonic() >= self._ask_again:
-            lease = self.desk.lease(self.setup.name)
+            lease = self.desk.lease(self.setup.name, [held.lease.spec.id for held in self._held])
             if lease is None:
                 self._ask_again = time.monotonic() + WAIT_SECONDS  # not at every step
                 break
-            self._held.append(Held(lease, Pulse(self.desk, lease)))
+            job_log = JobLog(self.home.job_log(lease.spec.submission, lease.spec.id))
+            self._held.append(Held(lease, Pulse(self.desk, lease), job_log))
+            self._held[-1].say(f"attempt {lease.attempt}, lane {self.setup.name}")
             self._start_if_it_fits()
         self._start_if_it_fits()
 
     @property
     def _has_room(self) -> bool:
-        return len(self._held) < self.setup.pack and all(held.run is not None for held in self._held)
+        limits = [held.limit(self.setup.pack) for held in self._held]
+        if len(self._held) >= min(limits, default=self.setup.pack) or any(held.run is None for held in self._held):
+            return False
+        return self._crew is None or self._crew[1].has_room
 
     def _start_if_it_fits(self) -> None:
         waiting = next((held for held in self._held if held.run is None), None)
         if waiting is None or any(held.run is not None and held.wants != waiting.wants for held in self._held):
             return
-        lease = waiting.lease
-        self.tracking.resume(lease.run_id, lease.attempt)
-        out = self.home.bundles / lease.spec.id
+        spec, run_id = waiting.lease.spec, waiting.lease.run_id
+        self._signs.now(f"starting job {spec.id}")
+        self.tracking.resume(run_id, waiting.lease.attempt)
+        out = self.home.bundles / spec.id
         try:
-            if (kept := _kept(out, lease.spec.id)) is not None:
-                self._end(waiting, kept)
+            if (done := kept(out, spec.id)) is not None:
+                self._end(waiting, done)
                 return
-            tracker = self.tracking.job_tracker(lease.run_id)
             crew = self._crew_for(waiting)
-            half_way = self.home.checkpoints / lease.spec.id
-            order = Order(lease.spec, out, tracker, waiting.pulse.on_step, lease.run_id, half_way)
-            waiting.run = crew.join(order)
+            tracker = self.tracking.job_tracker(run_id, self.home.spool)
+            half_way = self.home.checkpoints / waiting.lease.key
+            contest = contest_of(spec, waiting.compare, self.setup.device)
+            every = self.setup.resources.checkpoint_seconds
+            order = Order(
+                spec, out, tracker, waiting.on_step, run_id, half_way, contest, checkpoint_seconds=every
+            )  # fmt: skip
+            run = crew.join(order)
         except FAILURES as problem:
-            self._end(waiting, problem)
+            self._end(waiting, problem, packed=len(self._held))
+        else:
+            waiting.begins(run)
 
     def _crew_for(self, held: Held) -> Crew:
         if self._crew is None or self._crew[0] != held.wants:
             self._crew = None  # two bases need not fit in memory
             base, precision = held.wants
+            self._signs.now(f"loading {base}")
             warm = LoadedBase.load(find_base(base), self.setup.device, precision)
-            self._crew = (held.wants, Crew(warm, self.home.cache))
+            self._crew = (held.wants, Crew(warm, self.home.cache, self._calls(warm)))
         return self._crew[1]
+
+    def _calls(self, warm: LoadedBase) -> SharedCalls:
+        resources = self.setup.resources
+        if not (resources.exact or resources.compile):
+            return SharedCalls()
+        return SeatedCalls(warm, self.setup.pack, compiled=resources.compile)
 
     def _step(self) -> None:
         assert self._crew is not None  # somebody has joined it
+        self._signs.now(f"stepping {len(self._crew[1].runs)} jobs")
+        packed = len(self._crew[1].runs)
         for run, end in self._crew[1].step():
-            self._end(next(held for held in self._held if held.run is run), end)
+            self._end(self._holder(run), end, packed)
 
-    def _end(self, held: Held, end: Bundle | Exception) -> None:
+    def _holder(self, run: JobRun) -> Held:
+        return next(held for held in self._held if held.run is run)
+
+    def _end(self, held: Held, end: Bundle | Exception, packed: int = 1) -> None:
         """A job is over: published, failed, or no longer this lane's."""
-        lease = held.lease
-        job, attempt = lease.spec.id, lease.attempt
         try:
             if isinstance(end, Exception):
                 raise end
-            version = self._publish(end, held)
+            held.say("publishing")
+            self._signs.now(f"publishing job {held.lease.spec.id}")
+            version = publish(end, held.lease.run_id, self.tracking, held.pulse.check)
+        except Stopped as verdict:
+            self._stopped(held, str(verdict))
         except Cancelled:
-            pass  # somebody else has written how it ended, or holds it now
+            held.say("let go: cancelled, or in other hands")  # who did that has written how it stands
         except FAILURES as problem:
-            reason = self._reason(lease.spec, problem)
-            if self.desk.finish(job, attempt, "failed", None, reason):
-                self._close(lease, "FAILED", reason)
+            self._failed(held, problem, packed)
         else:
-            if self.desk.finish(job, attempt, "succeeded", version, None):
-                self._close(lease, "FINISHED")
+            if self.desk.finish(held.lease.spec.id, held.lease.attempt, "succeeded", version, None):
+                held.say(f"version {version} of {held.lease.spec.adapter}")
+                self._close(held.lease, "FINISHED")
         finally:
             held.pulse.stop()
             self._held.remove(held)
+            self._wear.job_ended()
 
-    def _publish(self, bundle: Bundle, held: Held) -> int:
-        deadline = time.monotonic() + PUBLISH_SECONDS
-        while True:
-            try:
-                return self._publish_once(bundle, held)
-            except UnreachableError as problem:
-                if time.monotonic() > deadline:
-                    raise UnreachableError(f"trained, but not published ({problem}); submit again") from None
-            time.sleep(WAIT_SECONDS)
+    def _stopped(self, held: Held, reason: str) -> None:
+        """Its sweep has better points: nothing of it is published."""
+        lease = held.lease
+        if self.desk.finish(lease.spec.id, lease.attempt, "stopped", None, reason):
+            held.say(reason)
+            shutil.rmtree(self.home.checkpoints / lease.key, ignore_errors=True)
+            self._close(lease, "FINISHED", tags=stopped_tags(held.step, reason))
 
-    def _publish_once(self, bundle: Bundle, held: Held) -> int:
-        done = self.tracking.registered(bundle.card.name, bundle.card.job_id)
-        if done is not None:
-            return done.version
-        self.tracking.log_bundle(held.lease.run_id, bundle.path)
-        held.pulse.check()  # a lane that lost the job must not register it
-        return self.tracking.register(bundle, held.lease.run_id).version
+    def _failed(self, held: Held, problem: Exception, packed: int) -> None:
+        """Tells the desk, which decides whether the job is tried again."""
+        kind, lease = classify(problem), held.lease
+        if not isinstance(problem, LorafleetError):
+            held.say(*_traceback(problem))
+        reason = self._reason(lease, problem)
+        if kind == "memory" and held.run is not None and packed > 1:
+            held.run.save()  # among fewer it goes on from here
+        state = self.desk.fail(lease.spec.id, lease.attempt, kind, reason, packed)
+        held.say(f"{kind}: {reason}" + (" (it is tried again)" if state == "queued" else ""))
+        if state == "failed" or (state == "queued" and kind == "non-finite"):
+            self._close(lease, "FAILED", reason)
+        if kind == "lost":
+            raise problem  # this process can do no more
 
-    def _close(self, lease: Lease, status: Status, error: str | None = None) -> None:
+    def _close(
+        self, lease: Lease, status: Status, error: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
         try:
-            self.tracking.finish(lease.run_id, status, error)
+            self.tracking.finish(lease.run_id, status, error, tags)
         except UnreachableError as problem:
             log.warning("%s", problem)
 
-    def _reason(self, spec: JobSpec, problem: Exception) -> str:
+    def _reason(self, lease: Lease, problem: Exception) -> str:
         if isinstance(problem, LorafleetError):
             return str(problem)
-        where = self.home.submissions / spec.submission / f"{spec.id}.log"
-        where.parent.mkdir(parents=True, exist_ok=True)
-        with where.open("a") as stream:
-            stream.write("".join(traceback.format_exception(problem)))
         said = (str(problem).splitlines() or [""])[0]
-        return f"{type(problem).__name__}: {said} (traceback in {where})"
+        where = f"traceback in {self.home.job_log(lease.spec.submission, lease.spec.id)}"
+        remedy = REMEDIES.get(classify(problem), "")
+        return f"{type(problem).__name__}: {said} ({where})" + (f"; {remedy}" if remedy else "")
+
+    def _stalled(self, reason: str) -> None:
+        """The watchdog's last words; called from its thread."""
+        for held in list(self._held):
+            held.say(f"lane {self.setup.name} {reason}")
+            self.desk.fail(held.lease.spec.id, held.lease.attempt, "stalled", f"its lane {reason}", len(self._held))
+
+    def _say_to_all(self, *lines: str) -> None:
+        for held in self._held:
+            held.say(*lines)
 
 
-def _kept(out: Path, job: str) -> Bundle | None:
-    """The bundle that an earlier attempt could not publish."""
-    if not (out / CARD).exists():
-        return None
-    try:
-        kept = read_bundle(out)
-    except BundleError as problem:
-        log.warning("%s; training again", problem)
-        return None
-    return kept if kept.card.job_id == job else None
+def _traceback(problem: Exception) -> list[str]:
+    return "".join(traceback.format_exception(problem)).splitlines()

@@ -109,13 +109,16 @@ def _draft(
         recipe=recipe,
         steps=recipe.step_count(len(report.images)),
         validation=manifest.validation,
+        early_stop=manifest.early_stop,
         dataset_fingerprint=dataset_fingerprint(images),
     )
     return job.with_changes(id=_digest(_job_content(job, base))[:16])
 
 
 def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
-    content = job.model_dump(mode="json", exclude={"id", "submission", "base", "folder", "images", "class_images"})
+    elsewhere = {"id", "submission", "base", "folder", "images", "class_images", "early_stop"}
+    content = job.model_dump(mode="json", exclude=elsewhere)
+    del content["recipe"]["workers"]  # changes nothing
     if job.class_images is not None:
         content["recipe"]["prior"]["images"] = dataset_fingerprint(job.class_images.images)
     return {**content, "base": base.fingerprint, "code": RECIPE_CODE}
@@ -123,6 +126,8 @@ def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
 
 def _submission_content(manifest: Manifest, base: Base, jobs: Sequence[JobSpec]) -> dict[str, Any]:
     said = manifest.model_dump(mode="json", include={"apiVersion", "name", "recipe", "sweep", "validation"})
+    if manifest.early_stop is not None:
+        said["early_stop"] = manifest.early_stop.model_dump(mode="json", exclude={"weights"})
     return {**said, "base": base.fingerprint, "jobs": sorted(job.id for job in jobs)}
 
 

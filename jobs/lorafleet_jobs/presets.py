@@ -6,9 +6,9 @@ win over the preset's, the preset's over the defaults of `Recipe`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import yaml
 from pydantic import ValidationError
 
 from lorafleet.config import Manifest, Recipe
-from lorafleet.config.strict import Strict, parse
+from lorafleet.config.strict import Strict, models_in, parse
+from lorafleet.config.sweep import GridSweep, Point, Sweep, nested
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.foreign import advice
 
@@ -34,6 +35,15 @@ class _InSweep(Strict):
     sweep: Recipe
 
 
+@dataclass(frozen=True)
+class SweepPoint:
+    """One point of a sweep, and the recipe that it comes to."""
+
+    point: Point
+    """Its keys as written; empty without a sweep."""
+    recipe: Recipe
+
+
 def preset_names() -> list[str]:
     """The names of all presets, sorted."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -48,27 +58,20 @@ def resolve_recipe(overrides: Mapping[str, Any], toy: bool, where: str = "recipe
     return _parsed(overrides, {}, toy, where)
 
 
-def resolve_sweep(manifest: Manifest, toy: bool, where: str) -> list[Recipe]:
-    """One whole recipe for each sweep point, in the order written; one in all without a sweep.
+def resolve_points(manifest: Manifest, toy: bool, where: str) -> list[SweepPoint]:
+    """The points of a sweep with a whole recipe each, in order; without a sweep one in all.
 
-    What is wrong is said of the key where it is written, or of the sweep point where keys disagree. Raises
-    ManifestError for an unknown key, an empty list, or two points that come to the same recipe.
+    Points that come to the same recipe are one. What is wrong is said of the sweep point and the key. Raises
+    ManifestError for an unknown key, an empty list, or a point that is no recipe.
     """
     _refuse_unknown(manifest.recipe, "recipe", where)
-    _refuse_unknown(manifest.sweep, "sweep", where)
-    for key, values in manifest.sweep.items():
-        if not values:
-            raise ManifestError(f"{where}: 'sweep.{key}' is []; give at least one value, or leave the key out")
-    count = prod(len(values) for values in manifest.sweep.values())
-    if count > MAX_SWEEP_POINTS:
-        raise ManifestError(f"{where}: 'sweep' has {count} points; at most {MAX_SWEEP_POINTS} are allowed")
-    recipes: list[Recipe] = []
-    for point in manifest.sweep_points():
+    _refuse_sweep(manifest.sweep, where)
+    found: dict[str, SweepPoint] = {}
+    for point in manifest.sweep.points():
+        _refuse_point(point, where)
         recipe = _parsed(manifest.recipe, point, toy, where)
-        if recipe in recipes:
-            raise ManifestError(f"{where}: 'sweep' comes to the same recipe twice, again at {point}; leave one out")
-        recipes.append(recipe)
-    return recipes
+        found.setdefault(recipe.model_dump_json(), SweepPoint(point, recipe))
+    return list(found.values())
 
 
 def preset_section(name: str, toy: bool) -> dict[str, Any]:
@@ -83,17 +86,26 @@ def at_point(where: str, point: Mapping[str, Any]) -> str:
     return f"{where}: sweep point {{{said}}}" if point else where
 
 
-def _parsed(overrides: Mapping[str, Any], point: Mapping[str, Any], toy: bool, where: str) -> Recipe:
-    merged = _merged({**overrides, **point}, toy, where)
+def _parsed(overrides: Mapping[str, Any], point: Point, toy: bool, where: str) -> Recipe:
+    whole = {key: value for key, value in point.items() if "." not in key}
+    inner = nested({key: value for key, value in point.items() if "." in key})
+    merged = _merged({**overrides, **whole}, toy, where)
+    merged |= {key: {**_opened(merged.get(key)), **values} for key, values in inner.items()}
     try:
         return Recipe.model_validate(merged)
     except ValidationError as problem:
-        loc = problem.errors(include_url=False)[0]["loc"]
-    if not loc:
-        return parse(_InRecipe, {"recipe": merged}, at_point(where, point)).recipe  # raises
-    if loc[0] in point:
-        return parse(_InSweep, {"sweep": merged}, where).sweep  # raises
-    return parse(_InRecipe, {"recipe": merged}, where).recipe  # raises
+        loc = ".".join(map(str, problem.errors(include_url=False)[0]["loc"]))
+    if any(f"{loc}.".startswith(f"{key}.") or key.startswith(f"{loc}.") for key in point):
+        return parse(_InSweep, {"sweep": merged}, at_point(where, point)).sweep  # raises
+    partly = not loc or loc.partition(".")[0] in inner  # keys disagree, or an inner key leaves another to the recipe
+    return parse(_InRecipe, {"recipe": merged}, at_point(where, point) if partly else where).recipe  # raises
+
+
+def _opened(value: Any) -> Mapping[str, Any]:
+    """What a recipe says of a key with inner keys, its short forms (nothing, true, a sampler's name) written out."""
+    if isinstance(value, Mapping):
+        return value
+    return {"name": value} if isinstance(value, str) else {}
 
 
 def _merged(overrides: Mapping[str, Any], toy: bool, where: str) -> dict[str, Any]:
@@ -108,7 +120,36 @@ def _merged(overrides: Mapping[str, Any], toy: bool, where: str) -> dict[str, An
     return merged
 
 
-def _refuse_unknown(keys: Mapping[str, Any], section: str, where: str) -> None:
+def _refuse_sweep(sweep: Sweep, where: str) -> None:
+    """What is wrong before any point is looked at."""
+    for key, values in sweep.root.items() if isinstance(sweep, GridSweep) else ():
+        if not values:
+            raise ManifestError(f"{where}: 'sweep.{key}' is []; give at least one value, or leave the key out")
+    if sweep.count > MAX_SWEEP_POINTS:
+        raise ManifestError(f"{where}: 'sweep' has {sweep.count} points; at most {MAX_SWEEP_POINTS} are allowed")
+
+
+def _refuse_point(point: Point, where: str) -> None:
+    outer = {key.partition(".")[0]: key for key in point if "." in key}
+    _refuse_unknown([key for key in point if "." not in key] + list(outer), "sweep", where)
+    for key in point:
+        name, dot, inner = key.partition(".")
+        if not dot:
+            continue
+        if name in point:
+            raise ManifestError(f"{where}: 'sweep' sets both {name} and {key} at one point; write one of them")
+        known = sorted(part for model in models_in(Recipe.model_fields[name].annotation) for part in model.model_fields)
+        if inner not in known:
+            near = get_close_matches(inner, known, n=1, cutoff=0.5)
+            remedy = f"did you mean 'sweep.{name}.{near[0]}'?" if near else _known_inner(name, known)
+            raise ManifestError(f"{where}: unknown key 'sweep.{key}'; {remedy}")
+
+
+def _known_inner(name: str, known: list[str]) -> str:
+    return f"keys of {name} are {', '.join(known)}" if known else f"{name} has no inner keys; write sweep.{name}"
+
+
+def _refuse_unknown(keys: Iterable[str], section: str, where: str) -> None:
     known = sorted(Recipe.model_fields)
     for key in keys:
         if key in known:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from threading import Event, Thread
 
+from lorafleet.errors import UnreachableError
 from lorafleet_jobs.desk import Desk, Lease
+from lorafleet_jobs.halving import Verdict
 from lorafleet_jobs.rows import LEASE_SECONDS
 from lorafleet_jobs.train import Cancelled
 
 HEARTBEAT_SECONDS = LEASE_SECONDS / 6
 PROGRESS_SECONDS = 0.5
+log = logging.getLogger(__name__)
 
 
 class Pulse:
@@ -29,6 +33,10 @@ class Pulse:
         self._stop.set()
         self._thread.join()
 
+    def on_start(self, step: int) -> None:
+        """Reports the step that training starts from."""
+        self._desk.progress(self._job, self._attempt, step, None)
+
     def on_step(self, step: int, loss: float) -> None:
         """Reports a step now and then; raises Cancelled once the job is no longer this attempt's."""
         if self._lost.is_set():
@@ -38,6 +46,13 @@ class Pulse:
             self._reported = now
             if not self._desk.progress(self._job, self._attempt, step, loss):
                 raise Cancelled
+
+    def compare(self, rung: int, score: float) -> Verdict:
+        """Whether the job goes on beyond a rung; raises Cancelled if it is no longer this attempt's."""
+        verdict = self._desk.compare(self._job, self._attempt, rung, score)
+        if verdict is None:
+            raise Cancelled
+        return verdict
 
     def check(self) -> None:
         """Asks the desk now; raises Cancelled if the job is no longer this attempt's."""
@@ -49,5 +64,7 @@ class Pulse:
             while not self._stop.wait(HEARTBEAT_SECONDS):
                 if not self._desk.heartbeat(self._job, self._attempt):
                     return
+        except UnreachableError as problem:
+            log.warning("job %s is let go: %s", self._job, problem)
         finally:
             self._lost.set()

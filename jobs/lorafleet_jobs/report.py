@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,9 @@ from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet_jobs.rows import ENDED, JobRow, State, overall
 from lorafleet_jobs.store import JobStore, SubmissionRow, sqlite_url
+
+SHOWN: tuple[State, ...] = ("running", "failed", "queued", "cancelled", "stopped", "succeeded")
+"""In the order in which they are of interest."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,17 @@ class Submission:
         """Whether every job has."""
         return self.unfinished == 0
 
+    def label(self, job: JobRow) -> str:
+        """A job's name for people: its adapter's, and where a sweep trains that more than once the id's beginning."""
+        alone = sum(other.spec.adapter == job.spec.adapter for other in self.jobs) == 1
+        return job.spec.adapter if alone else f"{job.spec.adapter} {job.id[:6]}"
+
+    def word(self, job: JobRow) -> str:
+        """What a command calls a job."""
+        return job.spec.adapter if self.label(job) == job.spec.adapter else job.id
+
     def as_json(self) -> dict[str, Any]:
-        """The document of `submit` and `status`."""
+        """The document of `submit` and `status`, and what a webhook is sent."""
         return {
             "submission": self.id,
             "name": self.row.name,
@@ -53,12 +66,31 @@ class Submission:
         }
 
 
+def counts(jobs: Sequence[JobRow]) -> str:
+    """`2 running, 1 failed, 45 queued`."""
+    states = [job.state for job in jobs]
+    return ", ".join(f"{states.count(state)} {state}" for state in SHOWN if state in states)
+
+
+def failures(submission: Submission) -> list[str]:
+    """Two lines for each job that failed: what happened, and the command that tells more."""
+    return [
+        line
+        for job in submission.jobs
+        if job.state == "failed"
+        for line in (
+            f"  {submission.label(job)}: {f'{job.kind}: ' if job.kind else ''}{job.error}",
+            f"    lorafleet logs {submission.id} {submission.word(job)}",
+        )
+    ]
+
+
 def _job(job: JobRow) -> dict[str, Any]:
     return {
         "id": job.id, "subject": job.spec.subject, "adapter": job.spec.adapter, "version": job.version,
         "state": job.state, "attempts": job.attempts, "step": job.step, "steps": job.steps,
         "loss": job.loss if job.loss is not None and math.isfinite(job.loss) else None,
-        "run_id": job.run_id, "error": job.error,
+        "run_id": job.run_id, "kind": job.kind, "error": job.error, "lane": job.lane,
     }  # fmt: skip
 
 

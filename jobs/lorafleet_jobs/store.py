@@ -7,72 +7,20 @@ statement, no lock held, so any number of processes may try. Times are passed in
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    Column,
-    Engine,
-    Float,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    create_engine,
-    event,
-    inspect,
-    select,
-    update,
-)
+from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
 
 from lorafleet.config import Resources
 from lorafleet.errors import NotFoundError
 from lorafleet_jobs import rows
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.rows import ENDED, Ending, JobRow, State
-
-BUSY_MILLISECONDS = 20_000
-metadata = MetaData()
-submissions = Table(
-    "submissions",
-    metadata,
-    Column("id", String(128), primary_key=True),
-    Column("name", String(128), nullable=False),
-    Column("base", Text, nullable=False),
-    Column("manifest", Text, nullable=False),
-    Column("lanes", Integer, nullable=False),
-    Column("resources", Text, nullable=False),
-    Column("run_id", String(128)),
-    Column("created", Float, nullable=False),
-)
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("submission", String(128), primary_key=True),
-    Column("id", String(128), primary_key=True),
-    Column("position", Integer, nullable=False),
-    Column("spec", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("limit", Integer, nullable=False),
-    Column("lane", String(128)),
-    Column("step", Integer, nullable=False),
-    Column("steps", Integer, nullable=False),
-    Column("loss", Float),
-    Column("version", Integer),
-    Column("run_id", String(128)),
-    Column("error", Text),
-    Column("lease_expires", Float),
-    Column("started", Float),
-    Column("created", Float, nullable=False),
-    Column("updated", Float, nullable=False),
-    Column("revision", Integer, nullable=False, default=0),
-)
+from lorafleet_jobs.policy import Claim, next_jobs
+from lorafleet_jobs.rows import ENDED, Ending, JobRow, Kind, State
+from lorafleet_jobs.tables import jobs, open_database, sqlite_url, submissions
 
 
 @dataclass(frozen=True)
@@ -86,7 +34,12 @@ class SubmissionRow:
     """The resolved manifest, YAML."""
     lanes: int
     resources: Resources
+    priority: int = 0
     run_id: str | None = None
+    cluster: str | None = None
+    """Where its lanes are now."""
+    driven_until: float | None = None
+    """A driver renews it; after that nobody drives the submission any more."""
     created: float = 0.0
 
 
@@ -94,25 +47,29 @@ class JobStore:
     """The rows of one database."""
 
     def __init__(self, url: str) -> None:
-        self.engine = _open(url)
+        """Raises UnreachableError."""
+        self.engine = open_database(url)
         self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[self.engine.dialect.name]
 
     def add(self, submission: SubmissionRow, specs: tuple[JobSpec, ...], now: float) -> None:
         """Records a submission and its jobs, queued in the order given.
 
-        Jobs that are recorded already keep their state; only where their files lie, and the resources, are renewed.
+        Jobs that are recorded already keep their state; where their files lie, resources and priority are renewed.
         """
         values = dataclasses.asdict(submission) | {"resources": submission.resources.model_dump_json(), "created": now}
         with self.engine.connect() as connection:
-            renewed = {key: values[key] for key in ("manifest", "lanes", "resources")}
+            renewed = {key: values[key] for key in ("manifest", "lanes", "resources", "priority")}
             statement = self._insert(submissions).values(values)
             connection.execute(statement.on_conflict_do_update(index_elements=[submissions.c.id], set_=renewed))
             for position, spec in enumerate(specs):
-                row = JobRow(submission.id, spec.id, position, spec, steps=spec.steps, created=now, updated=now)
+                row = JobRow(
+                    submission.id, spec.id, position, spec, priority=submission.priority, steps=spec.steps,
+                    created=now, updated=now,
+                )  # fmt: skip
                 new = _columns(row)
                 statement = self._insert(jobs).values(new)
-                key = [jobs.c.submission, jobs.c.id]
-                connection.execute(statement.on_conflict_do_update(index_elements=key, set_={"spec": new["spec"]}))
+                key, renewed = [jobs.c.submission, jobs.c.id], {name: new[name] for name in ("spec", "priority")}
+                connection.execute(statement.on_conflict_do_update(index_elements=key, set_=renewed))
 
     def submission(self, wanted: str) -> SubmissionRow:
         """A submission by its id or by a beginning of it that fits only one; NotFoundError says what there is."""
@@ -140,6 +97,23 @@ class JobStore:
             query = select(jobs).where(jobs.c.submission == submission).order_by(jobs.c.position)
             return [_row(one) for one in connection.execute(query).mappings()]
 
+    def find_job(self, submission: str, wanted: str) -> JobRow:
+        """A job by its id, a beginning of it, or its adapter's name; NotFoundError says what there is."""
+        there = self.jobs(submission)
+        exact = [row for row in there if wanted in (row.id, row.spec.adapter)]
+        found = exact or [row for row in there if row.id.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        names = ", ".join(f"{row.id} ({row.spec.adapter})" for row in (found or there)[:8])
+        if found:
+            raise NotFoundError(f"job {wanted!r} fits several: {names}; give more of its id")
+        raise NotFoundError(f"there is no job {wanted!r} in {submission}; there are: {names}")
+
+    def of_jobs(self, ids: Collection[str]) -> list[JobRow]:
+        """The rows of these jobs in whatever submissions."""
+        with self.engine.connect() as connection:
+            return [_row(one) for one in connection.execute(select(jobs).where(jobs.c.id.in_(ids))).mappings()]
+
     def set_run(self, submission: str, job: str | None, run_id: str) -> None:
         """Remembers the MLflow run of a job, or with None of the submission itself."""
         with self.engine.connect() as connection:
@@ -149,53 +123,107 @@ class JobStore:
                 key = (jobs.c.submission == submission, jobs.c.id == job)
                 connection.execute(update(jobs).where(*key).values(run_id=run_id, revision=jobs.c.revision + 1))
 
-    def lease(self, submission: str, lane: str, now: float) -> JobRow | None:
-        """Gives a lane the first free job of a submission; None if no job is free now."""
-        for row in self.jobs(submission):
-            if rows.is_free(row, now):
-                leased = self._change(row.submission, row.id, lambda row: rows.lease(row, lane, now))
-                if leased is not None and leased.state == "running":
-                    return leased
+    def drive(self, submission: str, cluster: str, until: float) -> None:
+        """A driver is at work, on this cluster, and will say so again before `until`."""
+        with self.engine.connect() as connection:
+            values = {"cluster": cluster, "driven_until": until}
+            connection.execute(update(submissions).where(submissions.c.id == submission).values(values))
+
+    def rest(self, submission: str) -> None:
+        """Its driver has nothing left to do; until it says so, another one does what is left."""
+        with self.engine.connect() as connection:
+            connection.execute(update(submissions).where(submissions.c.id == submission).values(driven_until=None))
+
+    def claims(self, cluster: str, now: float) -> list[Claim]:
+        """What the submissions that are driven on a cluster now have of it."""
+        driven = [one for one in self.submissions() if one.cluster == cluster and (one.driven_until or 0) > now]
+        return [self._claim(one, now) for one in driven]
+
+    def _claim(self, submission: SubmissionRow, now: float) -> Claim:
+        there = self.jobs(submission.id)
+        waiting = len(next_jobs(there, now, max_running=submission.resources.max_running))
+        lanes = {row.lane for row in there if row.state == "running"}
+        return Claim(submission.id, submission.priority, waiting, len(lanes), submission.lanes)
+
+    def lease(
+        self, submission: str, lane: str, now: float, holding: Collection[str] = (), max_running: int | None = None
+    ) -> JobRow | None:
+        """Gives a lane that holds the jobs `holding` another one; None if there is none for it now.
+
+        A job that was given to it, but that it does not know of, is given again: an answer may get lost.
+        """
+        there = self.jobs(submission)
+        for row in there:
+            if row.state == "running" and row.lane == lane and row.id not in holding:
+                if (mine := self._change(row, lambda row: rows.heartbeat(row, row.attempts, now))) is not None:
+                    return mine
+            elif rows.expire(row, now) is not None:
+                self._change(row, lambda row: rows.expire(row, now))
+        for row in next_jobs(self.jobs(submission), now, len(holding), max_running):
+            if (leased := self._change(row, lambda row: rows.lease(row, lane, now))) is not None:
+                return leased
         return None
+
+    def change(self, submission: str, job: str, transition: Callable[[JobRow], JobRow | None]) -> JobRow | None:
+        """Applies a transition of `rows` to a job as it is now; the row afterwards, or None if it is refused."""
+        key = (jobs.c.submission == submission, jobs.c.id == job)
+        while True:
+            with self.engine.connect() as connection:
+                seen = connection.execute(select(jobs).where(*key)).mappings().one()
+                before = _row(seen)
+                after = transition(before)
+                if after is None or after == before:
+                    return after
+                values = _columns(after) | {"revision": seen["revision"] + 1}
+                statement = update(jobs).where(*key, jobs.c.revision == seen["revision"]).values(values)
+                if connection.execute(statement).rowcount == 1:
+                    return after
 
     def heartbeat(self, submission: str, job: str, attempt: int, now: float) -> bool:
         """Prolongs a lease; False if this attempt no longer holds it."""
-        return self._change(submission, job, lambda row: rows.heartbeat(row, attempt, now)) is not None
+        return self.change(submission, job, lambda row: rows.heartbeat(row, attempt, now)) is not None
 
     def progress(self, submission: str, job: str, attempt: int, step: int, loss: float | None, now: float) -> bool:
         """Notes the step reached; False if this attempt no longer holds the job."""
-        return self._change(submission, job, lambda row: rows.progress(row, attempt, step, loss, now)) is not None
+        return self.change(submission, job, lambda row: rows.progress(row, attempt, step, loss, now)) is not None
 
     def finish(
         self, submission: str, job: str, attempt: int, state: Ending, now: float,
         *, version: int | None = None, error: str | None = None,
     ) -> bool:  # fmt: skip
         """Ends a job; False if this attempt no longer holds it."""
-        return (
-            self._change(
-                submission, job, lambda row: rows.finish(row, attempt, state, now, version=version, error=error)
-            )
-            is not None
+        after = self.change(
+            submission, job, lambda row: rows.finish(row, attempt, state, now, version=version, error=error)
         )
+        return after is not None
 
-    def release(self, submission: str, now: float, lane: str | None = None) -> None:
-        """Takes back the running jobs of a lane that is gone, or of all lanes."""
-        for row in self.jobs(submission):
-            if row.state == "running":
-                self._change(submission, row.id, lambda row: rows.release(row, lane, now))
+    def fail(
+        self, submission: str, job: str, attempt: int, kind: Kind, reason: str, now: float, packed: int = 1
+    ) -> JobRow | None:
+        """A job failed in its lane: what became of it, queued or failed; None if this attempt no longer holds it."""
+        return self.change(submission, job, lambda row: rows.fail(row, attempt, kind, reason, now, packed))
 
-    def requeue(self, submission: str, now: float) -> None:
-        """Queues the failed and cancelled jobs again."""
-        for row in self.jobs(submission):
-            self._change(submission, row.id, lambda row: rows.requeue(row, now))
+    def release(self, submission: str, now: float) -> None:
+        """Takes back every running job, for no lane is at work; nothing is held against them."""
+        self._each(submission, None, lambda row: rows.give_back(row, now))
 
-    def end(self, submission: str, state: Ending, error: str | None, now: float) -> list[JobRow]:
+    def lose(self, submission: str, lane: str, now: float) -> list[JobRow]:
+        """Takes back what a lane held that died; returns those."""
+        return self._each(submission, None, lambda row: rows.lose(row, lane, now))
+
+    def retry(self, submission: str, now: float, job: str | None = None) -> list[JobRow]:
+        """Queues the failed and cancelled jobs again, or one of them; returns those."""
+        return self._each(submission, job, lambda row: rows.requeue(row, now))
+
+    def cancel(self, submission: str, now: float, job: str | None = None) -> list[JobRow]:
+        """Cancels the jobs that have not ended, or one of them; returns those. Their lanes notice at the next step."""
+        return self._each(submission, job, lambda row: rows.end(row, "cancelled", "cancelled", now, "cancelled"))
+
+    def end(
+        self, submission: str, state: Ending, error: str | None, now: float, kind: Kind | None = None
+    ) -> list[JobRow]:
         """Ends every job that has not ended; returns those."""
-        changed = [
-            self._change(submission, row.id, lambda row: rows.end(row, state, error, now))
-            for row in self.jobs(submission)
-        ]
-        return [row for row in changed if row is not None]
+        return self._each(submission, None, lambda row: rows.end(row, state, error, now, kind))
 
     def is_drained(self, submission: str) -> bool:
         """Whether every job has ended."""
@@ -203,45 +231,13 @@ class JobStore:
             query = select(jobs.c.id).where(jobs.c.submission == submission, jobs.c.state.not_in(ENDED)).limit(1)
             return connection.execute(query).first() is None
 
-    def _change(self, submission: str, job: str, transition: Callable[[JobRow], JobRow | None]) -> JobRow | None:
-        """Applies a transition to the row as it is; again if another process changed it meanwhile."""
-        key = (jobs.c.submission == submission, jobs.c.id == job)
-        while True:
-            with self.engine.connect() as connection:
-                seen = connection.execute(select(jobs).where(*key)).mappings().one()
-                after = transition(_row(seen))
-                if after is None:
-                    return None
-                values = _columns(after) | {"revision": seen["revision"] + 1}
-                statement = update(jobs).where(*key, jobs.c.revision == seen["revision"]).values(values)
-                if connection.execute(statement).rowcount == 1:
-                    return after
+    def _each(self, submission: str, job: str | None, transition: Callable[[JobRow], JobRow | None]) -> list[JobRow]:
+        wanted = [row for row in self.jobs(submission) if job in (None, row.id)]
+        changed = [self._change(row, transition) for row in wanted]
+        return [row for row in changed if row is not None]
 
-
-def sqlite_url(path: Path) -> str:
-    """The URL of an SQLite file, whose folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path}"
-
-
-def _open(url: str) -> Engine:
-    engine = create_engine(url, isolation_level="AUTOCOMMIT", pool_pre_ping=True)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine, "connect", _tune_sqlite)
-    try:
-        metadata.create_all(engine)
-    except OperationalError:
-        if not inspect(engine).has_table(jobs.name):  # else another process was first
-            raise
-    return engine
-
-
-def _tune_sqlite(connection: Any, _record: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout={BUSY_MILLISECONDS}")
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
+    def _change(self, row: JobRow, transition: Callable[[JobRow], JobRow | None]) -> JobRow | None:
+        return self.change(row.submission, row.id, transition)
 
 
 def _columns(row: JobRow) -> dict[str, Any]:

@@ -13,27 +13,33 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import yaml
+from sqlalchemy.exc import OperationalError
 
 from lorafleet.console import note
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
+from lorafleet_jobs.collect import collect
+from lorafleet_jobs.desk import SteadyClock
+from lorafleet_jobs.epilogue import conclude
 from lorafleet_jobs.lock import driver_lock, has_driver
 from lorafleet_jobs.report import Submission, load_submission, open_store, store_url
-from lorafleet_jobs.store import JobStore, State, SubmissionRow
+from lorafleet_jobs.runs import close_runs, needs_run, open_runs
+from lorafleet_jobs.store import JobStore, SubmissionRow
 
 if TYPE_CHECKING:
-    from lorafleet.tracking import JobInfo, MlflowTracking, Status
+    from lorafleet.tracking import MlflowTracking
     from lorafleet_jobs.intake import Prepared
-    from lorafleet_jobs.jobspec import JobSpec
 
 Show = Callable[[Submission], None]
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0  # for lanes to stop between two steps
 DETACH_SECONDS = 60.0
+SIGN_SECONDS = 3.0  # between two signs of life of a driver
+DRIVEN_SECONDS = 30.0  # what each of them is good for
 log = logging.getLogger(__name__)
 
 
@@ -63,7 +69,7 @@ def submit_detached(prepared: Prepared, home: Home, address: str | None = None) 
         if mine:
             record(prepared, home)
     if mine:
-        _start_driver(submission, home, address)
+        start_driver(submission, home, address)
     return load_submission(home, submission)
 
 
@@ -83,65 +89,107 @@ def record(prepared: Prepared, home: Home) -> None:
     plan, manifest = prepared.plan, prepared.manifest
     text = yaml.safe_dump(manifest.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
     resources = manifest.resources.with_changes(pack=len(plan.packs[0]))  # decided now, whoever drives it later
-    row = SubmissionRow(plan.submission, manifest.name, manifest.base, text, plan.lanes, resources)
+    row = SubmissionRow(
+        plan.submission, manifest.name, manifest.base, text, plan.lanes, resources, manifest.priority
+    )  # fmt: skip
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
-    store.release(plan.submission, now)  # no driver lives, so no lane does
-    store.requeue(plan.submission, now)
+    store.retry(plan.submission, now)
     if not store.is_drained(plan.submission):
-        _open_runs(store, _tracking(home), plan.submission)
+        open_runs(store, _tracking(home), plan.submission)
     folder = home.submissions / plan.submission
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.yaml").write_text(text)
 
 
 def drive(submission: str, home: Home, address: str | None, show: Show = nobody) -> None:
-    """Runs a recorded submission's lanes to the end; the caller holds the driver's lock."""
+    """Runs a recorded submission's lanes to the end and reports it; the caller holds the driver's lock."""
     store = open_store(home)
-    if store.is_drained(submission):
-        return
+    if store.is_drained(submission) and store.submission(submission).driven_until is not None:
+        _wind_up(store, submission, home)  # the last driver died before it could
+    while not store.is_drained(submission):  # again, if jobs were queued again while the last ones ended
+        _drive_once(store, submission, home, address, show)
+        _wind_up(store, submission, home)
+
+
+def _wind_up(store: JobStore, submission: str, home: Home) -> None:
+    close_runs(store, _tracking(home), submission, home.spool)
+    collect(home, store, submission)
+    conclude(home, load_submission(home, submission), _tracking(home))
+    store.rest(submission)
+
+
+def _drive_once(store: JobStore, submission: str, home: Home, address: str | None, show: Show) -> None:
+    store.release(submission, time.time())  # no other driver lives, so no lane does
+    collect(home, store, submission)
     try:
         lost = _run(store, store.submission(submission), home, address, show)
     except KeyboardInterrupt:
-        _close_runs(store, _tracking(home), submission)
+        close_runs(store, _tracking(home), submission, home.spool)
         raise
     reason = lost[0] if lost else "its lanes ended before it could be trained"
-    store.end(submission, "failed", f"{reason}; submit again", time.time())
-    _close_runs(store, _tracking(home), submission)
+    store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost")
 
 
 def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, show: Show) -> list[str]:
     from lorafleet_jobs.cluster import cluster, gpus_a_lane, lanes_that_fit
-    from lorafleet_jobs.lanes import Fleet, run_lanes
+    from lorafleet_jobs.lanes import Fleet, cluster_name, run_lanes
 
     todo = load_submission(home, row.id).unfinished
     cpus, pack = row.resources.cpus_per_lane, row.resources.pack
     with cluster(address, cpus * min(row.lanes, todo)) as found, ThreadPoolExecutor(1) as pool:
         gpus = gpus_a_lane(row.resources, found)
         fleet = Fleet(
-            submission=row.id, drive=uuid.uuid4().hex[:8], cpus=cpus, gpus=gpus, pack=1 if pack == "auto" else pack,
+            submission=row.id, drive=uuid.uuid4().hex[:8], cpus=cpus, gpus=gpus,
+            pack=1 if pack == "auto" else pack, resources=row.resources,
             lanes=lanes_that_fit(row.lanes, todo, gpus, found), home=home.root,
             storage=home.ray_temp, tracking_uri=home.tracking_uri, database=store_url(home),
         )  # fmt: skip
+        watch = Driving(store, home, row.id, cluster_name(), show)
+        watch.look()
         running = pool.submit(run_lanes, fleet)
         try:
-            return _wait(running, row.id, home, show)
+            while not running.done():
+                watch.look()
+                time.sleep(POLL_SECONDS)
+            return running.result()
         except KeyboardInterrupt:
             note("stopping between two steps; finished adapters stay, and the same command goes on with the rest")
-            store.end(row.id, "cancelled", "interrupted; submit again to go on", time.time())
+            store.end(row.id, "cancelled", "interrupted; submit again to go on", time.time(), "cancelled")
             running.exception(GRACE_SECONDS)
             raise
+        finally:
+            show(load_submission(home, row.id))
 
 
-def _wait(running: Future[list[str]], submission: str, home: Home, show: Show) -> list[str]:
-    while not running.done():
-        show(load_submission(home, submission))
-        time.sleep(POLL_SECONDS)
-    show(load_submission(home, submission))
-    return running.result()
+class Driving:
+    """What a driver does while its lanes work: shows, says that it lives, opens runs that a retried job needs."""
+
+    def __init__(self, store: JobStore, home: Home, submission: str, cluster: str, show: Show) -> None:
+        self._store, self._home, self._submission = store, home, submission
+        self._cluster, self._show = cluster, show
+        self._clock, self._sign_again = SteadyClock(), 0.0
+
+    def look(self) -> None:
+        """Once; called again and again."""
+        seen = load_submission(self._home, self._submission)
+        self._show(seen)
+        if time.monotonic() < self._sign_again:
+            return
+        self._sign_again = time.monotonic() + SIGN_SECONDS
+        try:
+            self._store.drive(self._submission, self._cluster, self._clock() + DRIVEN_SECONDS)
+            if any(needs_run(job) for job in seen.jobs):
+                open_runs(self._store, _tracking(self._home), self._submission)
+        except (UnreachableError, OperationalError) as problem:  # MLflow is away, or the disk is full
+            log.warning("%s", problem)  # tried again, as long as it takes
 
 
-def _start_driver(submission: str, home: Home, address: str | None) -> None:
+def start_driver(submission: str, home: Home, address: str | None) -> None:
+    """Leaves a recorded submission to a process in the background; returns once that is at work.
+
+    Raises UnreachableError if it does not start.
+    """
     out = home.submissions / submission / "driver.log"
     command = [sys.executable, "-m", "lorafleet_jobs.driver", submission, *([address] if address else [])]
     environment = {**os.environ, "LORAFLEET_HOME": str(home.root)}
@@ -162,40 +210,3 @@ def _tracking(home: Home) -> MlflowTracking:
     from lorafleet.tracking import MlflowTracking
 
     return MlflowTracking(home.tracking_uri, home.artifacts)
-
-
-def _open_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> None:
-    row, jobs = store.submission(submission), store.jobs(submission)
-    parent = row.run_id
-    if parent is None:
-        params = {"base": row.base, "jobs": str(len(jobs)), "lanes": str(row.lanes)}
-        parent = tracking.start_submission(row.name, submission, params, row.manifest)
-        store.set_run(submission, None, parent)
-    for job in jobs:
-        if job.run_id is None:
-            store.set_run(submission, job.id, tracking.start_job(parent, _job_info(job.spec)))
-
-
-def _close_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> None:
-    row, jobs = store.submission(submission), store.jobs(submission)
-    endings: dict[State, Status] = {"succeeded": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
-    try:
-        for job in jobs:
-            if job.run_id is not None and job.state in endings:
-                tracking.settle(job.run_id, endings[job.state], job.error)
-        if row.run_id is not None:
-            counts = {f"jobs/{state}": float(sum(job.state == state for job in jobs)) for state in endings}
-            tracking.job_tracker(row.run_id).metrics(0, counts)
-            tracking.finish(row.run_id, "FINISHED" if counts["jobs/succeeded"] == len(jobs) else "FAILED")
-    except UnreachableError as problem:
-        note(str(problem))
-
-
-def _job_info(spec: JobSpec) -> JobInfo:
-    from lorafleet.tracking import JobInfo
-
-    return JobInfo(
-        name=f"{spec.adapter}-{spec.id[:6]}", job_id=spec.id, subject=spec.subject, adapter=spec.adapter,
-        base=spec.base, steps=spec.steps, recipe=spec.recipe, folder=spec.folder,
-        images=len(spec.images), dataset_fingerprint=spec.dataset_fingerprint,
-    )  # fmt: skip

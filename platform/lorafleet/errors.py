@@ -76,6 +76,8 @@ class BusyError(LorafleetError, RuntimeError):
     """The engine's queue is full or the engine is shutting down; try again later."""
 
     exit_code = 4
+    retry_after_s: float = 5.0
+    """When; an instance may know better."""
 
 
 class NonFiniteError(LorafleetError, ArithmeticError):

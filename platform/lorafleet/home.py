@@ -38,6 +38,14 @@ class Home:
         """One folder a submission: its resolved manifest, logs and work in progress."""
         return self.root / "submissions"
 
+    def job_log(self, submission: str, job: str) -> Path:
+        """What happened to one job, a line an event."""
+        return self.submissions / submission / f"{job}.log"
+
+    def report(self, submission: str) -> Path:
+        """How a submission ended, as a web page."""
+        return self.submissions / submission / "report.html"
+
     @property
     def bundles(self) -> Path:
         """Finished adapter bundles, one folder a job."""
@@ -52,6 +60,11 @@ class Home:
     def checkpoints(self) -> Path:
         """Jobs half-way, one folder a job; gone once its bundle is written."""
         return self.root / "checkpoints"
+
+    @property
+    def spool(self) -> Path:
+        """Numbers and pictures that MLflow may not have yet, one folder a run."""
+        return self.root / "spool"
 
     @property
     def cache(self) -> Path:

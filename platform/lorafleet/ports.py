@@ -6,12 +6,15 @@ Protocols only. `lorafleet.tracking` has the MLflow side; `Null*` are the null o
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from lorafleet.bundle_cache import CacheStats
 
 
 class JobTracker(Protocol):
@@ -56,3 +59,9 @@ class AdapterRegistry(Protocol):
 
     def resolve(self, name: str, version: str | None = None) -> AdapterVersion:
         """The version asked for: a number, an alias, or None for `champion`; NotFoundError says what there is."""
+
+    def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
+        """Keeps a resolved bundle from being dropped inside the block; says at once whether it is still there."""
+
+    def cache_stats(self) -> CacheStats:
+        """What the cache on this machine's disk did and holds."""

@@ -6,10 +6,12 @@ Knows the bundle's card. Refuses to know weights: whether a bundle can be truste
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.bundle import CARD, AdapterCard
+from lorafleet.bundle_cache import CacheStats
 from lorafleet.config.strict import parse
 from lorafleet.errors import BundleError, NotFoundError
 from lorafleet.ports import AdapterVersion
@@ -56,3 +58,11 @@ class FolderRegistry:
         raise NotFoundError(
             f"adapter {asked!r} is not in {self.root}; there are: {known}, each as version 1 (champion)"
         )
+
+    def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
+        """Whether the bundle is still there; folders are nobody's to drop."""
+        return nullcontext((adapter.path / CARD).is_file())
+
+    def cache_stats(self) -> CacheStats:
+        """Nothing: folders are served where they lie."""
+        return CacheStats()

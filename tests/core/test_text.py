@@ -42,8 +42,10 @@ def stock(vectors):
     return pipe
 
 
-def by_stock(pipe, prompt):
-    context, _, pooled, _ = pipe.encode_prompt(prompt, device="cpu", do_classifier_free_guidance=False)
+def by_stock(pipe, prompt, clip_skip=None):
+    context, _, pooled, _ = pipe.encode_prompt(
+        prompt, device="cpu", do_classifier_free_guidance=False, clip_skip=clip_skip
+    )
     return context, pooled
 
 
@@ -57,6 +59,18 @@ def test_plain_prompts(encoder, stock, prompt):
     context, pooled = by_stock(stock, prompt)
     torch.testing.assert_close(conditioning.context, context, atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(conditioning.pooled, pooled, atol=1e-6, rtol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("clip_skip", [None, 0, 1, 2])
+def test_skipped_layers(encoder, stock, vectors, clip_skip):
+    ids = encoder.token_ids(split_prompt("a photo of <dog-rex>", TOKENS))
+    conditioning = encoder.encode(ids, vectors, clip_skip)
+    context, pooled = by_stock(stock, "a photo of <s0><s1>", clip_skip)
+    torch.testing.assert_close(conditioning.context, context, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(conditioning.pooled, pooled, atol=1e-6, rtol=1e-6)
+    usual = encoder.encode(ids, vectors)
+    assert torch.equal(conditioning.context, usual.context) == (not clip_skip)
 
 
 @torch.no_grad()

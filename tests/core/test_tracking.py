@@ -1,10 +1,7 @@
-"""MLflow as it really is: one SQLite store for the module, and one real server that is down before it is up."""
+"""MLflow as it really is: one SQLite store for the module."""
 
 import logging
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +13,8 @@ from safetensors.torch import save
 from lorafleet.bundle import WEIGHTS, AdapterCard, Bundle, Trigger, write_bundle
 from lorafleet.config import Recipe
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
-from lorafleet.tracking import JobInfo, MlflowRegistry, MlflowTracking
+from lorafleet.tracking import JobInfo, MlflowRegistry, MlflowTracking, RunEnd
+from lorafleet.tracking.links import NOTE, NOTE_AT_MOST, Child, parent_note
 
 
 @pytest.fixture(scope="module")
@@ -85,31 +83,80 @@ def test_a_run_goes_from_scheduled_to_running_to_failed(tracking, parent):
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "DataError: the image is gone")
 
 
-def test_one_step_is_one_batch_and_pictures_keep_key_and_step(tracking, parent, monkeypatch):
+def counted(monkeypatch, client):
+    """The sizes of the batches of metrics that go out from now on."""
+    sizes = []
+    real = client.log_batch
+
+    def log_batch(run_id, metrics=(), **rest):
+        sizes.append(len(metrics))
+        return real(run_id, metrics, **rest)
+
+    monkeypatch.setattr(client, "log_batch", log_batch)
+    return sizes
+
+
+def test_steps_share_a_batch_and_pictures_keep_key_and_step(tracking, parent, monkeypatch):
     child = tracking.start_job(parent, job())
-    calls = []
-    real = tracking.client.log_batch
-    monkeypatch.setattr(tracking.client, "log_batch", lambda *a, **k: (calls.append(k), real(*a, **k)))
+    sizes = counted(monkeypatch, tracking.client)
     tracker = tracking.job_tracker(child)
-    for step in range(3):
+    for step in range(50):
         tracker.metrics(step, {"train/loss": 1.0 / (step + 1), "train/lr": 1e-4})
-    tracker.image("val/p00", 2, Image.new("RGB", (8, 8), "red"))
-    assert [len(call["metrics"]) for call in calls] == [2, 2, 2]
+    picture = Image.effect_noise((300, 200), 80).convert("RGB")
+    tracker.image("val/p00", 2, picture)
+    assert tracker.flush()
+    assert sum(sizes) == 100
+    assert len(sizes) <= 3, "the first on its own, the others together"
     history = tracking.client.get_metric_history(child, "train/loss")
-    assert [(one.step, one.value) for one in history] == [(0, 1.0), (1, 0.5), (2, 1.0 / 3)]
-    pictures = [file.path for file in tracking.client.list_artifacts(child, "images")]
-    assert any(path.startswith("images/val~p00") and "step" in path and path.endswith(".png") for path in pictures)
+    assert [(one.step, one.value) for one in history] == [(step, 1.0 / (step + 1)) for step in range(50)]
+    full, small = sorted(file.path for file in tracking.client.list_artifacts(child, "images"))[::-1]
+    assert full.startswith("images/val~p00+step+2+timestamp+")
+    assert small == full.removesuffix(".png") + "+compressed.webp"
+    with Image.open(tracking.client.download_artifacts(child, full)) as found:
+        assert found.tobytes() == picture.tobytes()
+    assert tracking.client.get_run(child).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_more_than_mlflow_takes_at_once_arrives_in_batches(tracking, parent, monkeypatch):
+    child = tracking.start_job(parent, job(recipe=Recipe(rank=4, targets=["x" * 7000])))
+    assert len(tracking.client.get_run(child).data.params["targets"]) == 6000
+    sizes = counted(monkeypatch, tracking.client)
+    tracker = tracking.job_tracker(child)
+    tracker.flush()
+    for step in range(4):
+        tracker.metrics(step, {f"eval/{n}": float(n) for n in range(400)})
+    tracker.metrics(4, {f"eval/{n}": float(n) for n in range(2300)})
+    assert tracker.flush()
+    assert max(sizes[:-1]) <= 1000
+    assert sizes[-1] == 2300, "one step stays one call; the client divides it"
+    assert len(tracking.client.get_run(child).data.metrics) == 2300
+    assert [one.step for one in tracking.client.get_metric_history(child, "eval/7")] == [0, 1, 2, 3, 4]
+    many = tracking.start_submission("many", "e" * 16, {f"key{n}": "v" for n in range(230)}, "")
+    assert len(tracking.client.get_run(many).data.params) == 230
 
 
 def test_a_number_that_mlflow_refuses_is_left_out_and_the_others_arrive(tracking, parent, caplog):
     child = tracking.start_job(parent, job())
     tracker = tracking.job_tracker(child)
     with caplog.at_level(logging.WARNING):
-        tracker.metrics(0, {"bad\nkey!": 1.0})
-        tracker.metrics(1, {"train/loss": 0.5})
-    assert tracker.waiting == 0
-    assert "left out" in caplog.text
-    assert tracking.client.get_run(child).data.metrics == {"train/loss": 0.5}
+        for step in range(5):
+            tracker.metrics(step, {"bad\nkey!" if step % 2 else "train/loss": 0.5})
+        assert tracker.flush()
+    assert caplog.text.count("left out") == 1
+    assert [one.step for one in tracking.client.get_metric_history(child, "train/loss")] == [0, 2, 4]
+
+
+def test_a_run_that_mlflow_does_not_know_is_told_once_and_holds_up_no_other(tracking, parent, caplog):
+    child = tracking.start_job(parent, job())
+    unknown = "0" * 32
+    tracking.resume(unknown, attempt=2)
+    for step in range(3):
+        tracking.job_tracker(unknown).metrics(step, {"train/loss": 1.0})
+        tracking.job_tracker(child).metrics(step, {"train/loss": 1.0})
+    assert tracking.job_tracker(child).flush()
+    assert tracking.job_tracker(unknown).flush()
+    assert caplog.text.count(unknown) <= 2
+    assert len(tracking.client.get_metric_history(child, "train/loss")) == 3
 
 
 def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
@@ -171,11 +218,12 @@ def test_a_damaged_artifact_is_passed_over_for_an_intact_copy_and_refused_withou
     registry = MlflowRegistry(tracking.uri, home / "cache")
     stored = registry.resolve("bad").path
     assert stored != version.path, "the run's artifact is the copy that training again does not touch"
-    weights = stored / WEIGHTS
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    for folder in (stored, version.path):
+        assert registry.resolve("bad").path == folder
+        (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match="do not match the sha256"):
         registry.resolve("bad")
-    assert not (home / "cache" / "bad" / "1").exists()
+    assert registry.cache_stats().bytes == 0
 
 
 def test_a_home_without_adapters_is_empty_and_stays_untouched(tmp_path):
@@ -196,55 +244,55 @@ def test_a_dead_server_is_named_within_seconds(tmp_path):
     assert time.monotonic() - started < 5
 
 
-@pytest.fixture
-def server_at(home, tracking):
-    """Starts MLflow's own server over the module's database when called, stops it at the end."""
-    started = []
-
-    def start(port):
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-                   "--workers", "1", "--backend-store-uri", tracking.uri]  # fmt: skip
-        log = (home / "server.log").open("wb")
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=home, start_new_session=True, env={**os.environ})
-        started.append(server)
-        for _ in range(240):
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            except OSError:
-                assert server.poll() is None, (home / "server.log").read_text()
-                time.sleep(0.25)
-            else:
-                return
-        pytest.fail("the MLflow server did not come up")
-
-    yield start
-    for server in started:
-        os.killpg(server.pid, 15)
-        server.wait(20)
+def test_runs_that_nobody_closed_end_as_their_jobs_did(tracking):
+    parent = tracking.start_submission("reaped", "1" * 16, {}, "")
+    cases = {
+        "dead lane": ("RUNNING", RunEnd("FAILED", "its lane died"), "FAILED"),
+        "never begun": ("SCHEDULED", RunEnd("KILLED"), "KILLED"),
+        "at work": ("RUNNING", RunEnd("RUNNING"), "RUNNING"),
+        "waiting": ("SCHEDULED", RunEnd("SCHEDULED"), "SCHEDULED"),
+        "ended": ("FAILED", RunEnd("FINISHED"), "FAILED"),
+        "nobody's": ("RUNNING", None, "KILLED"),
+    }
+    runs = {name: tracking.start_job(parent, job(name=name)) for name in cases}
+    for name, (before, _, _) in cases.items():
+        tracking.client.update_run(runs[name], status=before)
+    ends = {runs[name]: end for name, (_, end, _) in cases.items() if end is not None}
+    assert tracking.reap(parent, ends) == 3
+    found = {name: tracking.client.get_run(run) for name, run in runs.items()}
+    assert {name: run.info.status for name, run in found.items()} == {name: end for name, (*_, end) in cases.items()}
+    assert found["dead lane"].data.tags["error"] == "its lane died"
+    assert "no job holds" in found["nobody's"].data.tags["error"]
+    assert tracking.reap(parent, ends) == 0
 
 
-def test_what_an_outage_kept_back_arrives_later_and_bundles_come_over_http(tracking, home, server_at):
-    port = free_port()
-    remote = MlflowTracking(f"http://127.0.0.1:{port}", home / "unused")
-    experiment = tracking.client.create_experiment("remote", artifact_location="mlflow-artifacts:/remote")
-    run_id = tracking.client.create_run(experiment).info.run_id
-    tracker = remote.job_tracker(run_id)
-    for step in range(3):
-        tracker.metrics(step, {"train/loss": float(step)})
-    tracker.image("val/p00", 2, Image.new("RGB", (8, 8)))
-    assert tracker.waiting == 4, "training went on, everything waits"
-    with pytest.raises(UnreachableError):
-        remote.finish(run_id, "FINISHED")
-    server_at(port)
-    bundle = bundle_at(home / "elsewhere", "far", "9" * 16)
-    remote.log_bundle(run_id, bundle.path)
-    remote.register(bundle, run_id)
-    remote.finish(run_id, "FINISHED")
-    assert tracker.waiting == 0
-    assert [one.step for one in tracking.client.get_metric_history(run_id, "train/loss")] == [0, 1, 2]
-    assert tracking.client.get_run(run_id).info.status == "FINISHED"
-    bundle.path.rename(home / "out of sight")
-    registry = MlflowRegistry(remote.uri, home / "cache")
-    assert registry.resolve("far").path == home / "cache" / "far" / "1"
-    assert {one.name: one.path for one in registry.list()}["far"] == home / "cache" / "far" / "1"
-    assert registry.resolve("far", "1").path.is_dir(), "the second time from the cache"
+def test_descriptions_lead_from_a_submission_to_its_jobs_and_versions_and_back(tracking, home):
+    parent = tracking.start_submission("linked", "2" * 16, {}, "")
+    runs = [tracking.start_job(parent, job(name, name=f"{name}-1", job_id=name * 8)) for name in ("ab", "cd")]
+    experiment = tracking.client.get_run(parent).info.experiment_id
+    back = f"[linked 22222222](#/experiments/{experiment}/runs/{parent})"
+    assert all(note_of(tracking, run) == f"Part of {back}" for run in runs)
+    tracking.register(bundle_at(home / "bundles" / "ab", "ab", "ab" * 8), runs[0])
+    tracking.finish(runs[0], "FINISHED")
+    tracking.finish(runs[1], "FAILED", "gone")
+    tracking.link(parent)
+    table = note_of(tracking, parent)
+    assert "2 jobs: 1 failed, 1 finished" in table
+    assert f"| [cd-1](#/experiments/{experiment}/runs/{runs[1]}) | failed | cd |" in table
+    assert f"| [ab-1](#/experiments/{experiment}/runs/{runs[0]}) | finished | [ab@1](#/models/ab/versions/1) |" in table
+    assert table.index("cd-1") < table.index("ab-1"), "failed first"
+    assert note_of(tracking, runs[0]) == f"Part of {back}; made [ab@1](#/models/ab/versions/1)"
+
+
+def note_of(tracking, run_id):
+    return tracking.client.get_run(run_id).data.tags[NOTE]
+
+
+def test_a_table_too_long_for_mlflow_keeps_the_failed_and_says_how_many_are_missing():
+    states = ["FINISHED"] * 150 + ["FAILED"] * 3
+    children = [Child(f"{n:032x}", f"cat-{n}", state, f"cat-{n}", "1") for n, state in enumerate(states)]
+    table = parent_note("1", "f" * 32, children)
+    assert len(table) <= NOTE_AT_MOST
+    rows = [line for line in table.splitlines() if line.startswith("| [")]
+    assert sum("| failed |" in row for row in rows) == 3
+    assert table.splitlines()[-1] == f"| and {153 - len(rows)} more | | |"

@@ -130,23 +130,18 @@ def test_one_driver_at_a_time(home):
     assert not has_driver(home, "kitchen")
 
 
-def test_a_line_says_speed_and_time_to_go(home, manifest):
+def test_a_line_says_speed_since_the_first_step_and_time_to_go(home, manifest):
     spec = prepare(manifest).plan.jobs[0]
     values = {
-        "state": "running",
-        "attempts": 1,
-        "step": 50,
-        "steps": 200,
-        "loss": 0.125,
-        "started": 100.0,
-        "updated": 110.0,
-    }
-    assert line(JobRow("kitchen", spec.id, 0, spec, **values), 110.0) == (
-        "cup: running, step 50/200, loss 0.1250, 5.0 it/s, ETA 0:30"
+        "state": "running", "attempts": 2, "step": 50, "steps": 200, "loss": 0.125,
+        "started": 10.0, "stepping_since": 102.0, "stepping_from": 10, "updated": 110.0,
+    }  # fmt: skip
+    assert line(JobRow("kitchen", spec.id, 0, spec, **values), 110.0, "cup") == (
+        "cup: running, step 50/200, loss 0.1250, 5.0 it/s, ETA 0:30, attempt 2"
     )
-    assert line(JobRow("kitchen", spec.id, 0, spec, state="failed", steps=200, error="no\nluck"), 110.0) == (
-        "cup: failed, step 0/200, no luck"
-    )
+    assert line(
+        JobRow("kitchen", spec.id, 0, spec, state="failed", kind="data", steps=200, error="no\nluck"), 0, "cup"
+    ) == ("cup: failed, step 0/200, data: no luck")
 
 
 def test_plain_lines_tell_each_change_once(home, manifest, capsys):

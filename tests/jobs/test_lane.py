@@ -11,12 +11,12 @@ from PIL import Image
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet_jobs import lane as lane_module
+from lorafleet_jobs import rows
 from lorafleet_jobs.desk import LaneSetup, StoreDesk
 from lorafleet_jobs.intake import prepare
 from lorafleet_jobs.lane import Lane
 from lorafleet_jobs.report import load_submission, open_store, store_url
-from lorafleet_jobs.rows import LEASE_SECONDS
+from lorafleet_jobs.rows import BACKOFF_SECONDS, LEASE_SECONDS
 from lorafleet_jobs.submit import record
 
 
@@ -88,8 +88,8 @@ class Watched(StoreDesk):
         super().__init__(*rest)
         self.held, self.most = set(), 0
 
-    def lease(self, lane):
-        lease = super().lease(lane)
+    def lease(self, lane, holding):
+        lease = super().lease(lane, holding)
         if lease is not None:
             self.held.add(lease.spec.id)
             self.most = max(self.most, len(self.held))
@@ -98,6 +98,10 @@ class Watched(StoreDesk):
     def finish(self, job, attempt, *rest):
         self.held.discard(job)
         return super().finish(job, attempt, *rest)
+
+    def fail(self, job, attempt, *rest):
+        self.held.discard(job)
+        return super().fail(job, attempt, *rest)
 
 
 def test_a_pack_of_three_trains_five_jobs_and_the_bad_one_leaves_alone(home, tracking, recorded, tmp_path):
@@ -140,7 +144,8 @@ class Stolen(StoreDesk):
     def progress(self, job, attempt, step, loss):
         held = super().progress(job, attempt, step, loss)
         if step == 2:
-            self._store.lease(self._submission, "b", self._clock() + 2 * LEASE_SECONDS)
+            for after in (2 * LEASE_SECONDS, 2 * LEASE_SECONDS + BACKOFF_SECONDS):
+                self._store.lease(self._submission, "b", self._clock() + after)
         return held
 
     def is_drained(self):
@@ -166,15 +171,15 @@ def test_an_outage_of_mlflow_delays_publishing_but_loses_no_training(home, track
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     submission = recorded("outage", "pan")
-    monkeypatch.setattr(lane_module, "PUBLISH_SECONDS", 0.0)
+    monkeypatch.setattr(rows, "WAITS", 1)
+    monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
     run_lane(home, MlflowTracking(f"http://127.0.0.1:{port}", home.artifacts), StoreDesk(store_url(home), submission))
     job = jobs_of(home, submission)["pan"]
-    assert job.state == "failed"
-    assert "trained, but not published" in job.error
-    assert "submit again" in job.error
+    assert (job.state, job.kind, job.attempts) == ("failed", "publish", 2)
+    assert "does not answer" in job.error
     card = json.loads((home.bundles / job.id / "adapter.json").read_text())
-    open_store(home).requeue(submission, time.time())
+    open_store(home).retry(submission, time.time())
     run_lane(home, tracking, StoreDesk(store_url(home), submission))
     job = jobs_of(home, submission)["pan"]
-    assert (job.state, job.attempts, job.version) == ("succeeded", 2, 1)
+    assert (job.state, job.attempts, job.version) == ("succeeded", 3, 1)
     assert json.loads((home.bundles / job.id / "adapter.json").read_text()) == card

@@ -17,7 +17,7 @@ from lorafleet_jobs.findings import Finding
 from lorafleet_jobs.intake import prepare
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.plan import Plan, make_plan
-from lorafleet_jobs.presets import resolve_recipe, resolve_sweep
+from lorafleet_jobs.presets import resolve_points, resolve_recipe
 
 BASE = find_base("toy-playground")
 SIZE = measure_base(BASE)
@@ -37,7 +37,7 @@ def plan(
 ) -> Plan:
     spec = {"name": "m", "subjects": [{"images": "x"}], "recipe": recipe or {}, **more}
     manifest = Manifest.model_validate(spec)
-    recipes = resolve_sweep(manifest, True, "m.yaml")
+    recipes = [one.recipe for one in resolve_points(manifest, True, "m.yaml")]
     return make_plan(manifest, recipes, reports, base, SIZE, TWO_CORES)
 
 

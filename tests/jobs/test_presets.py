@@ -12,15 +12,19 @@ from lorafleet.config import Manifest, Recipe, SubjectSpec, Validation
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.foreign import ABSENT, HINTS, RENAMED, advice
 from lorafleet_jobs.layers import measure_base
-from lorafleet_jobs.presets import FOLDER, preset_names, resolve_recipe, resolve_sweep
+from lorafleet_jobs.presets import FOLDER, preset_names, resolve_points, resolve_recipe
 from lorafleet_jobs.refusals import refuse
 from lorafleet_jobs.resolved import Resolved
 
 
-def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, list[object]] | None = None) -> Manifest:
+def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, object] | None = None) -> Manifest:
     return Manifest.model_validate(
         {"name": "m", "subjects": [{"images": "a"}], "recipe": recipe or {}, "sweep": sweep or {}}
     )
+
+
+def resolve_sweep(manifest: Manifest, toy: bool = True, where: str = "m.yaml") -> list[Recipe]:
+    return [one.recipe for one in resolve_points(manifest, toy, where)]
 
 
 def test_the_presets_there_are() -> None:
@@ -87,20 +91,31 @@ def test_exponents_without_a_dot_are_numbers() -> None:
         ({"preset": "../recipes/object"}, {}, "'recipe.preset' is '../recipes/object'; known presets are"),
         ({"preset": ["object"]}, {}, "'recipe.preset' is ['object']; known presets are"),
         ({}, {"rnk": [4]}, "m.yaml: unknown key 'sweep.rnk'; did you mean 'sweep.rank'?"),
-        ({}, {"rank": [4, 0]}, "m.yaml: sweep.rank is 0; Input should be greater"),
+        ({}, {"rank": [4, 0]}, "m.yaml: sweep point {rank: 0}: sweep.rank is 0; Input should be greater"),
         ({}, {"rank": []}, "m.yaml: 'sweep.rank' is []; give at least one value"),
-        ({}, {"rank": [4, 8, 4]}, "m.yaml: 'sweep' comes to the same recipe twice, again at {'rank': 4}"),
         ({}, {"optimizer": ["adamw", "prodigy"], "token_learning_rate": [0.001]},
          "m.yaml: sweep point {optimizer: prodigy, token_learning_rate: 0.001}: recipe: Prodigy estimates one rate"),
         ({"dropout": 0.1, "dora": True}, {}, "m.yaml: recipe: dropout and dora together"),
         ({"dropout": 2}, {"rank": [4, 8]}, "m.yaml: recipe.dropout is 2; Input should be less than 1"),
-        ({}, {"pivotal": [{"tokens": 99}]}, "m.yaml: sweep.pivotal.tokens is 99; Input should be less"),
+        ({}, {"pivotal": [{"tokens": 99}]},
+         "m.yaml: sweep point {pivotal: {'tokens': 99}}: sweep.pivotal.tokens is 99; Input should"),
+        ({}, {"pivotal.tokens": [2, 99]},
+         "m.yaml: sweep point {pivotal.tokens: 99}: sweep.pivotal.tokens is 99; Input should be less"),
+        ({}, {"pivotal.tokns": [2]}, "unknown key 'sweep.pivotal.tokns'; did you mean 'sweep.pivotal.tokens'?"),
+        ({}, {"pivotal.xyzzy": [2]}, "unknown key 'sweep.pivotal.xyzzy'; keys of pivotal are abstractions,"),
+        ({}, {"pivotal.": [2]}, "unknown key 'sweep.pivotal.'; keys of pivotal are"),
+        ({}, {"pivotl.tokens": [2]}, "m.yaml: unknown key 'sweep.pivotl'; did you mean 'sweep.pivotal'?"),
+        ({}, {"rank.x": [2]}, "unknown key 'sweep.rank.x'; rank has no inner keys; write sweep.rank"),
+        ({}, {"pivotal": [None], "pivotal.tokens": [2]}, "sets both pivotal and pivotal.tokens at one point; write"),
+        ({}, {"prior.weight": [0.5]}, "sweep point {prior.weight: 0.5}: 'recipe.prior.mode' is missing; add it"),
+        ({}, {"points": [{"rank": 4}, {"rank": 4, "seed": -1}]},
+         "m.yaml: sweep point {rank: 4, seed: -1}: sweep.seed is -1; Input should be greater"),
+        ({}, {"random": {"count": 2, "space": {"rank": {"uniform": [1.5, 1.7]}}}}, "sweep.rank is 1.6"),
+        ({}, {"random": {"count": 1001, "space": {"rank": {"choice": [1]}}}}, "'sweep' has 1001 points; at most 1000"),
         ({}, {"rank": list(range(1, 200)), "seed": list(range(99))}, "m.yaml: 'sweep' has 19701 points; at most 1000"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_by_its_path(
-    recipe: dict[str, object], sweep: dict[str, list[object]], said: str
-) -> None:
+def test_what_is_wrong_is_said_by_its_path(recipe: dict[str, object], sweep: dict[str, object], said: str) -> None:
     with pytest.raises(ManifestError) as caught:
         resolve_sweep(manifest(recipe, sweep), toy=True, where="m.yaml")
     assert said in str(caught.value)
@@ -115,6 +130,31 @@ def test_a_sweep_is_every_combination_in_order() -> None:
         (16, None, 5),
         (16, 5.0, 5),
     ]
+
+
+def test_an_inner_key_leaves_the_others_as_the_recipe_has_them() -> None:
+    written: dict[str, object] = {"pivotal": {"fraction": 0.25}, "sigma_sampler": "lognormal"}
+    sweep: dict[str, object] = {"pivotal.tokens": [1, 3], "sigma_sampler.P_mean": [-0.4]}
+    one, three = resolve_sweep(manifest(written, sweep), True, "m.yaml")
+    for recipe, tokens in ((one, 1), (three, 3)):
+        assert recipe.pivotal is not None
+        assert recipe.sigma_sampler is not None
+        assert (recipe.pivotal.tokens, recipe.pivotal.fraction) == (tokens, 0.25)
+        assert (recipe.sigma_sampler.name, recipe.sigma_sampler.P_mean) == ("lognormal", -0.4)
+    [off] = resolve_sweep(manifest({"pivotal": None}, {"pivotal.tokens": [5]}), True, "m.yaml")
+    assert off.pivotal is not None
+    assert off.pivotal.tokens == 5
+
+
+def test_points_that_come_to_the_same_recipe_are_one() -> None:
+    point = {"rank": 4, "learning_rate": "1e-4"}
+    listed = {"points": [{"rank": 8}, point, {"learning_rate": 0.0001, "rank": 4}, {"rank": 8}, {}]}
+    found = resolve_points(manifest({"rank": 8}, listed), True, "m.yaml")
+    assert [one.point for one in found] == [{"rank": 8}, point]
+    assert [one.recipe.rank for one in resolve_points(manifest({}, {"rank": [4, 8, 4]}), True, "m.yaml")] == [4, 8]
+    drawn = {"random": {"count": 40, "space": {"rank": {"choice": [4, 8, 16]}}}}
+    assert {one.recipe.rank for one in resolve_points(manifest({}, drawn), True, "m.yaml")} == {4, 8, 16}
+    assert len(resolve_points(manifest({}, drawn), True, "m.yaml")) == 3
 
 
 def test_a_sweep_over_presets_takes_each_presets_keys() -> None:

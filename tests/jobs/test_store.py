@@ -1,16 +1,17 @@
-"""Job rows: whoever holds a job holds it alone, in order, and nobody speaks for an attempt that is over."""
+"""The store: rows that outlive their process, two writers on one database, and who is found by what."""
 
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from sqlalchemy import text
 
 from lorafleet.config import Recipe, Resources, Validation
-from lorafleet.errors import NotFoundError
+from lorafleet.errors import NotFoundError, UnreachableError
+from lorafleet_jobs.desk import SteadyClock, StoreDesk
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.rows import LEASE_SECONDS, MAX_ATTEMPTS, overall
+from lorafleet_jobs.policy import TENURE_SECONDS
+from lorafleet_jobs.rows import LEASE_SECONDS, overall
 from lorafleet_jobs.store import JobStore, SubmissionRow
 
 SUBMISSION = "pets-0123456789"
@@ -24,10 +25,12 @@ def spec(job: str, submission: str = SUBMISSION) -> JobSpec:
     )  # fmt: skip
 
 
-def filled(url: str, count: int, submission: str = SUBMISSION) -> JobStore:
+def filled(url: str, count: int, submission: str = SUBMISSION, **resources) -> JobStore:
     store = JobStore(url)
-    row = SubmissionRow(submission, "pets", "toy-playground", "name: pets\n", 2, Resources())
+    row = SubmissionRow(submission, "pets", "toy-playground", "name: pets\n", 2, Resources(**resources))
     store.add(row, tuple(spec(f"job{n}", submission) for n in range(count)), now=0.0)
+    for n in range(count):
+        store.set_run(submission, f"job{n}", f"run{n}")
     return store
 
 
@@ -35,114 +38,52 @@ def job(store: JobStore, name: str):
     return next(row for row in store.jobs(SUBMISSION) if row.id == name)
 
 
-class Lanes(RuleBasedStateMachine):
-    """Lanes that lease, go silent, come back late and end their jobs; the model is a dict of who holds what."""
-
-    def __init__(self):
-        super().__init__()
-        self.given: list[tuple[str, int]] = []
-
-    @initialize(count=st.integers(1, 3))
-    def start(self, count):
-        self.store, self.now = filled("sqlite://", count), 100.0
-        self.names = [f"job{n}" for n in range(count)]
-        self.state = dict.fromkeys(self.names, "queued")
-        self.attempts = dict.fromkeys(self.names, 0)
-        self.limit = dict.fromkeys(self.names, MAX_ATTEMPTS)
-        self.expires = dict.fromkeys(self.names, 0.0)
-
-    @rule(seconds=st.sampled_from([1.0, LEASE_SECONDS / 2, LEASE_SECONDS]))
-    def time_passes(self, seconds):
-        self.now += seconds
-
-    @rule(lane=st.sampled_from(["a", "b", "c"]), after=st.sampled_from([0.0, LEASE_SECONDS]))
-    def lease(self, lane, after):
-        self.now += after
-        expected = None
-        for name in self.names:
-            expired = self.state[name] == "running" and self.expires[name] <= self.now
-            if self.state[name] != "queued" and not expired:
-                continue
-            if self.attempts[name] == self.limit[name]:
-                self.state[name] = "failed"
-                continue
-            expected = name
-            break
-        row = self.store.lease(SUBMISSION, lane, self.now)
-        assert (row.id if row else None) == expected, "first in, first out"
-        if row is not None:
-            self.attempts[expected] += 1
-            self.state[expected], self.expires[expected] = "running", self.now + LEASE_SECONDS
-            assert (row.attempts, row.lane, row.step) == (self.attempts[expected], lane, 0)
-            self.given.append((expected, row.attempts))
-
-    @precondition(lambda self: self.given)
-    @rule(data=st.data())
-    def heartbeat(self, data):
-        name, attempt = data.draw(st.sampled_from(self.given))
-        answer = self.store.heartbeat(SUBMISSION, name, attempt, self.now)
-        assert answer == self.is_current(name, attempt)
-        if answer:
-            self.expires[name] = self.now + LEASE_SECONDS
-
-    @precondition(lambda self: self.given)
-    @rule(data=st.data(), step=st.integers(1, 7))
-    def progress(self, data, step):
-        name, attempt = data.draw(st.sampled_from(self.given))
-        answer = self.store.progress(SUBMISSION, name, attempt, step, 0.5, self.now)
-        assert answer == self.is_current(name, attempt)
-        if answer:
-            self.expires[name] = self.now + LEASE_SECONDS
-            assert job(self.store, name).step == step
-
-    @precondition(lambda self: self.given)
-    @rule(data=st.data(), state=st.sampled_from(["succeeded", "failed"]))
-    def finish(self, data, state):
-        name, attempt = data.draw(st.sampled_from(self.given))
-        answer = self.store.finish(SUBMISSION, name, attempt, state, self.now, version=1, error="why")
-        assert answer == self.is_current(name, attempt)
-        if answer:
-            self.state[name] = state
-
-    @rule()
-    def submit_again(self):
-        self.store.requeue(SUBMISSION, self.now)
-        for name in self.names:
-            if self.state[name] in ("failed", "cancelled"):
-                self.state[name], self.limit[name] = "queued", self.attempts[name] + MAX_ATTEMPTS
-
-    @rule()
-    def cancel(self):
-        self.store.end(SUBMISSION, "cancelled", None, self.now)
-        for name in self.names:
-            if self.state[name] in ("queued", "running"):
-                self.state[name] = "cancelled"
-
-    @invariant()
-    def rows_are_as_the_model_says(self):
-        rows = self.store.jobs(SUBMISSION)
-        assert [row.id for row in rows] == self.names
-        assert {row.id: (row.state, row.attempts) for row in rows} == {
-            name: (self.state[name], self.attempts[name]) for name in self.names
-        }
-        assert self.store.is_drained(SUBMISSION) == (not {"queued", "running"} & set(self.state.values()))
-
-    def is_current(self, name, attempt):
-        return self.state[name] == "running" and self.attempts[name] == attempt
-
-
-TestLanes = Lanes.TestCase
-TestLanes.settings = settings(max_examples=100, stateful_step_count=20, deadline=None)
-
-
-def test_many_lanes_at_once_never_share_a_job(tmp_path):
+def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(tmp_path):
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    filled(url, 24)
+    store = filled(url, 1)
+    desk = StoreDesk(url, SUBMISSION)
+    first = desk.lease("a", ())
+    assert desk.fail("job0", first.attempt, "non-finite", "loss nan", 1) == "queued"
+    assert desk.lease("a", ()) is None, "until the driver has opened a run"
+    store.set_run(SUBMISSION, "job0", "another")
+    second = desk.lease("a", ())
+    assert (second.run_id, second.spec.recipe.seed) == ("another", first.spec.recipe.seed + 1)
+    assert (first.key, second.key) == ("job0", "job0-seed1"), "two seeds share no checkpoint"
+    assert second.spec.id == "job0"
+
+
+def test_back_off_doubles_and_a_clock_that_went_back_does_not_keep_a_job_waiting():
+    store = filled("sqlite://", 1)
+    for lanes, wait in enumerate([5.0, 10.0, 20.0]):
+        now = 10_000.0 * (lanes + 1)
+        store.lease(SUBMISSION, "a", now)
+        store.lose(SUBMISSION, "a", now)
+        assert job(store, "job0").not_before == now + wait
+    assert store.lease(SUBMISSION, "a", now) is None
+    assert store.lease(SUBMISSION, "a", now - 5_000.0) is not None
+
+
+def test_the_clock_that_is_set_expires_no_lease(tmp_path):
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    store, wall, steady = filled(url, 1), [1e9], [50.0]
+    desk = StoreDesk(url, SUBMISSION, SteadyClock(lambda: wall[0], lambda: steady[0]))
+    held = desk.lease("a", ())
+    for jump in (7200.0, -90_000.0):
+        wall[0] += jump
+        steady[0] += 1.0
+        assert desk.lease("b", ()) is None
+        assert desk.heartbeat("job0", held.attempt)
+    assert job(store, "job0").lease_expires == 1e9 + 2.0 + LEASE_SECONDS
+
+
+def test_two_dispatchers_on_one_database_never_hand_out_a_job_twice(database):
+    filled(database, 24)
 
     def lane(name: str) -> list[str]:
-        store, mine = JobStore(url), []
-        while (row := store.lease(SUBMISSION, name, now=1.0)) is not None:
-            mine.append(row.id)
+        desk, mine = StoreDesk(database, SUBMISSION), []
+        while (lease := desk.lease(name, mine)) is not None:
+            assert desk.progress(lease.spec.id, lease.attempt, 1, 0.5)
+            mine.append(lease.spec.id)
         return mine
 
     with ThreadPoolExecutor(6) as pool:
@@ -150,33 +91,11 @@ def test_many_lanes_at_once_never_share_a_job(tmp_path):
     assert sorted(leased) == sorted(f"job{n}" for n in range(24))
 
 
-def test_a_job_whose_lanes_keep_dying_fails_with_a_reason_and_the_next_is_leased():
-    store = filled("sqlite://", 2)
-    for attempt in range(MAX_ATTEMPTS):
-        assert store.lease(SUBMISSION, "a", now=attempt * LEASE_SECONDS).id == "job0"
-    assert store.lease(SUBMISSION, "a", now=MAX_ATTEMPTS * LEASE_SECONDS).id == "job1"
-    poison = job(store, "job0")
-    assert poison.state == "failed"
-    assert "3 attempts" in poison.error
-
-
-def test_an_attempt_that_is_over_can_say_nothing_more():
-    store = filled("sqlite://", 1)
-    old = store.lease(SUBMISSION, "a", now=0.0)
-    new = store.lease(SUBMISSION, "b", now=LEASE_SECONDS)
-    assert (old.attempts, new.attempts) == (1, 2)
-    assert not store.heartbeat(SUBMISSION, "job0", 1, now=61.0)
-    assert not store.progress(SUBMISSION, "job0", 1, 7, 0.1, now=61.0)
-    assert not store.finish(SUBMISSION, "job0", 1, "succeeded", now=61.0, version=1)
-    assert store.finish(SUBMISSION, "job0", 2, "failed", now=61.0, error="why")
-    assert (job(store, "job0").state, job(store, "job0").error) == ("failed", "why")
-
-
 def test_a_lane_that_starts_again_gives_back_what_it_held_and_only_that():
     store = filled("sqlite://", 2)
     store.lease(SUBMISSION, "a", now=0.0)
     store.lease(SUBMISSION, "b", now=0.0)
-    store.release(SUBMISSION, now=1.0, lane="a")
+    store.lose(SUBMISSION, "a", now=1.0)
     assert [row.state for row in store.jobs(SUBMISSION)] == ["queued", "running"]
     assert not store.finish(SUBMISSION, "job0", 1, "succeeded", now=2.0, version=1)
 
@@ -185,17 +104,17 @@ def test_submitting_twice_keeps_states_and_learns_where_the_files_lie_now():
     store = filled("sqlite://", 1)
     row = store.lease(SUBMISSION, "a", now=0.0)
     store.finish(SUBMISSION, "job0", row.attempts, "succeeded", now=1.0, version=4)
-    again = SubmissionRow(SUBMISSION, "pets", "toy-playground", "name: pets\n", 5, Resources(lanes=5))
+    again = SubmissionRow(SUBMISSION, "pets", "toy-playground", "name: pets\n", 5, Resources(lanes=5), priority=9)
     store.add(again, (spec("job0").with_changes(folder="/moved"),), now=9.0)
-    store.requeue(SUBMISSION, now=9.0)
+    store.retry(SUBMISSION, now=9.0)
     (row,) = store.jobs(SUBMISSION)
-    assert (row.state, row.version, row.spec.folder) == ("succeeded", 4, "/moved")
+    assert (row.state, row.version, row.spec.folder, row.priority) == ("succeeded", 4, "/moved", 9)
     assert store.submission(SUBMISSION).lanes == 5
 
 
-def test_rows_outlive_the_process_and_submissions_are_found_by_a_beginning(tmp_path):
+def test_rows_outlive_the_process_and_are_found_by_a_beginning_or_a_name(tmp_path):
     url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    filled(url, 1)
+    filled(url, 2)
     filled(url, 1, "pets-0199999999")
     filled(url, 1, "cups-0000000000")
     store = JobStore(url)
@@ -205,6 +124,51 @@ def test_rows_outlive_the_process_and_submissions_are_found_by_a_beginning(tmp_p
         store.submission("pets-01")
     with pytest.raises(NotFoundError, match=r"no submission 'dogs'; there are: .*cups-0000000000 \(pets\)"):
         store.submission("dogs")
+    assert store.find_job(SUBMISSION, "job1").id == "job1"
+    with pytest.raises(NotFoundError, match=r"'job' fits several: job0 \(job0\), job1"):
+        store.find_job(SUBMISSION, "job")
+    with pytest.raises(NotFoundError, match=r"no job 'x' in pets-.*; there are: job0 \(job0\)"):
+        store.find_job(SUBMISSION, "x")
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "jobs.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(OLD)
+        old.execute("INSERT INTO submissions VALUES ('s', 'pets', 'toy', 'name: pets', 1, '{}', NULL, 0)")
+        values = (spec("job0", "s").model_dump_json(),)
+        old.execute(
+            "INSERT INTO jobs VALUES ('s','job0',0,?,'queued',1,3,NULL,0,7,NULL,NULL,'r',NULL,NULL,NULL,0,0,4)", values
+        )
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: JobStore(f"sqlite:///{path}"), range(4)))
+    store = stores[0]
+    (row,) = store.jobs("s")
+    assert (row.attempts, row.priority, row.kind, row.seed_shift) == (1, 0, None, 0)
+    assert store.lease("s", "a", 1.0).attempts == 2
+    store.add(store.submission("s"), (spec("job0", "s"), spec("job1", "s")), 2.0)
+    assert [row.id for row in store.jobs("s")] == ["job0", "job1"]
+    with store.engine.connect() as connection:
+        names = connection.execute(text("SELECT name FROM pragma_table_info('jobs')")).scalars().all()
+    assert "limit" not in names
+
+
+OLD = """
+CREATE TABLE submissions (id VARCHAR(128) PRIMARY KEY NOT NULL, name VARCHAR(128) NOT NULL, base TEXT NOT NULL,
+    manifest TEXT NOT NULL, lanes INTEGER NOT NULL, resources TEXT NOT NULL, run_id VARCHAR(128),
+    created FLOAT NOT NULL);
+CREATE TABLE jobs (submission VARCHAR(128) NOT NULL, id VARCHAR(128) NOT NULL, position INTEGER NOT NULL,
+    spec TEXT NOT NULL, state VARCHAR(16) NOT NULL, attempts INTEGER NOT NULL, "limit" INTEGER NOT NULL,
+    lane VARCHAR(128), step INTEGER NOT NULL, steps INTEGER NOT NULL, loss FLOAT, version INTEGER,
+    run_id VARCHAR(128), error TEXT, lease_expires FLOAT, started FLOAT, created FLOAT NOT NULL,
+    updated FLOAT NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (submission, id));
+"""
+
+
+def test_a_database_that_cannot_be_opened_says_what_to_do(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(UnreachableError, match=r"cannot be opened \(.*set LORAFLEET_HOME"):
+        JobStore(f"sqlite:///{tmp_path / 'file' / 'jobs.db'}")
 
 
 @pytest.mark.parametrize(
@@ -215,8 +179,25 @@ def test_rows_outlive_the_process_and_submissions_are_found_by_a_beginning(tmp_p
         (["running", "failed"], "running"),
         (["succeeded", "failed", "cancelled"], "failed"),
         (["succeeded", "cancelled"], "cancelled"),
-        (["succeeded", "succeeded"], "succeeded"),
+        (["succeeded", "stopped"], "succeeded"),
     ],
 )
 def test_the_state_of_a_submission_follows_from_its_jobs(states, state):
     assert overall(states) == state
+
+
+def test_a_lane_gives_way_to_a_submission_that_is_driven_on_the_same_cluster_and_to_no_other(tmp_path):
+    url = f"sqlite:///{tmp_path / 'jobs.db'}"
+    store = filled(url, 3)
+    filled(url, 2, "late-0000000000")
+    desk = StoreDesk(url, SUBMISSION, lambda: 100.0)
+    desk.lease("a", ())
+    desk.lease("b", ())
+    assert not desk.gives_way(TENURE_SECONDS), "nobody drives the other"
+    store.drive(SUBMISSION, "ray-1", 110.0)
+    for cluster, until, leaves in [("ray-2", 110.0, False), ("ray-1", 99.0, False), ("ray-1", 110.0, True)]:
+        store.drive("late-0000000000", cluster, until)
+        assert desk.gives_way(TENURE_SECONDS) == leaves
+    for name in ("c", "d"):
+        assert store.lease("late-0000000000", name, 100.0)
+    assert not desk.gives_way(TENURE_SECONDS), "it has as many"

@@ -10,7 +10,7 @@ from lorafleet.bundle import sha256_of
 from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet.numerics.sampling import Noise, sample
 from lorafleet.toy.judges import as_tensor, load_judge, recognise
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
@@ -42,7 +42,7 @@ def samples(job, warm, subject_word):
     """One picture on each background, [8, 3, 32, 32] in [-1, 1]."""
     positive = job.prompts.encode([f"a photo of {subject_word} {NOUN} {words}" for words in BACKGROUNDS.values()])
     negative = warm.unconditional(len(BACKGROUNDS))
-    noise = torch.cat([initial_noise(seed, (4, 8, 8)) for seed in range(len(BACKGROUNDS))])
+    noise = Noise(range(len(BACKGROUNDS)), (4, 8, 8))
     time_ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]]).repeat(len(BACKGROUNDS), 1)
     table = sampler_table(warm.base, None, warm.base.default_steps)
     with torch.no_grad():

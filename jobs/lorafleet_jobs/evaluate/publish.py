@@ -22,7 +22,7 @@ def publish(found: Evaluation, adapters: Sequence[Trained], tracking: MlflowTrac
             continue
         tracker = tracking.job_tracker(one.run_id)
         tracker.metrics(one.spec.steps, _scores(found, one.label))
-        if tracker.waiting:
+        if not tracker.flush():
             problems.append(f"MLflow at {tracking.uri} does not answer; scores from {one.label} on are only here")
             break
     return problems

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet.numerics.sampling import Noise, sample
 from lorafleet.numerics.text import Conditioning, split_prompt
 from lorafleet_jobs.evaluate.arms import Arm
 
@@ -46,7 +46,7 @@ def sample_arm(
         empty = loaded.unconditional(ROWS)
         made = []
         for rows in _batches(len(texts)):
-            noise = torch.cat([initial_noise(seeds[row], latent) for row in rows]).to(loaded.device)
+            noise = Noise([seeds[row] for row in rows], latent, loaded.device)
             positive = _joined([encoded[texts[row]] for row in rows])
             scale = base.default_guidance if guidance is None else guidance
             z = sample(loaded.predict, table, noise, positive, empty, time_ids, scale)

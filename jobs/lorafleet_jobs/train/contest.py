@@ -1,4 +1,4 @@
-"""What a job's training asks of whoever compares it with others. Knows when and with what; refuses to know whom with."""
+"""What a training asks of whoever compares it with others. Knows when and by what; refuses to know with whom."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Stopped(Exception):  # noqa: N818  a verdict, not an error
 class Contest(Protocol):
     """Compares a job with others at some of its steps."""
 
-    looks: bool
-    """Whether it wants the validation pictures."""
+    @property
+    def looks(self) -> bool:
+        """Whether it wants the validation pictures."""
 
     def is_due(self, step: int) -> bool:
         """Whether the job is compared after this step."""

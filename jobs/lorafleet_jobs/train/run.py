@@ -58,6 +58,8 @@ class Order:
     """Compares the job with others on the way, and may end it."""
     team: Alone = field(default_factory=Alone)
     """The job's workers; the first one has an order, the others `follow`."""
+    checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
+    """How often it is kept."""
 
 
 class JobRun:
@@ -89,7 +91,7 @@ class JobRun:
                 pictures = self.validator.log(tracker, self.step)
         if compared:
             contest.judge(self.step, pictures, self.progress.losses, tracker)
-        if not self.done and time.monotonic() - self.saved >= CHECKPOINT_SECONDS:
+        if not self.done and time.monotonic() - self.saved >= self.order.checkpoint_seconds:
             self.save()
 
     def save(self) -> None:

@@ -3,5 +3,6 @@
 from lorafleet.config.manifest import Manifest, Resources, SubjectSpec, Validation
 from lorafleet.config.parts import PivotalSpec
 from lorafleet.config.recipe import Recipe
+from lorafleet.config.sweep import EarlyStop
 
-__all__ = ["Manifest", "PivotalSpec", "Recipe", "Resources", "SubjectSpec", "Validation"]
+__all__ = ["EarlyStop", "Manifest", "PivotalSpec", "Recipe", "Resources", "SubjectSpec", "Validation"]

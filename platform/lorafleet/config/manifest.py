@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import product
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from lorafleet.config.recipe import Recipe
 from lorafleet.config.strict import Strict
+from lorafleet.config.sweep import EarlyStop, GridSweep, Sweep
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 MAX_ADAPTERS = 4  # in one generation request
@@ -48,6 +49,16 @@ class Resources(Strict):
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """How many jobs a lane trains at once; auto is as many as memory has room for. Results do not depend on it."""
+    exact: bool = False
+    """Packs in fixed seats: no bit of a result depends on what else is trained, at the cost of parked seats' time."""
+    compile: bool = False
+    """torch.compile around the UNet, in fixed seats, so that joining and leaving never compiles again."""
+    max_running: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """No more jobs than so many are trained at once, over all lanes; by default lanes and packs are the only bound."""
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """What an interruption can cost of a job; keeping it half-way takes a fraction of a second."""
+    stall_seconds: Annotated[float, Field(ge=5, le=86_400)] = 1800.0
+    """A lane in which nothing moves for so long hangs, and is ended; a base is loaded in far less."""
 
 
 class Validation(Strict):
@@ -62,6 +73,21 @@ class Validation(Strict):
     """Denoising steps of a validation picture; the base's default if unset."""
 
 
+def _web_address(url: str) -> str:
+    if re.fullmatch(r"https?://[^\s/?#@]+([/?][^\s#]*)?", url) is None:
+        raise ValueError("it must begin with http:// or https:// and have neither user and password nor a fragment")
+    return url
+
+
+class Notify(Strict):
+    """Who is told how a submission ended: its JSON is posted to an address."""
+
+    url: Annotated[str, AfterValidator(_web_address)]
+    """http or https; no user and password in it."""
+    secret_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
+    """The environment variable, where the submission is driven, that holds the key of the signature."""
+
+
 class Manifest(Strict):
     """A submission as its user writes it."""
 
@@ -71,13 +97,21 @@ class Manifest(Strict):
     recipe: dict[str, Any] = Field(default_factory=dict)
     """Recipe keys over the preset's; resolved by `lorafleet.config.presets`."""
     subjects: Annotated[tuple[SubjectSpec, ...], Field(min_length=1)]
-    sweep: dict[str, list[Any]] = Field(default_factory=dict)
+    sweep: Sweep = GridSweep({})
+    """Every subject is trained at every point."""
+    early_stop: EarlyStop | None = None
+    """Ends the points that do badly; by default all are trained to the end."""
     resources: Resources = Resources()
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
+    """Among submissions that share a cluster, higher ones have their lanes first."""
     validation: Validation = Validation()
+    notify: Notify | None = None
 
-    def sweep_points(self) -> list[dict[str, Any]]:
-        """Every combination of the sweep's values, in the order written; one empty point without a sweep."""
-        return [dict(zip(self.sweep, values, strict=True)) for values in product(*self.sweep.values())]
+    @model_validator(mode="after")
+    def _early_stop_has_a_sweep(self) -> Manifest:
+        if self.early_stop is not None and self.sweep.count < 2:
+            raise ValueError("early_stop compares the points of a sweep, and there is none; add sweep, or leave it out")
+        return self
 
 
-__all__ = ["Manifest", "Name", "Recipe", "Resources", "SubjectSpec", "Validation"]
+__all__ = ["Manifest", "Name", "Notify", "Recipe", "Resources", "SubjectSpec", "Validation"]

@@ -32,8 +32,12 @@ def parse(model: type[Model], data: object, where: str, error: type[LorafleetErr
 
 
 def describe(problem: ValidationError, model: type[BaseModel], data: object) -> str:
-    """The first validation error in words: its path, the value, what is allowed, the nearest known key."""
-    first = problem.errors(include_url=False)[0]
+    """The first validation error in words: its path, the value, what is allowed, the nearest known key.
+
+    An unknown key comes first: where one is misspelt, another seems to be missing.
+    """
+    errors = problem.errors(include_url=False)
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     path = ".".join(str(part) for part in first["loc"])
     more = f" (and {problem.error_count() - 1} more)" if problem.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
@@ -51,24 +55,18 @@ def describe(problem: ValidationError, model: type[BaseModel], data: object) -> 
 
 
 def _known_keys(model: type[BaseModel], parents: list[int | str]) -> list[str]:
+    models = [model]
     for part in parents:
-        if isinstance(part, int):
-            continue
-        field = model.model_fields.get(str(part))
-        inner = _model_in(field.annotation) if field else None
-        if inner is None:
-            continue
-        model = inner
-    return sorted(field.alias or name for name, field in model.model_fields.items())
+        fields = [field for one in models for name, field in one.model_fields.items() if part in (field.alias, name)]
+        models = [inner for field in fields for inner in models_in(field.annotation)] or models
+    return sorted({field.alias or name for one in models for name, field in one.model_fields.items()})
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field's type names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if (found := _model_in(argument)) is not None:
-            return found
-    return None
+        return [annotation]
+    return [model for argument in getattr(annotation, "__args__", ()) for model in models_in(argument)]
 
 
 def _short(value: object) -> str:

@@ -46,20 +46,27 @@ class RowLoRALinear(nn.Module):
         self.index = index
         self.carried: Stacked | None = None
         self.dropout: RowDropout | None = None
+        self.spans: Sequence[tuple[slice, Stacked]] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [n, ..., in] with n a multiple of the groups; the rows of one group are neighbours."""
+        """`x` [n, ..., in] with n a multiple of the groups; the rows of one group are neighbours.
+
+        Under `spans` each span of rows is so divided among its own groups, and rows in none pay nothing.
+        """
         y: Tensor = self.base(x)
-        if self.carried is None:
-            return y
-        A, B = self.carried.A.to(x.dtype), self.carried.B.to(x.dtype)
+        for rows, stacked in self.spans:
+            y[rows] += self._delta(x[rows], y[rows], stacked)
+        return y if self.carried is None else y + self._delta(x, y, self.carried)
+
+    def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
+        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)
         rows = x.reshape(len(A), -1, x.shape[-1])
         low = (rows if self.dropout is None else self.dropout(rows, self.index)) @ A.mT
         delta = low @ B.mT
-        if self.carried.gain is not None:
+        if stacked.gain is not None:
             plain = y if self.base.bias is None else y - self.base.bias
-            delta = delta + (self.carried.gain - 1).to(x.dtype)[:, None] * plain.reshape(delta.shape)
-        return y + delta.reshape(y.shape)
+            delta = delta + (stacked.gain - 1).to(x.dtype)[:, None] * plain.reshape(delta.shape)
+        return delta.reshape(y.shape)
 
 
 class RowLoRA:
@@ -87,6 +94,11 @@ class RowLoRA:
         for name, layer in self.layers.items():
             layer.carried = stacked.get(name) if stacked is not None else None
             layer.dropout = dropout
+
+    def set_spans(self, spans: Sequence[tuple[slice, Mapping[str, Stacked]]]) -> None:
+        """Makes the next forwards carry adapters on spans of the batch's rows, written in place: for inference."""
+        for name, layer in self.layers.items():
+            layer.spans = tuple((rows, stacked[name]) for rows, stacked in spans if name in stacked)
 
     def with_norms(self, layers: Layers) -> dict[str, Factors]:
         """An adapter's factors with DoRA's norms for this model's weights."""

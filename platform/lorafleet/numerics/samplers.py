@@ -1,85 +1,173 @@
-"""Samplers as tables: per (base, sampler, steps) the numbers of one linear update, so that rows can differ in all.
+"""Which samplers a base can be asked for, and their tables: the same numbers for everyone who names (base, steps).
 
-    x0 = c_skip x + c_out F(c_in x, t)            the denoised latent from the network's output F
-    x' = A x + B x0 + C x0_prev                   the step
+    discrete bases (epsilon, v):  euler, euler-ancestral, dpmpp-2m, dpmpp-2m-karras, ddim, lcm, tcd
+    EDM bases:                    edm-dpmpp-2m, edm-euler; diffusers has no other scheduler for them
 
-Noise schedules come from the diffusers schedulers' own code; the coefficients are ours and are tested against them.
-Euler: Karras et al. 2022, algorithm 1 without churn. DPM++ 2M: Lu et al. 2022 (2211.01095), algorithm 2.
+Timesteps and noise levels come from the diffusers schedulers' own code; the coefficients are `numerics.tables` and are
+tested against the schedulers' steps. `lcm` and `tcd` are for their few-step adapters, loaded as any other, and take few
+steps at low guidance. Knows no row and no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
+from inspect import signature
 from typing import Any
 
 import torch
 from diffusers import (
+    DDIMScheduler,
     DPMSolverMultistepScheduler,
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
 )
 from torch import Tensor
 
 from lorafleet.bases import Base
 from lorafleet.errors import BaseModelError, RequestError
+from lorafleet.numerics import tables
+from lorafleet.numerics.tables import SamplerTable as SamplerTable  # what callers of this module name
 
-SCHEDULERS = {
-    "edm-dpmpp-2m": EDMDPMSolverMultistepScheduler,
-    "edm-euler": EDMEulerScheduler,
-    "dpmpp-2m": DPMSolverMultistepScheduler,
-    "euler": EulerDiscreteScheduler,
-}
-BY_CLASS = {cls.__name__: name for name, cls in SCHEDULERS.items()}
-COVERED: dict[str, tuple[Any, ...]] = {"prediction_type": ("epsilon", "v_prediction"), "thresholding": (False,)}
-"""What the tables reproduce, by scheduler key; a base that asks for anything else is refused, never approximated."""
-COVERED_2M: dict[str, tuple[Any, ...]] = {
+TCD_GAMMA = 0.3
+"""How much of each TCD step is noise: Zheng et al. 2024's gamma, diffusers' `eta`, at the default of its scheduler."""
+Allowed = Mapping[str, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A diffusers scheduler and how its table is made once its timesteps are set for so many steps.
+
+    `covered` is what the table reproduces, by configuration key, the scheduler's default first; a base that asks for
+    anything else is refused, never approximated.
+    """
+
+    scheduler: type
+    table: Callable[[Any, int], SamplerTable]
+    covered: Allowed = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Where the base's configuration is silent."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Whatever the base's configuration says."""
+    distilled: bool = False
+    """Whether steps are taken from the short schedule that few-step adapters were distilled on."""
+
+
+def _schedule(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
+    """Timesteps [n] and sigmas [n + 1].
+
+    Cut to n: numpy gives a trailing schedule of 61 steps a 62nd, at timestep -1.
+    """
+    sigma = scheduler.sigmas.double()
+    return scheduler.timesteps[:steps], torch.cat([sigma[:steps], sigma[-1:]])
+
+
+def _euler(scheduler: Any, steps: int) -> SamplerTable:
+    t, sigma = _schedule(scheduler, steps)
+    network = tables.exploding(sigma[:-1], scheduler.config.prediction_type)
+    return SamplerTable.of(t, network, tables.euler(sigma), float(scheduler.init_noise_sigma))
+
+
+def _euler_ancestral(scheduler: Any, steps: int) -> SamplerTable:
+    t, sigma = _schedule(scheduler, steps)
+    network = tables.exploding(sigma[:-1], scheduler.config.prediction_type)
+    return SamplerTable.of(t, network, tables.euler_ancestral(sigma), float(scheduler.init_noise_sigma))
+
+
+def _dpmpp_2m(scheduler: Any, steps: int) -> SamplerTable:
+    t, sigma = _schedule(scheduler, steps)
+    network = tables.preserving((1 + sigma[:-1] ** 2).rsqrt(), scheduler.config.prediction_type)
+    return SamplerTable.of(t, network, tables.preserving_2m(sigma), float(scheduler.init_noise_sigma))
+
+
+def _edm_euler(scheduler: Any, steps: int) -> SamplerTable:
+    t, sigma = _schedule(scheduler, steps)
+    network = tables.edm(sigma[:-1], float(scheduler.config.sigma_data))
+    return SamplerTable.of(t, network, tables.euler(sigma), float(scheduler.init_noise_sigma))
+
+
+def _edm_dpmpp_2m(scheduler: Any, steps: int) -> SamplerTable:
+    t, sigma = _schedule(scheduler, steps)
+    network = tables.edm(sigma[:-1], float(scheduler.config.sigma_data))
+    return SamplerTable.of(t, network, tables.exploding_2m(sigma), float(scheduler.init_noise_sigma))
+
+
+def _ddim(scheduler: Any, steps: int) -> SamplerTable:
+    t = scheduler.timesteps[:steps]
+    before = t - scheduler.config.num_train_timesteps // steps
+    alpha = scheduler.alphas_cumprod.double().sqrt()
+    end = torch.as_tensor(scheduler.final_alpha_cumprod).double().sqrt()
+    alpha_next = torch.where(before >= 0, alpha[before.clamp(min=0)], end)
+    network = tables.preserving(alpha[t], scheduler.config.prediction_type)
+    return SamplerTable.of(t, network, tables.ddim(alpha[t], alpha_next), 1.0)
+
+
+def _lcm(scheduler: Any, steps: int) -> SamplerTable:
+    t = scheduler.timesteps
+    alpha = scheduler.alphas_cumprod.double().sqrt()
+    network = tables.preserving(alpha[t], scheduler.config.prediction_type)
+    network = tables.consistency(network, t, float(scheduler.config.timestep_scaling))
+    alpha_next = torch.cat([alpha[t[1:]], alpha.new_ones(1)])
+    return SamplerTable.of(t, network, tables.multistep_consistency(alpha_next), 1.0)
+
+
+def _tcd(scheduler: Any, steps: int) -> SamplerTable:
+    t = scheduler.timesteps
+    after = torch.cat([t[1:], t.new_zeros(1)])
+    s = torch.floor((1 - TCD_GAMMA) * after).long()
+    alpha = scheduler.alphas_cumprod.double().sqrt()
+    network = tables.preserving(alpha[t], scheduler.config.prediction_type)
+    return SamplerTable.of(t, network, tables.strategic(alpha[t], alpha[s], alpha[after]), 1.0)
+
+
+LATENT: Allowed = {"prediction_type": ("epsilon", "v_prediction"), "thresholding": (False,)}
+UNCLIPPED: Allowed = {**LATENT, "clip_sample": (False,)}
+EDM: Allowed = {"prediction_type": ("epsilon",), "thresholding": (False,)}
+SECOND_ORDER: Allowed = {
     "algorithm_type": ("dpmsolver++",),
     "solver_type": ("midpoint",),
     "solver_order": (2,),
     "final_sigmas_type": ("zero",),
 }
+DPMPP_2M: Allowed = {**LATENT, **SECOND_ORDER, "use_flow_sigmas": (False,), "variance_type": (None,)}
+KARRAS = {
+    "use_karras_sigmas": True,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+}
+UNCLIPPED_BY_DEFAULT = {"clip_sample": False}  # as SDXL's own configuration says; DDIM's default is for pixels
 
-
-@dataclass(frozen=True)
-class Preconditioning:
-    """x0 = c_skip x + c_out F(c_in x) on x = z + sigma n, each [n]."""
-
-    c_in: Tensor
-    c_skip: Tensor
-    c_out: Tensor
-
-
-@dataclass(frozen=True)
-class SamplerTable:
-    """The coefficients of `n` steps, each [n] float64, and the scale of the first latent's noise."""
-
-    t: Tensor  # what the UNet takes as timestep
-    c_in: Tensor
-    c_skip: Tensor
-    c_out: Tensor
-    A: Tensor
-    B: Tensor
-    C: Tensor
-    init_noise_sigma: float
-
-    def __len__(self) -> int:
-        return len(self.t)
+SAMPLERS: dict[str, Sampler] = {
+    "edm-dpmpp-2m": Sampler(EDMDPMSolverMultistepScheduler, _edm_dpmpp_2m, {**EDM, **SECOND_ORDER}),
+    "edm-euler": Sampler(EDMEulerScheduler, _edm_euler, EDM),
+    "dpmpp-2m": Sampler(DPMSolverMultistepScheduler, _dpmpp_2m, DPMPP_2M),
+    "dpmpp-2m-karras": Sampler(DPMSolverMultistepScheduler, _dpmpp_2m, DPMPP_2M, changes=KARRAS),
+    "euler": Sampler(EulerDiscreteScheduler, _euler, LATENT),
+    "euler-ancestral": Sampler(EulerAncestralDiscreteScheduler, _euler_ancestral, LATENT),
+    "ddim": Sampler(DDIMScheduler, _ddim, UNCLIPPED, defaults=UNCLIPPED_BY_DEFAULT),
+    "lcm": Sampler(LCMScheduler, _lcm, UNCLIPPED, distilled=True),
+    "tcd": Sampler(TCDScheduler, _tcd, LATENT, distilled=True),
+}
 
 
 def sampler_names(base: Base) -> tuple[str, ...]:
     """The samplers a base can be asked for, its own first."""
-    fitting = [name for name in SCHEDULERS if name.startswith("edm-") == (base.prediction == "edm")]
-    own = BY_CLASS.get(base.scheduler["_class_name"])
-    return tuple(sorted(fitting, key=lambda name: name != own))
+    fitting = [name for name in SAMPLERS if name.startswith("edm-") == (base.prediction == "edm")]
+    own = base.scheduler["_class_name"]
+    return tuple(sorted(fitting, key=lambda name: SAMPLERS[name].scheduler.__name__ != own))
 
 
 def sampler_table(base: Base, name: str | None, steps: int) -> SamplerTable:
     """The table of a named sampler, or of the base's own, for `steps` steps.
 
-    RequestError if the sampler does not fit the base; BaseModelError if the base's configuration has no table.
+    RequestError if the sampler does not fit the base or so many steps; BaseModelError if the base's configuration has
+    no table.
     """
     allowed = sampler_names(base)
     name = name or allowed[0]
@@ -90,10 +178,7 @@ def sampler_table(base: Base, name: str | None, steps: int) -> SamplerTable:
 
 
 def _check_covered(base: Base, name: str) -> None:
-    covered = {**COVERED, **(COVERED_2M if name.endswith("2m") else {})}
-    if base.prediction == "edm":
-        covered["prediction_type"] = ("epsilon",)
-    for key, allowed in covered.items():
+    for key, allowed in SAMPLERS[name].covered.items():
         if (value := base.scheduler.get(key, allowed[0])) not in allowed:
             raise BaseModelError(
                 f"base {base.name!r}: {key} {value!r} of its scheduler has no {name} table; allowed are "
@@ -108,66 +193,24 @@ def _hashable(value: Any) -> Any:
 @lru_cache(maxsize=256)
 def _table(name: str, config: tuple[tuple[str, Any], ...], steps: int) -> SamplerTable:
     scheduler = scheduler_for(name, dict(config))
+    if SAMPLERS[name].distilled and steps > (most := scheduler.config.original_inference_steps):
+        raise RequestError(f"steps is {steps}; allowed are 1 to {most} with scheduler {name!r}")
     scheduler.set_timesteps(steps)
-    sigma = scheduler.sigmas.double()  # [n + 1], the last is 0
-    t = scheduler.timesteps
-    s = sigma[:-1]
-    if name.startswith("edm-"):
-        network = _edm(s, float(scheduler.config.sigma_data))
-    elif scheduler.config.prediction_type == "v_prediction":
-        network = _edm(s, 1.0)
-        network = replace(network, c_out=-network.c_out)
-    else:
-        network = Preconditioning((s**2 + 1).rsqrt(), torch.ones_like(s), -s)
-    if name == "dpmpp-2m":
-        return _variance_preserving(sigma, t, network, scheduler)
-    return _sigma_space(sigma, t, network, scheduler, second_order=name.endswith("2m"))
+    table = SAMPLERS[name].table(scheduler, steps)
+    if not table.finite:
+        raise RequestError(
+            f"scheduler {name!r} has no finite first step where the terminal signal is zero and the prediction is "
+            "epsilon; ask for euler, euler-ancestral or dpmpp-2m"
+        )
+    return table
 
 
 def scheduler_for(name: str, config: Mapping[str, Any]) -> Any:
-    """The diffusers scheduler that a sampler's table reproduces, built from a base's scheduler configuration."""
-    cls = SCHEDULERS[name]
-    return cls.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+    """The diffusers scheduler that a sampler's table reproduces, built from a base's scheduler configuration.
 
-
-def _second_order(sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """DPM++ 2M's weights of x0 and x0_prev, in first-order weights; the first and last steps are first order."""
-    h = (sigma[:-1] / sigma[1:]).log()  # lambda_{i+1} - lambda_i; infinite at the last step
-    one_over_2r = torch.zeros_like(h)
-    one_over_2r[1:-1] = 0.5 * h[1:-1] / h[:-2]
-    return 1 + one_over_2r, -one_over_2r
-
-
-def _edm(s: Tensor, sigma_data: float) -> Preconditioning:
-    """EDM's table 1. With sigma_data 1 and c_out negated it is v prediction (Salimans & Ho 2022) on x = z + sigma n."""
-    total = s**2 + sigma_data**2
-    return Preconditioning(total.rsqrt(), sigma_data**2 / total, s * sigma_data * total.rsqrt())
-
-
-def _sigma_space(sigma: Tensor, t: Tensor, net: Preconditioning, scheduler: Any, second_order: bool) -> SamplerTable:
-    """The step on x = z + sigma n."""
-    ratio = sigma[1:] / sigma[:-1]
-    B, C = 1 - ratio, torch.zeros_like(ratio)
-    if second_order:
-        now, before = _second_order(sigma)
-        B, C = (1 - ratio) * now, (1 - ratio) * before
-    start = float(scheduler.init_noise_sigma)
-    return SamplerTable(t.double(), net.c_in, net.c_skip, net.c_out, ratio, B, C, start)
-
-
-def _variance_preserving(sigma: Tensor, t: Tensor, net: Preconditioning, scheduler: Any) -> SamplerTable:
-    """The step on x = alpha z + alpha sigma n with alpha = (1 + sigma^2)^-1/2: DPM++ 2M on a discrete base."""
-    alpha = (1 + sigma**2).rsqrt()
-    noise = alpha * sigma
-    first_order = alpha[1:] * (1 - sigma[1:] / sigma[:-1])
-    now, before = _second_order(sigma)
-    return SamplerTable(
-        t=t.double(),
-        c_in=net.c_in / alpha[:-1],
-        c_skip=net.c_skip / alpha[:-1],
-        c_out=net.c_out,
-        A=noise[1:] / noise[:-1],
-        B=first_order * now,
-        C=first_order * before,
-        init_noise_sigma=float(scheduler.init_noise_sigma),
-    )
+    Takes what this scheduler knows of it; the rest is another scheduler's.
+    """
+    sampler: Any = SAMPLERS[name]
+    known = signature(sampler.scheduler.__init__).parameters
+    said = {key: value for key, value in config.items() if key in known}
+    return sampler.scheduler.from_config({**sampler.defaults, **said, **sampler.changes})

@@ -5,34 +5,41 @@ The serving engine steps rows with tables of their own; this is the straight lin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lorafleet.numerics.samplers import SamplerTable
+from lorafleet.numerics.tables import SamplerTable
 from lorafleet.numerics.text import Conditioning
 
 Predict = Callable[[Tensor, Tensor, Conditioning, Tensor], Tensor]
 
 
-def initial_noise(seed: int, shape: tuple[int, ...]) -> Tensor:
-    """Standard noise of one image [1, c, h, w] from its own CPU generator, as diffusers draws it."""
-    return torch.randn((1, *shape), generator=torch.Generator("cpu").manual_seed(seed))
+class Noise:
+    """Standard noise of n rows, each from a CPU generator of its own, as diffusers draws it for one image."""
+
+    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+        self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._shape, self._device = (1, *shape), device
+
+    def draw(self) -> Tensor:
+        """The next noise [n, c, h, w], fp32: the first latent's, then that of each step that adds some."""
+        return torch.cat([torch.randn(self._shape, generator=own) for own in self._generators]).to(self._device)
 
 
 @torch.no_grad()
 def sample(
     predict: Predict,
     table: SamplerTable,
-    noise: Tensor,
+    noise: Noise,
     positive: Conditioning,
     negative: Conditioning,
     time_ids: Tensor,
     guidance: float,
 ) -> Tensor:
     """Clean latents [n, c, h, w] from standard noise, with classifier-free guidance (Ho & Salimans 2022, eq. 6)."""
-    x = noise.float() * table.init_noise_sigma
+    x = noise.draw() * table.init_noise_sigma
     pair = Conditioning(torch.cat([negative.context, positive.context]), torch.cat([negative.pooled, positive.pooled]))
     ids = torch.cat([time_ids, time_ids])
     x0_prev = torch.zeros_like(x)
@@ -43,5 +50,7 @@ def sample(
         output = uncond + guidance * (cond - uncond)
         x0 = table.c_skip[i].float() * x + table.c_out[i].float() * output
         x = table.A[i].float() * x + table.B[i].float() * x0 + table.C[i].float() * x0_prev
+        if table.stochastic:
+            x = x + table.D[i].float() * noise.draw()
         x0_prev = x0
     return x

@@ -99,21 +99,27 @@ class PromptEncoder:
 
     def token_ids(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         """Token ids [1, length] for each encoder: start, text, end, padding; what does not fit is cut off."""
-        rows = []
-        for tokenizer, embedding in zip(self.tokenizers, self.embeddings, strict=True):
-            body: list[int] = []
-            for piece in pieces:
-                if isinstance(piece, str):
-                    body += text_ids(tokenizer, piece)
-                else:
-                    body += [embedding.base.num_embeddings + row for row in piece]
-            ids = [tokenizer.bos_token_id, *body[: self.length - 2], tokenizer.eos_token_id]
-            rows.append(torch.tensor([ids + [tokenizer.pad_token_id] * (self.length - len(ids))]))
-        return rows[0], rows[1]
+        one, two = ([token for piece in pieces for token in self.piece_ids(i, piece)] for i in (0, 1))
+        return self.framed(0, one[: self.length - 2]), self.framed(1, two[: self.length - 2])
 
-    def encode(self, ids: tuple[Tensor, Tensor], vectors: Vectors | None = None) -> Conditioning:
+    def piece_ids(self, i: int, piece: Piece) -> list[int]:
+        """Ids of one piece for encoder `i`, 0 or 1, without start and end."""
+        if isinstance(piece, str):
+            return text_ids(self.tokenizers[i], piece)
+        return [self.embeddings[i].base.num_embeddings + row for row in piece]
+
+    def framed(self, i: int, body: Sequence[int]) -> Tensor:
+        """Ids [1, length] of at most length - 2 tokens for encoder `i`: start, body, end, padding."""
+        tokenizer = self.tokenizers[i]
+        ids = [tokenizer.bos_token_id, *body, tokenizer.eos_token_id]
+        return torch.tensor([ids + [tokenizer.pad_token_id] * (self.length - len(ids))])
+
+    def encode(
+        self, ids: tuple[Tensor, Tensor], vectors: Vectors | None = None, clip_skip: int | None = None
+    ) -> Conditioning:
         """Conditioning of token ids [n, length]: penultimate hidden states of both encoders, pooled of the second.
 
+        `clip_skip` leaves out so many more layers, as diffusers' SDXL pipelines do; the pooled output has them all.
         Differentiable with respect to `vectors`, whose rows the reserved ids name.
         """
         states, pooled = [], None
@@ -123,7 +129,7 @@ class PromptEncoder:
                 output = encoder(ids[i].to(self.embeddings[i].weight.device), output_hidden_states=True)
             finally:
                 self.embeddings[i].held = ()
-            states.append(output.hidden_states[-2])
+            states.append(output.hidden_states[-(2 + (clip_skip or 0))])
             pooled = output.text_embeds if i == 1 else None
         assert pooled is not None  # the second encoder has a projection
         return Conditioning(torch.cat(states, dim=-1), pooled)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import uuid
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow.exceptions import MlflowException
 
-from lorafleet.bundle import Bundle, read_bundle
-from lorafleet.errors import BundleError, NotFoundError
+from lorafleet.bundle import CARD, Bundle, sha256_of
+from lorafleet.bundle_cache import CAPACITY, BundleCache, CacheStats, Verifier
+from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.ports import AdapterVersion
-from lorafleet.tracking.client import ABSENT, PRESENT, connect, reaching, sqlite_file
+from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching, sqlite_file
 
 ARTIFACT = "adapter"
 CHAMPION = "champion"
+DIGEST = "card_sha256"
 PAGE = 1000
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ def register(client: Any, bundle: Bundle, run_id: str) -> AdapterVersion:
             "base": card.base, "base_fingerprint": card.base_fingerprint, "job_id": card.job_id,
             "triggers": json.dumps([one.trigger for one in card.triggers]), "path": str(bundle.path.resolve()),
             "artifact_uri": f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
+            DIGEST: sha256_of(bundle.path / CARD),
         }  # fmt: skip
         source = f"runs:/{run_id}/{ARTIFACT}"
         version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
@@ -59,6 +63,14 @@ class MlflowRegistry:
     uri: str
     cache: Path
     """Where bundles are kept that do not lie on this machine already."""
+    capacity: int = CAPACITY
+    """Bytes of such bundles."""
+    _local: Verifier = field(default_factory=Verifier)
+
+    @cached_property
+    def bundles(self) -> BundleCache:
+        """The bundles fetched to this machine."""
+        return BundleCache(self.cache, self.capacity)
 
     @cached_property
     def client(self) -> Any:
@@ -90,6 +102,16 @@ class MlflowRegistry:
             path = self._fetch(found)
         return _with_path(found, aliases, path)
 
+    def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
+        """Keeps a resolved adapter's bundle from being dropped inside the block; says whether it is there."""
+        if adapter.path.parent == self.cache:
+            return self.bundles.pinned(adapter.path.name)
+        return nullcontext((adapter.path / CARD).is_file())
+
+    def cache_stats(self) -> CacheStats:
+        """What the disk cache did and holds."""
+        return self.bundles.stats()
+
     def _is_empty(self) -> bool:
         database = sqlite_file(self.uri)  # asking MLflow would create a missing one, which takes seconds
         return database is not None and not database.exists()
@@ -116,50 +138,69 @@ class MlflowRegistry:
         names = ", ".join(sorted({one.name for one in there})[:20])
         return f"there is no adapter {name!r}; " + (f"there are: {names}" if names else "submit a manifest")
 
-    def _place(self, version: Any) -> Path:
-        own = (_local_path(version.tags.get("artifact_uri", "")), Path(version.tags.get("path", "")))
-        for path in own:
-            if path is not None and path.is_absolute() and path.is_dir():
-                return path
-        return self._cached(version)
+    def _own(self, version: Any) -> tuple[Path, ...]:
+        """Folders of this machine where the bundle was put when it was published, the artifact's first."""
+        places = (_local_path(version.tags.get("artifact_uri", "")), Path(version.tags.get("path", "")))
+        return tuple(path for path in places if path is not None and path.is_absolute() and path.is_dir())
 
-    def _cached(self, version: Any) -> Path:
-        return self.cache / str(version.name) / str(version.version)
+    def _place(self, version: Any) -> Path:
+        cached = self.cache / str(version.tags.get(DIGEST, f"{version.name}@{version.version}"))
+        return next(iter(self._own(version)), cached)
 
     def _fetch(self, version: Any) -> Path:
         """The verified bundle of a version, downloaded if no intact copy lies here."""
-        for place in (self._place(version), self._cached(version)):
-            if _holds(place, version.tags["job_id"]):
-                return place
-        return self._download(version)
+        for place in self._own(version):
+            try:
+                if _is_of(self._local.bundle(place), version):
+                    return place
+            except BundleError as problem:
+                log.warning("%s; looking for another copy", problem)
+        with _keeping(self.cache):
+            bundle = self.bundles.get(self._digest(version), lambda folder: self._download(version, ARTIFACT, folder))
+        if not _is_of(bundle, version):
+            raise BundleError(
+                f"adapter {version.name}@{version.version}: the registry holds the bundle of job "
+                f"{bundle.card.job_id}, not of {version.tags['job_id']}; train it again"
+            )
+        return bundle.path
 
-    def _download(self, version: Any) -> Path:
-        target = self._cached(version)
-        scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-        scratch.mkdir(parents=True)
+    def _digest(self, version: Any) -> str:
+        """Of the version's card; from the card itself where the version was registered without it."""
+        if DIGEST in version.tags:
+            return str(version.tags[DIGEST])
+        with tempfile.TemporaryDirectory() as folder:
+            return sha256_of(self._download(version, f"{ARTIFACT}/{CARD}", Path(folder)))
+
+    def _download(self, version: Any, artifact: str, folder: Path) -> Path:
         try:
-            fetched = Path(self.client.download_artifacts(version.run_id, ARTIFACT, str(scratch)))
-            bundle = read_bundle(fetched)
-            if bundle.card.job_id != version.tags["job_id"]:
-                raise BundleError(
-                    f"adapter {version.name}@{version.version}: the registry holds the bundle of job "
-                    f"{bundle.card.job_id}, not of {version.tags['job_id']}; train it again"
-                )
-            shutil.rmtree(target, ignore_errors=True)
-            fetched.rename(target)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        return target
+            return Path(self.client.download_artifacts(version.run_id, artifact, str(folder)))
+        except MlflowException as problem:
+            if problem.error_code not in REFUSED:
+                raise
+            raise NotFoundError(
+                f"adapter {version.name}@{version.version} is registered, but its bundle is gone from run "
+                f"{version.run_id} ({str(problem).splitlines()[0]}); train it again"
+            ) from None
 
 
-def _holds(place: Path, job_id: str) -> bool:
-    if not place.is_dir():
-        return False
+def _is_of(bundle: Bundle, version: Any) -> bool:
+    """Whether a bundle is the registered one, and not one of the same job trained again."""
+    if DIGEST in version.tags:
+        return bool(sha256_of(bundle.path / CARD) == version.tags[DIGEST])
+    return bool(bundle.card.job_id == version.tags["job_id"])
+
+
+@contextmanager
+def _keeping(cache: Path) -> Iterator[None]:
+    """Turns a full or forbidden disk into UnreachableError: asking again helps once there is room."""
     try:
-        return read_bundle(place).card.job_id == job_id
-    except BundleError as problem:
-        log.warning("%s; looking for another copy", problem)
-        return False
+        yield
+    except OSError as problem:
+        if problem.errno is None or isinstance(problem, ConnectionError | TimeoutError):
+            raise
+        raise UnreachableError(
+            f"the adapter cannot be kept in {cache} ({problem.strerror}); make room or set another cache folder"
+        ) from None
 
 
 def _ensure_model(client: Any, name: str) -> None:

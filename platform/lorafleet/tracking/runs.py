@@ -1,48 +1,49 @@
 """Runs: one parent a submission, one child a job, and the bundle that a job leaves.
 
-Experiment = manifest name. What a run says about a job is its resolved recipe, flat, and the data set's fingerprint.
+Experiment = manifest name. Knows which runs there are and how they stand; numbers and pictures are the trackers'.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from lorafleet.bundle import Bundle
-from lorafleet.config import Recipe
 from lorafleet.errors import UnreachableError
 from lorafleet.ports import AdapterVersion
 from lorafleet.tracking import registry
 from lorafleet.tracking.client import PRESENT, connect, is_server, reaching
-from lorafleet.tracking.tracker import MlflowJobTracker
+from lorafleet.tracking.jobinfo import JobInfo
+from lorafleet.tracking.journal import left_in
+from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
+from lorafleet.tracking.sender import Sender
+from lorafleet.tracking.tracker import FLUSH_SECONDS, MlflowJobTracker
 
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+OPEN = ("RUNNING", "SCHEDULED")
+PARENT = "mlflow.parentRunId"
+VERSION = "adapter_version"
+PAGE = 1000
+RESUME_SECONDS = 1.0
+"""How long a beginning attempt waits to be seen; after that it goes on, and is seen later."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class JobInfo:
-    """What a child run says about its job."""
+class RunEnd:
+    """How a run stands, or ended."""
 
-    name: str
-    """Of the run."""
-    job_id: str
-    subject: str
-    adapter: str
-    base: str
-    steps: int
-    recipe: Recipe
-    folder: str
-    images: int
-    dataset_fingerprint: str
+    status: Status
+    error: str | None = None
+    tags: Mapping[str, str] | None = None
 
 
 @dataclass
@@ -54,11 +55,16 @@ class MlflowTracking:
     """Where artifacts lie when `uri` is a database; a server decides for itself."""
     _trackers: dict[str, MlflowJobTracker] = field(default_factory=dict)
     _experiments: dict[str, str] = field(default_factory=dict)
+    _parents: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def client(self) -> Any:
         """The connection, made when it is first needed: making one creates a missing database."""
         return connect(self.uri)
+
+    @cached_property
+    def _sender(self) -> Sender:
+        return Sender(self.uri)
 
     def start_submission(self, name: str, submission: str, params: Mapping[str, str], manifest_yaml: str) -> str:
         """Opens the parent run in the experiment `name`, with the manifest as an artifact; returns its run id."""
@@ -73,53 +79,130 @@ class MlflowTracking:
     def start_job(self, parent: str, job: JobInfo) -> str:
         """Opens a child run that waits for its lane: tags, the flat recipe, the data set; returns its run id."""
         with reaching(self.uri):
+            above = self._parent(parent)
             tags = {
-                "mlflow.parentRunId": parent, "mlflow.source.name": "lorafleet",
+                PARENT: parent, "mlflow.source.name": "lorafleet",
                 "job_id": job.job_id, "subject": job.subject, "adapter": job.adapter,
+                NOTE: child_note(above.experiment_id, parent, above.run_name, job.adapter),
             }  # fmt: skip
-            run = self.client.create_run(self._experiment_of(parent), run_name=job.name, tags=tags)
+            run = self.client.create_run(above.experiment_id, run_name=job.name, tags=tags)
             child: str = run.info.run_id
-            params = {**_flat(job.recipe.model_dump(mode="json")), "base": job.base, "subject": job.subject}
-            params["steps"] = str(job.steps)
-            self.client.log_batch(child, params=[Param(key, value) for key, value in params.items()])
-            self.client.log_inputs(child, [_dataset(job)])
+            self.client.log_batch(child, params=[Param(key, value) for key, value in job.params.items()])
+            self.client.log_inputs(child, [job.dataset])
             self.client.update_run(child, status="SCHEDULED")
         return child
 
     def resume(self, run_id: str, attempt: int) -> None:
-        """Marks a run as running, in its nth attempt; an outage is only logged."""
-        try:
-            with reaching(self.uri):
-                self.client.update_run(run_id, status="RUNNING")
-                self.client.set_tag(run_id, "attempt", str(attempt))
-        except (UnreachableError, MlflowException) as problem:
-            log.warning("%s", problem)
+        """Marks a run as running, in its nth attempt, at once or after an outage; what it says again is one point."""
+        tracker = self.job_tracker(run_id)
+        tracker.begin(attempt)
+        tracker.flush(RESUME_SECONDS)
 
-    def job_tracker(self, run_id: str) -> MlflowJobTracker:
-        """Where a job's numbers and pictures go; `finish` sends what still waits in it."""
-        return self._trackers.setdefault(run_id, MlflowJobTracker(self.client, self.uri, run_id))
+    def job_tracker(self, run_id: str, spool: Path | None = None) -> MlflowJobTracker:
+        """Where a job's numbers and pictures go; `finish` sends what still waits in it.
 
-    def finish(self, run_id: str, status: Status, error: str | None = None) -> None:
-        """Closes a run after sending what its tracker kept back; `error` becomes a tag."""
+        In `spool`, one folder a run, what MLflow has not taken survives this process.
+        """
+        if run_id not in self._trackers:
+            self._trackers[run_id] = MlflowJobTracker(self.client, run_id, self._sender)
+        if spool is not None:
+            self._trackers[run_id].keep_in(spool / run_id)
+        return self._trackers[run_id]
+
+    def replay(self, spool: Path) -> int:
+        """Sends what ended processes left in a spool; returns how many entries still wait in it, whoever holds them.
+
+        An outage is only logged, and so is a run that MLflow does not know: its entries stay.
+        """
+        folders = sorted(path for path in spool.iterdir() if path.is_dir()) if spool.is_dir() else []
+        for folder in folders:
+            if folder.name in self._trackers:
+                continue  # sent by its own tracker
+            tracker = MlflowJobTracker(self.client, folder.name, self._sender)
+            tracker.keep_in(folder)
+            try:
+                with reaching(self.uri):
+                    tracker.deliver()
+            except MlflowException as problem:
+                log.warning("%s: %s; delete it if the run is gone", folder, problem)
+            except (UnreachableError, OSError) as problem:
+                log.warning("%s", problem)
+                break
+            finally:
+                tracker.close()
+        return sum(left_in(folder) for folder in folders)
+
+    def finish(
+        self, run_id: str, status: Status, error: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        """Closes a run after sending what its tracker kept back; `error` becomes a tag beside `tags`."""
+        tracker = self._trackers.get(run_id)
+        if tracker is not None and not tracker.flush():
+            raise UnreachableError(f"MLflow at {self.uri} does not answer; {tracker.waiting} entries still wait")
         with reaching(self.uri):
-            if (tracker := self._trackers.get(run_id)) is not None and not tracker.flush(now=True):
-                raise UnreachableError(f"MLflow at {self.uri} does not answer; {tracker.waiting} entries still wait")
-            if error is not None:
-                self.client.log_batch(run_id, tags=[RunTag("error", error[:4000])])
+            said = {**(tags or {}), **({"error": error} if error is not None else {})}
+            if said:
+                self.client.log_batch(run_id, tags=[RunTag(key, value[:4000]) for key, value in said.items()])
             self.client.set_terminated(run_id, status)
-        self._trackers.pop(run_id, None)
+        if (tracker := self._trackers.pop(run_id, None)) is not None:
+            tracker.close()
 
     def settle(self, run_id: str, status: Status, error: str | None = None) -> None:
         """Closes a run that nobody closed; one that has ended already stays as it ended."""
         with reaching(self.uri):
-            if self.client.get_run(run_id).info.status not in ("RUNNING", "SCHEDULED"):
+            if self.client.get_run(run_id).info.status not in OPEN:
                 return
         self.finish(run_id, status, error)
+
+    def reap(self, parent: str, ends: Mapping[str, RunEnd]) -> int:
+        """Closes the child runs of a submission that nobody closed; returns how many.
+
+        `ends` says how the run of each job stands. A run that is open though its job has ended ends as the job did; one
+        that no job holds ends as killed.
+        """
+        closed = 0
+        for run in self._children(parent):
+            end = ends.get(run.info.run_id, RunEnd("KILLED", "no job holds this run"))
+            if run.info.status in OPEN and end.status not in OPEN:
+                self.finish(run.info.run_id, end.status, end.error, end.tags)
+                closed += 1
+        return closed
+
+    def link(self, parent: str) -> None:
+        """Writes the ways between a submission's run, its jobs' runs and their versions into their descriptions."""
+        above = self._parent(parent)
+        children = [self._linked(run, above) for run in self._children(parent)]
+        with reaching(self.uri):
+            self.client.set_tag(parent, NOTE, parent_note(above.experiment_id, parent, children))
+
+    def close(self, seconds: float = FLUSH_SECONDS) -> int:
+        """Sends what waits for as long as `seconds` and lets go of the spool; returns how many entries still wait."""
+        deadline = time.monotonic() + seconds
+        trackers = list(self._trackers.values())
+        left = 0
+        for tracker in trackers:
+            tracker.flush(max(0.0, deadline - time.monotonic()))
+            tracker.close()
+            left += tracker.waiting
+        self._sender.close()
+        del self._sender  # whoever goes on gets a new one
+        self._trackers.clear()
+        return left
 
     def log_bundle(self, run_id: str, path: Path) -> None:
         """Uploads the folder of a bundle under `adapter/`; doing it twice changes nothing."""
         with reaching(self.uri):
             self.client.log_artifacts(run_id, str(path), registry.ARTIFACT)
+
+    def log_text(self, run_id: str, text: str, name: str) -> None:
+        """Uploads a text as the artifact `name`, in place of the one before."""
+        with reaching(self.uri):
+            self.client.log_text(run_id, text, name)
+
+    def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """A run's numbers under a key, by step."""
+        with reaching(self.uri):
+            return sorted((point.step, point.value) for point in self.client.get_metric_history(run_id, key))
 
     def registered(self, adapter: str, job_id: str) -> AdapterVersion | None:
         """The version that a job has already published, if any."""
@@ -148,25 +231,34 @@ class MlflowTracking:
                 raise
         return str(self.client.get_experiment_by_name(name).experiment_id)  # another process was first
 
-    def _experiment_of(self, run_id: str) -> str:
-        if run_id not in self._experiments:
-            self._experiments[run_id] = self.client.get_run(run_id).info.experiment_id
-        return self._experiments[run_id]
+    def _parent(self, run_id: str) -> Any:
+        if run_id not in self._parents:
+            with reaching(self.uri):
+                self._parents[run_id] = self.client.get_run(run_id).info
+        return self._parents[run_id]
 
+    def _children(self, parent: str) -> list[Any]:
+        """The jobs' runs of a submission, all pages of them."""
+        experiment, wanted = self._parent(parent).experiment_id, f"tags.`{PARENT}` = '{parent}'"
+        found: list[Any] = []
+        token = None
+        with reaching(self.uri):
+            while token is not None or not found:
+                page = self.client.search_runs([experiment], wanted, max_results=PAGE, page_token=token)
+                found += page
+                if not (token := page.token):
+                    break
+        return found
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = "none" if value is None else str(value)
-    return flat
-
-
-def _dataset(job: JobInfo) -> DatasetInput:
-    source = json.dumps({"uri": Path(job.folder).as_uri() if Path(job.folder).is_absolute() else job.folder})
-    profile = json.dumps({"images": job.images})
-    digest = job.dataset_fingerprint[:36]  # MLflow's limit
-    data = Dataset(job.subject, digest, source_type="local", source=source, profile=profile)
-    return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
+    def _linked(self, run: Any, above: Any) -> Child:
+        """A job's run for its parent's table; its own description names the version it made."""
+        run_id, tags = run.info.run_id, run.data.tags
+        adapter, version = tags.get("adapter", ""), tags.get(VERSION)
+        if version is None and run.info.status == "FINISHED":
+            with reaching(self.uri):
+                made = self.client.search_model_versions(f"run_id = '{run_id}'")
+                if made:
+                    version = str(made[0].version)
+                    note = child_note(above.experiment_id, above.run_id, above.run_name, adapter, version)
+                    self.client.log_batch(run_id, tags=[RunTag(VERSION, version), RunTag(NOTE, note)])
+        return Child(run_id, run.info.run_name, run.info.status, adapter, version)

@@ -13,27 +13,14 @@ from dataclasses import dataclass
 
 import torch
 
+from lorafleet.sizes import bucket_sizes as shared_sizes
 from lorafleet_jobs.train.data.geometry import Size
 from lorafleet_jobs.train.draws import stream
 
-LONGEST = 4
-"""The most that a bucket's long side is of its short one (Podell et al. 2023, appendix I)."""
-
 
 def bucket_sizes(resolution: int) -> list[Size]:
-    """The sizes that pictures of any shape are cut to, landscape and portrait, about resolution^2 pixels each.
-
-    For every short side the longest long side that keeps the area within resolution^2, in multiples of 64 pixels, or
-    of 8 below 512: SDXL's list has all of these at 1024 (Podell et al. 2023, appendix I).
-    """
-    step = 64 if resolution >= 512 else 8
-    square = resolution // step * step
-    found = {Size(square, square)}
-    for short in range(step, resolution + 1, step):
-        long = resolution * resolution // short // step * step
-        if short <= long <= LONGEST * short:
-            found |= {Size(short, long), Size(long, short)}
-    return sorted(found)
+    """The sizes that pictures of any shape are cut to: those the base is asked for (`lorafleet.sizes`)."""
+    return [Size(height, width) for height, width in shared_sizes(resolution)]
 
 
 def nearest(original: Size, sizes: Sequence[Size]) -> Size:

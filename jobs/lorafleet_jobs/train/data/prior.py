@@ -20,7 +20,7 @@ from PIL import Image
 
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_names, sampler_table
-from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet.numerics.sampling import Noise, sample
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.files import only_process, write_whole
 from lorafleet_jobs.train.data.sources import File, Source
@@ -96,7 +96,7 @@ class Maker:
         loaded = self.loaded
         loaded.clear()
         latent = self.side // loaded.base.vae_factor
-        noise = initial_noise(seed, (loaded.vae.config.latent_channels, latent, latent)).to(loaded.device)
+        noise = Noise([seed], (loaded.vae.config.latent_channels, latent, latent), loaded.device)
         z = sample(
             loaded.predict,
             sampler_table(loaded.base, None, loaded.base.default_steps),

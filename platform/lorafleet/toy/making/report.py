@@ -14,7 +14,7 @@ from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.loaded import LoadedBase
 from lorafleet.machine import describe_machine
 from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import initial_noise, sample
+from lorafleet.numerics.sampling import Noise, sample
 from lorafleet.numerics.text import Conditioning
 from lorafleet.toy.judges import ATTRIBUTES, WEIGHTS, as_tensor, load_judge, recognise
 from lorafleet.toy.making.data import pictures, to_unit
@@ -37,7 +37,7 @@ def sample_prompts(loaded: LoadedBase, prompts: list[str], seed: int) -> torch.T
     with torch.no_grad():
         positive = loaded.prompts.encode((torch.cat([i[0] for i in ids]), torch.cat([i[1] for i in ids])))
     nothing = Conditioning(torch.zeros_like(positive.context), torch.zeros_like(positive.pooled))
-    noise = torch.cat([initial_noise(1000 * seed + i, (4, latent, latent)) for i in range(len(prompts))])
+    noise = Noise([1000 * seed + i for i in range(len(prompts))], (4, latent, latent))
     time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(len(prompts), 1)
     table = sampler_table(base, None, base.default_steps)
     z = sample(loaded.predict, table, noise, positive, nothing, time_ids, base.default_guidance)

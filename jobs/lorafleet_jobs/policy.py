@@ -1,0 +1,67 @@
+"""Who comes next: pure decisions over rows, within one submission and between those that share a cluster.
+
+Within a submission: by priority, then first in, first out. A job that must train alone, or among few, is passed over by
+a lane that holds too many. Between submissions lanes are what is shared: one gives up its place where another
+submission that is driven now has waiting work and too few lanes. Knows no clock, no SQL and no cluster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lorafleet_jobs.rows import ENDED, JobRow, alone_until, is_free
+
+TENURE_SECONDS = 600.0
+"""So long a lane keeps its place beside submissions of its own priority; giving it up costs a load of the base."""
+
+
+def next_jobs(rows: Sequence[JobRow], now: float, held: int = 0, max_running: int | None = None) -> list[JobRow]:
+    """The jobs that a lane that holds `held` others may have now, the first to try first."""
+    running = sum(row.state == "running" for row in rows)
+    if max_running is not None and running >= max_running:
+        return []
+    free = [row for row in rows if is_free(row, now) and fits(row, held)]
+    return sorted(free, key=lambda row: (-row.priority, row.position))
+
+
+def fits(row: JobRow, held: int) -> bool:
+    """Whether a job may be trained beside `held` others."""
+    limit = 1 if alone_until(row) else row.pack_limit
+    return limit is None or held < limit
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a submission has of a cluster, and what it waits for."""
+
+    submission: str
+    priority: int
+    waiting: int
+    """Jobs that could start now."""
+    lanes: int
+    """Lanes at work."""
+    wanted: int
+    """Lanes that it asked for."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether another lane would have something to do."""
+        return self.waiting > 0 and self.lanes < self.wanted
+
+
+def gives_way(mine: Claim, others: Sequence[Claim], tenure: float) -> bool:
+    """Whether a lane that has been at work for `tenure` seconds leaves its place to another submission.
+
+    To a higher priority at once; to an equal one that has no lane, or two fewer, after a while.
+    """
+    short = [other for other in others if other.is_short]
+    if any(other.priority > mine.priority for other in short):
+        return True
+    equals = [other for other in short if other.priority == mine.priority]
+    return tenure >= TENURE_SECONDS and any(other.lanes == 0 or other.lanes + 1 < mine.lanes for other in equals)
+
+
+def advance(rows: Sequence[JobRow]) -> tuple[int, int]:
+    """How far a submission has come: jobs that ended, and steps that stay done whatever dies."""
+    return sum(row.state in ENDED for row in rows), sum(row.furthest for row in rows)

@@ -1,0 +1,117 @@
+"""Prompts with weights and of any length, as requests bring them; training has neither: `PromptEncoder.encode`.
+
+* **Length**: tokens go in chunks of what fits (75 of CLIP's 77), each with a start and end of its own, encoded alone;
+  their hidden states follow each other along the sequence. The pooled output is the first chunk's, as compel's and the
+  common interfaces' is. What a trigger stands for is never cut in two.
+* **Weights**: z' = z0 + w (z - z0) with z0 the empty prompt's hidden state at the same place, per encoder: compel's
+  up-weighting, here for weights below 1 too. No renormalisation of means, and the pooled output is left alone. Tokens
+  of weight 1 keep their very bits.
+
+Knows token ids and tensors. Refuses to know the grammar of weights and which adapter a trigger belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lorafleet.errors import RequestError
+from lorafleet.numerics.text import Conditioning, Piece, PromptEncoder, Vectors
+
+MAX_CHUNKS = 8
+"""Of one prompt; 600 tokens of CLIP's."""
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """A piece of a prompt and how strongly it counts."""
+
+    piece: Piece
+    weight: float = 1.0
+
+
+Chunk = list[tuple[int, float]]
+"""Ids and their weights, without start and end."""
+
+
+def encode_prompt(
+    encoder: PromptEncoder, prompt: Sequence[Weighted], vectors: Vectors | None = None, clip_skip: int | None = None
+) -> Conditioning:
+    """Conditioning of one prompt, context [1, length k, w1 + w2] for k chunks.
+
+    RequestError if it has more than `MAX_CHUNKS` chunks. For one chunk of weight 1, bit for bit `encoder.encode`.
+    """
+
+    @cache
+    def empty() -> Conditioning:
+        return encoder.encode((encoder.framed(0, ()), encoder.framed(1, ())), vectors, clip_skip)
+
+    def encode(one: Chunk, two: Chunk) -> Conditioning:
+        if not (one or two):
+            return empty()
+        ids = encoder.framed(0, [token for token, _ in one]), encoder.framed(1, [token for token, _ in two])
+        told = encoder.encode(ids, vectors, clip_skip)
+        if all(weight == 1 for _, weight in (*one, *two)):
+            return told
+        w = _weights(encoder, one, two).to(told.context)
+        z, z0 = told.context, empty().context
+        return Conditioning(torch.where(w == 1, z, z0 + w * (z - z0)), told.pooled)
+
+    ones, twos = (chunks(encoder, i, prompt) for i in (0, 1))
+    count = max(len(ones), len(twos))
+    if count > MAX_CHUNKS:
+        raise RequestError(
+            f"a prompt of {sum(map(len, ones))} tokens; at most {MAX_CHUNKS * (encoder.length - 2)} are allowed"
+        )
+    encoded = [encode(one, two) for one, two in zip(_filled(ones, count), _filled(twos, count), strict=True)]
+    return Conditioning(torch.cat([chunk.context for chunk in encoded], dim=1), encoded[0].pooled)
+
+
+def chunks(encoder: PromptEncoder, i: int, prompt: Sequence[Weighted]) -> list[Chunk]:
+    """A prompt's tokens for encoder `i`, in chunks that each take as many as fit; at least one, empty for no tokens.
+
+    RequestError if a trigger stands for more learned tokens than a chunk holds.
+    """
+    room = encoder.length - 2
+    found: list[Chunk] = [[]]
+    for part in prompt:
+        ids = encoder.piece_ids(i, part.piece)
+        units = [[token] for token in ids] if isinstance(part.piece, str) else [ids]
+        for unit in units:
+            if len(unit) > room:
+                raise RequestError(f"a trigger that stands for {len(unit)} learned tokens; at most {room} are allowed")
+            if len(found[-1]) + len(unit) > room:
+                found.append([])
+            found[-1] += [(token, part.weight) for token in unit]
+    return found
+
+
+def lengthened(told: Conditioning, length: int, empty: Callable[[], Conditioning]) -> Conditioning:
+    """The same with a context of `length`, filled up with chunks of the empty prompt, as compel does.
+
+    So that both halves of guidance have one length. `empty` encodes the empty prompt; it is asked only if needed.
+    """
+    missing = length - told.context.shape[1]
+    if not missing:
+        return told
+    filler = empty().context
+    more = filler.repeat(1, missing // filler.shape[1], 1)
+    return Conditioning(torch.cat([told.context, more], dim=1), told.pooled)
+
+
+def _filled(found: list[Chunk], count: int) -> list[Chunk]:
+    return found + [[]] * (count - len(found))
+
+
+def _weights(encoder: PromptEncoder, one: Chunk, two: Chunk) -> Tensor:
+    """Weights [1, length, w1 + w2] of one chunk's hidden states; 1 for start, end and padding."""
+    rows = []
+    for chunk, width in zip((one, two), encoder.widths, strict=True):
+        weights = torch.ones(encoder.length)
+        weights[1 : len(chunk) + 1] = torch.tensor([weight for _, weight in chunk])
+        rows.append(weights[:, None].expand(-1, width))
+    return torch.cat(rows, dim=1)[None]

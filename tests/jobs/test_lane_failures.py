@@ -1,0 +1,248 @@
+"""Bad days of a lane: memory, a loss that is no number, a hang, a notice to leave. Real trainer, rows and MLflow."""
+
+import json
+import time
+from zlib import crc32
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from lorafleet.bundle import read_bundle
+from lorafleet.errors import NonFiniteError
+from lorafleet.home import Home
+from lorafleet.tracking import MlflowTracking
+from lorafleet_jobs import pulse, recycle, rows
+from lorafleet_jobs.desk import LaneSetup, StoreDesk
+from lorafleet_jobs.intake import prepare
+from lorafleet_jobs.lane import Lane, stays
+from lorafleet_jobs.report import load_submission, open_store, store_url
+from lorafleet_jobs.runs import open_runs
+from lorafleet_jobs.submit import record
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, with_mlflow):
+    return Home(with_mlflow(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="module")
+def tracking(home):
+    return MlflowTracking(home.tracking_uri, home.artifacts)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
+    monkeypatch.setattr(pulse, "PROGRESS_SECONDS", 0.0)
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """Records a submission of the subjects named under a home and returns its id."""
+
+    def make(home, name, *subjects, steps=4, **resources):
+        for number, subject in enumerate(subjects):
+            (tmp_path / subject).mkdir(exist_ok=True)
+            for index in range(4):
+                colour = (60 * index + 30, 90 * number + 20, len(name) * 9)
+                Image.new("RGB", (48, 40), colour).save(tmp_path / subject / f"{index}.png")
+        manifest = {
+            "apiVersion": "lorafleet/v1alpha1", "name": name, "base": "toy-playground",
+            "recipe": {"rank": 2, "steps": steps, "seed": seed_of(name)}, "validation": {"steps": 1},
+            "resources": resources,
+            "subjects": [{"name": subject, "images": subject, "class": "mug"} for subject in subjects],
+        }  # fmt: skip
+        (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
+        prepared = prepare(tmp_path / "manifest.yaml")
+        record(prepared, home)
+        return prepared.plan.submission
+
+    return make
+
+
+def seed_of(name):
+    """Differs from test to test, so that none finds another's bundle."""
+    return crc32(name.encode()) % 10_000
+
+
+def lane(home, tracking, desk, pack=1, must_leave=stays, then=None):
+    resources = load_submission(home, desk._submission).row.resources
+    setup = LaneSetup("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
+    return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
+
+
+def jobs_of(home, submission):
+    return {job.spec.subject: job for job in load_submission(home, submission).jobs}
+
+
+def log_of(home, job):
+    return home.job_log(job.submission, job.id).read_text()
+
+
+class TooSmall(StoreDesk):
+    """Memory suffices for so many jobs at once; more of them run out of it at their second step."""
+
+    room = 1
+
+    def progress(self, job, attempt, step, loss):
+        running = sum(row.state == "running" for row in self._store.jobs(self._submission))
+        if step == 2 and loss is not None and running > self.room:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().progress(job, attempt, step, loss)
+
+
+def test_jobs_that_do_not_fit_together_are_tried_among_fewer_from_where_they_were(home, tracking, recorded):
+    submission = recorded(home, "tight", "cup", "jug", "pan", "pot")
+    assert lane(home, tracking, TooSmall(store_url(home), submission), pack=4) == "drained"
+    jobs = jobs_of(home, submission)
+    assert {job.state for job in jobs.values()} == {"succeeded"}
+    assert {job.pack_limit for job in jobs.values()} <= {1, 2, None}
+    assert any(job.pack_limit for job in jobs.values())
+    tried = next(job for job in jobs.values() if job.attempts > 1)
+    assert "memory: OutOfMemoryError" in log_of(home, tried)
+    assert "goes on at step 2 of 4" in log_of(home, tried)
+
+
+def test_a_job_that_does_not_fit_alone_fails_and_names_the_remedy(home, tracking, recorded):
+    submission = recorded(home, "huge", "cup")
+    desk = TooSmall(store_url(home), submission)
+    desk.room = 0
+    lane(home, tracking, desk)
+    job = jobs_of(home, submission)["cup"]
+    assert (job.state, job.kind, job.attempts) == ("failed", "memory", 1)
+    assert "gradient_checkpointing" in job.error
+    assert "\n" not in job.error
+
+
+class Diverges(StoreDesk):
+    """With this seed the loss becomes no number; between two leases the driver opens runs that are missing."""
+
+    def __init__(self, url, submission, tracking, seeds):
+        super().__init__(url, submission)
+        self.tracking, self.seeds, self.seed = tracking, seeds, None
+
+    def lease(self, lane, holding):
+        open_runs(self._store, self.tracking, self._submission)
+        lease = super().lease(lane, holding)
+        self.seed = lease.spec.recipe.seed if lease else None
+        return lease
+
+    def progress(self, job, attempt, step, loss):
+        if step == 3 and self.seed in self.seeds:
+            raise NonFiniteError("loss nan at step 3 is not finite; lower learning_rate")
+        return super().progress(job, attempt, step, loss)
+
+
+def test_a_loss_that_is_no_number_is_tried_once_with_another_seed_and_a_run_of_its_own(home, tracking, recorded):
+    submission = recorded(home, "wild", "cup", checkpoint_seconds=0)
+    before = jobs_of(home, submission)["cup"]
+    lane(home, tracking, Diverges(store_url(home), submission, tracking, {seed_of("wild")}))
+    job = jobs_of(home, submission)["cup"]
+    assert (job.state, job.attempts, job.seed_shift) == ("succeeded", 2, 1)
+    assert tracking.client.get_run(before.run_id).info.status == "FAILED"
+    run = tracking.client.get_run(job.run_id)
+    assert (run.info.status, run.data.params["seed"]) == ("FINISHED", str(seed_of("wild") + 1))
+    steps = [point.step for point in tracking.client.get_metric_history(job.run_id, "train/loss")]
+    assert steps == [1, 2, 3, 4], "the second seed began afresh"
+    card = json.loads((home.bundles / job.id / "adapter.json").read_text())
+    assert card["recipe"]["seed"] == seed_of("wild") + 1
+
+
+def test_a_loss_that_is_no_number_twice_fails(home, tracking, recorded):
+    submission = recorded(home, "wilder", "cup")
+    lane(home, tracking, Diverges(store_url(home), submission, tracking, {seed_of("wilder"), seed_of("wilder") + 1}))
+    job = jobs_of(home, submission)["cup"]
+    assert (job.state, job.kind, job.attempts) == ("failed", "non-finite", rows.SEEDS)
+
+
+class Leaves:
+    """Gives notice when the first job has taken so many steps."""
+
+    def __init__(self, home, submission, step):
+        self.home, self.submission, self.step = home, submission, step
+
+    def __call__(self):
+        return jobs_of(self.home, self.submission)["cup"].step >= self.step
+
+
+def test_a_lane_that_must_leave_keeps_its_jobs_and_the_next_ends_them_as_if_nothing_had_been(
+    tmp_path, tracking, home, recorded, with_mlflow
+):
+    submission = recorded(home, "spot", "cup", "jug", exact=True)
+    assert lane(home, tracking, StoreDesk(store_url(home), submission), 2, Leaves(home, submission, 2)) == "preempted"
+    jobs = jobs_of(home, submission)
+    assert {(job.state, job.attempts, job.lanes_lost, job.step) for job in jobs.values()} == {("queued", 1, 0, 2)}
+    assert lane(home, tracking, StoreDesk(store_url(home), submission), 2) == "drained"
+    jobs = jobs_of(home, submission)
+    assert {(job.state, job.attempts) for job in jobs.values()} == {("succeeded", 2)}
+    assert "goes on at step 2 of 4" in log_of(home, jobs["cup"])
+
+    calm = Home(with_mlflow(tmp_path / "calm"))
+    recorded(calm, "spot", "cup", "jug", exact=True)
+    lane(calm, MlflowTracking(calm.tracking_uri, calm.artifacts), StoreDesk(store_url(calm), submission), 2)
+    for job in jobs.values():
+        ours, theirs = (load_file(one.bundles / job.id / WEIGHTS) for one in (home, calm))
+        assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == set()
+
+
+class Hangs(StoreDesk):
+    """The first attempt's third step never ends, or nearly."""
+
+    def progress(self, job, attempt, step, loss):
+        if attempt == 1 and step == 3:
+            time.sleep(8.0)
+        return super().progress(job, attempt, step, loss)
+
+
+def test_a_lane_that_hangs_ends_itself_and_its_job_is_tried_again_elsewhere(home, tracking, recorded):
+    submission = recorded(home, "stuck", "cup", stall_seconds=5)
+    ended = []
+    lane(home, tracking, Hangs(store_url(home), submission), then=ended.append)
+    assert len(ended) == 1
+    assert ended[0].startswith("hung for ")
+    job = jobs_of(home, submission)["cup"]
+    assert (job.state, job.attempts, job.lanes_lost) == ("succeeded", 2, 1)
+    assert "while stepping 1 jobs" in log_of(home, job)
+
+
+def test_a_worn_lane_leaves_after_a_job_and_hands_on_the_others(home, tracking, recorded, monkeypatch):
+    monkeypatch.setattr(recycle, "RECYCLE_JOBS", 1)
+    submission = recorded(home, "worn", "cup", "jug")
+    (short,) = [job for job in jobs_of(home, submission).values() if job.spec.subject == "cup"]
+    desk = StoreDesk(store_url(home), submission)
+    assert lane(home, tracking, desk) == "recycled"
+    states = [job.state for job in jobs_of(home, submission).values()]
+    assert sorted(states) == ["queued", "succeeded"]
+    assert lane(home, tracking, desk) in ("drained", "recycled")
+    assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
+    assert read_bundle(home.bundles / short.id).card.job_id == short.id
+
+
+class Noted(StoreDesk):
+    """Notes which jobs were in the lane's hands together."""
+
+    def __init__(self, *rest):
+        super().__init__(*rest)
+        self.together = []
+
+    def progress(self, job, attempt, step, loss):
+        running = [row.spec.subject for row in self._store.jobs(self._submission) if row.state == "running"]
+        self.together.append(tuple(sorted(running)))
+        return super().progress(job, attempt, step, loss)
+
+
+def test_after_a_lane_died_its_jobs_are_trained_alone_and_the_others_together(home, tracking, recorded):
+    submission = recorded(home, "suspects", "cup", "jug", "pan", "pot")
+    store, desk = open_store(home), Noted(store_url(home), submission)
+    held = [desk.lease("a", ()).spec.subject, desk.lease("b", ()).spec.subject]
+    for dead in "ab":
+        store.lose(submission, dead, time.time())
+    lane(home, tracking, desk, pack=4)
+    for seen in desk.together:
+        assert len(seen) == 1 or not set(seen) & set(held)
+    assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
