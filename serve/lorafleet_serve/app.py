@@ -1,11 +1,12 @@
 """The HTTP surface: routes, and one JSON shape for every error. Knows a `Backend`; refuses to know engines and Ray."""
 
 import logging
+import math
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 import lorafleet
@@ -20,6 +21,7 @@ from lorafleet.errors import (
     UnreachableError,
     WrongBaseError,
 )
+from lorafleet_serve.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
 from lorafleet_serve.schemas import AdapterList, ErrorBody, ErrorReply, ImagesReply, ImagesRequest, ModelList
 from lorafleet_serve.service import Backend
 
@@ -36,13 +38,15 @@ STATUSES: tuple[tuple[type[LorafleetError], int, str], ...] = (
 """First match wins: a subclass stands before its parent."""
 
 
-def build_app(backend: Backend) -> FastAPI:
-    """The application over a backend. Handlers only await it."""
+def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
+    """The application over a backend. Handlers only await it. `ingress` names this process in the metrics."""
+    metrics = HttpMetrics(ingress)
     app = FastAPI(title="lorafleet", version=lorafleet.__version__, responses={"4XX": {"model": ErrorReply}})
     app.add_exception_handler(LorafleetError, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_body)
     app.add_exception_handler(HTTPException, _refuse_route)
     app.add_exception_handler(Exception, _apologise)
+    app.add_middleware(Metered, metrics=metrics)
 
     @app.post("/v1/images/generations")
     async def generate(body: ImagesRequest) -> ImagesReply:
@@ -70,25 +74,31 @@ def build_app(backend: Backend) -> FastAPI:
         await backend.ready()
         return {"status": "ready"}
 
+    @app.get("/metrics", include_in_schema=False)
+    async def counters() -> Response:
+        """Counters in Prometheus' text format: of every replica, and of this ingress."""
+        return Response(exposition(metrics, await backend.stats()), media_type=CONTENT_TYPE)
+
     return app
 
 
-def error_reply(status: int, code: str, message: str) -> JSONResponse:
-    """The one error shape, with Retry-After where waiting helps."""
+def error_reply(status: int, code: str, message: str, wait: float = RETRY_AFTER_SECONDS) -> JSONResponse:
+    """The one error shape, with Retry-After in whole seconds where waiting helps."""
     kind = "invalid_request_error" if status < HTTPStatus.TOO_MANY_REQUESTS else "server_error"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         kind = "rate_limit_error"
     waiting = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     body = ErrorReply(error=ErrorBody(code=code, message=message, type=kind))
     return JSONResponse(
-        body.model_dump(), status_code=status, headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if waiting else None
+        body.model_dump(), status_code=status, headers={"Retry-After": str(math.ceil(wait))} if waiting else None
     )
 
 
 async def _refuse(_: Request, problem: Exception) -> JSONResponse:
     for kind, status, code in STATUSES:
         if isinstance(problem, kind):
-            return error_reply(status, code, str(problem))
+            wait = problem.retry_after_s if isinstance(problem, BusyError) else RETRY_AFTER_SECONDS
+            return error_reply(status, code, str(problem), wait)
     return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", str(problem))
 
 

@@ -8,6 +8,10 @@ from typing import Annotated
 import typer
 
 DEFAULT_BASE = "toy-playground"
+SCHEDULER_HELP = (
+    "By default the base's own. EDM bases: edm-dpmpp-2m, edm-euler; others: euler, euler-ancestral, dpmpp-2m, "
+    "dpmpp-2m-karras, ddim, lcm, tcd."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -22,7 +26,18 @@ def serve(
     ] = (DEFAULT_BASE),
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    max_rows: Annotated[int, typer.Option(min=1, max=256, help="Images denoised at the same time.")] = 8,
+    max_rows: Annotated[int, typer.Option(min=1, max=256, help="Images a replica denoises at the same time.")] = 8,
+    max_step_ms: Annotated[
+        float | None, typer.Option(help="Fewer at a time where a step would take longer, in milliseconds.")
+    ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Images the same to the bit whatever else is made; slower.")
+    ] = False,
+    replicas: Annotated[int, typer.Option(min=1, max=1000, help="Engines, each with its own base.")] = 1,
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="Add engines up to so many while images wait.")
+    ] = None,
+    gpus_per_replica: Annotated[float, typer.Option(help="On a GPU; a fraction lets engines share one.")] = 1.0,
     bundles: Annotated[
         Path | None, typer.Option(help="Serve this folder of bundles instead of MLflow's registry.")
     ] = None,
@@ -31,16 +46,23 @@ def serve(
 ) -> None:
     """Serve images over HTTP until Ctrl-C."""
     from lorafleet.bases import find_base
+    from lorafleet.config.strict import parse
     from lorafleet.console import err, out
+    from lorafleet.errors import RequestError
+    from lorafleet_serve.serve_args import ServeArgs
 
     found = find_base(base)
     name = str(found.path) if Path(base).is_dir() else base
+    said = {
+        "base": name, "max_rows": max_rows, "max_step_ms": max_step_ms, "exact": exact, "replicas": replicas,
+        "max_replicas": max_replicas, "gpus_per_replica": gpus_per_replica,
+        "bundles": None if bundles is None else str(bundles.resolve()),
+    }  # fmt: skip
+    args = parse(ServeArgs, said, "serve", RequestError)
     err.print(f"starting Ray Serve with {base} ...")
-    from lorafleet_serve.deployment import ServeArgs
     from lorafleet_serve.server import curl_line, serving
     from lorafleet_serve.waiting import until_told_to_stop
 
-    args = ServeArgs(base=name, max_rows=max_rows, bundles=None if bundles is None else str(bundles.resolve()))
     with serving(args, host, port, address=address, debug=debug) as url:
         out.print(f"serving {base} at {url} (documentation: {url}/docs); stop with Ctrl-C")
         out.print(curl_line(url), markup=False)
@@ -49,15 +71,25 @@ def serve(
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="What to show; name a subject by its trigger, as in <dog-rex>.")],
+    prompt: Annotated[
+        str, typer.Argument(help="What to show; subjects by their triggers, as in <dog-rex>; (words:1.2) weighs them.")
+    ],
     base: Annotated[str | None, typer.Option(help="By default the adapters' own, else toy-playground.")] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(help=r"NAME\[@VERSION|ALIAS]\[=SCALE] or a bundle's folder; repeat for several.")
     ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="What to keep out of the picture.")] = None,
+    negative_prompt: Annotated[
+        str | None, typer.Option("--negative-prompt", "--negative", help="What to keep out of the picture.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; by default the base's.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="By default the base's.")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="By default the base's own.")] = None,
+    guidance_scale: Annotated[float | None, typer.Option(help="By default the base's; 1 is no guidance.")] = None,
+    guidance_rescale: Annotated[
+        float, typer.Option(help="0 to 1: how much of guidance's excess contrast is taken back.")
+    ] = 0.0,
+    scheduler: Annotated[str | None, typer.Option(help=SCHEDULER_HELP)] = None,
+    clip_skip: Annotated[
+        int | None, typer.Option(help="Text encoder layers to leave out beside the last, as in diffusers.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Drawn if absent, and always printed.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
@@ -79,7 +111,10 @@ def generate(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     uses = solo.resolve(specs)
-    request = GenerateRequest(prompt, seed, negative_prompt, uses, steps, guidance_scale, scheduler, width, height)
+    request = GenerateRequest(
+        prompt, seed, negative_prompt, uses, steps, guidance_scale, scheduler, width, height,
+        guidance_rescale=guidance_rescale, clip_skip=clip_skip,
+    )  # fmt: skip
     image = solo.make(request, base or solo.own_base(uses, DEFAULT_BASE))
     path = out or Path(f"lorafleet-{seed}.png")
     path.parent.mkdir(parents=True, exist_ok=True)

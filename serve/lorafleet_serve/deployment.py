@@ -5,72 +5,23 @@ Ray Serve reads the builder's annotation as a class, so this module does without
 """
 
 import asyncio
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import ray
 from fastapi import FastAPI
-from pydantic import Field
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
 from lorafleet.bases import find_base
-from lorafleet.config.strict import Strict
-from lorafleet.errors import BusyError, LorafleetError, UnreachableError
-from lorafleet.home import Home
-from lorafleet.ports import AdapterRegistry
 from lorafleet_serve.app import build_app
+from lorafleet_serve.handle import HandleBackend
+from lorafleet_serve.metrics import ReplicaStats
+from lorafleet_serve.resolver import Freshness
 from lorafleet_serve.schemas import AdapterList, ImagesReply, ImagesRequest, ModelList
+from lorafleet_serve.serve_args import GIB, ServeArgs
+from lorafleet_serve.steering import HELD, ROWS
 
-READY_SECONDS = 5.0
-
-
-class ServeArgs(Strict):
-    """What `lorafleet serve` and serve.yaml say; unset values are decided where the application is built."""
-
-    base: str = "toy-playground"
-    max_rows: Annotated[int, Field(ge=1, le=256)] = 8
-    """Images that are denoised at the same time."""
-    max_queue: Annotated[int, Field(ge=0, le=10_000)] = 64
-    """Requests that may wait beyond those; more are answered 429."""
-    device: Literal["cpu", "cuda"] | None = None
-    """The GPU if the cluster has one."""
-    precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """fp32 on a CPU, fp16 on a GPU."""
-    tracking_uri: str | None = None
-    """Where adapters are registered; the home's MLflow by default."""
-    cache: str | None = None
-    """Where fetched bundles are kept; under the home by default."""
-    bundles: str | None = None
-    """A folder of bundles to serve instead of a registry."""
-
-    def settled(self) -> "ServeArgs":
-        """A copy with every unset value decided for this machine and cluster."""
-        home = Home.from_environment()
-        device = self.device or ("cuda" if _cluster_has_gpu() else "cpu")
-        return self.with_changes(
-            device=device,
-            precision=self.precision or ("fp16" if device == "cuda" else "fp32"),
-            tracking_uri=self.tracking_uri or home.tracking_uri,
-            cache=self.cache or str(home.adapter_cache),
-        )
-
-    def registry(self) -> AdapterRegistry:
-        """Where adapters are found by name."""
-        if self.bundles is not None:
-            from lorafleet.registry import FolderRegistry
-
-            return FolderRegistry(Path(self.bundles))
-        from lorafleet.tracking import MlflowRegistry
-
-        settled = self.settled()
-        return MlflowRegistry(str(settled.tracking_uri), Path(str(settled.cache)))
-
-
-def _cluster_has_gpu() -> bool:
-    return bool(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)
+DRAIN_SECONDS = 300
 
 
 class EngineDeployment:
@@ -85,8 +36,18 @@ class EngineDeployment:
         from lorafleet_serve.service import EngineService
 
         model = Pipeline.load(find_base(args.base), args.device or "cpu", args.precision or "fp32")
-        engine = StepEngine(model, max_rows=args.max_rows, max_queue=args.max_queue)
-        self._service = EngineService(engine, args.registry())
+        engine = StepEngine(
+            model,
+            max_rows=args.max_rows,
+            max_queue=args.max_queue,
+            max_step_ms=args.max_step_ms,
+            exact=args.exact,
+            slot_bytes=int(args.slot_gib * GIB),
+            host_bytes=int(args.host_gib * GIB),
+        )
+        freshness = Freshness(alias_ttl=args.alias_ttl, stale_for=args.stale_for)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._service = EngineService(engine, args.registry(), freshness, replica)
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Enqueues and awaits."""
@@ -104,6 +65,18 @@ class EngineDeployment:
         """Asks the engine's heartbeat."""
         await self._service.ready()
 
+    async def stats(self) -> tuple[ReplicaStats, ...]:
+        """The counts of this replica."""
+        return await self._service.stats()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Ray Serve's question for the router."""
+        return {HELD: sorted(self._service.held()), ROWS: self._service.rows()}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve's question for the autoscaler."""
+        return {ROWS: self._service.rows()}
+
     async def check_health(self) -> None:
         """Ray Serve's probe: a dead or stalled engine thread gets the replica replaced."""
         await self._service.ready()
@@ -114,47 +87,6 @@ class EngineDeployment:
             await asyncio.to_thread(self._service.engine.close)
 
 
-class HandleBackend:
-    """A `Backend` on the engine's deployment; Ray's errors become ours."""
-
-    def __init__(self, engine: DeploymentHandle) -> None:
-        self._engine = engine
-
-    async def generate(self, request: ImagesRequest) -> ImagesReply:
-        """Makes the images asked for."""
-        reply: ImagesReply = await self._ask("generate", request)
-        return reply
-
-    async def adapters(self) -> AdapterList:
-        """Every registered adapter version."""
-        reply: AdapterList = await self._ask("adapters")
-        return reply
-
-    async def models(self) -> ModelList:
-        """The served base."""
-        reply: ModelList = await self._ask("models")
-        return reply
-
-    async def ready(self) -> None:
-        """UnreachableError if the engine does not answer within a few seconds."""
-        try:
-            await asyncio.wait_for(self._ask("ready"), READY_SECONDS)
-        except TimeoutError:
-            raise UnreachableError(f"the engine has not answered for {READY_SECONDS:g} s; try again later") from None
-
-    async def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return await getattr(self._engine, method).remote(*arguments)
-        except RayTaskError as problem:
-            if isinstance(problem.cause, LorafleetError):
-                raise problem.cause from None
-            raise
-        except BackPressureError:
-            raise BusyError("too many requests are waiting; send the request again later") from None
-        except (RayActorError, DeploymentUnavailableError):
-            raise UnreachableError("the engine is restarting; send the request again later") from None
-
-
 class Ingress:
     """The routes; holds a handle and nothing heavy."""
 
@@ -163,7 +95,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve on the replica, after the constructor."""
-        return build_app(self._backend)
+        return build_app(self._backend, serve.get_replica_context().replica_id.unique_id)
 
 
 def build(args: ServeArgs) -> serve.Application:
@@ -173,9 +105,17 @@ def build(args: ServeArgs) -> serve.Application:
     engine = serve.deployment(
         name="engine",
         max_ongoing_requests=args.max_rows + args.max_queue + 16,  # the engine's own bound answers first
-        graceful_shutdown_timeout_s=300,
+        max_queued_requests=args.max_rows + args.max_queue,  # while no replica is up; then BackPressureError
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        health_check_period_s=5,
         max_constructor_retry_count=2,
-        ray_actor_options={"num_cpus": 1, "num_gpus": 1 if args.device == "cuda" else 0},
+        ray_actor_options={"num_cpus": 1, "num_gpus": args.gpus_per_replica if args.device == "cuda" else 0},
+        request_router_config=RequestRouterConfig(
+            request_router_class="lorafleet_serve.steering:AffinityRouter",
+            request_router_kwargs={"room": args.max_rows},
+            request_routing_stats_period_s=1,
+        ),
+        **_size(args),
     )(EngineDeployment)
     ingress = serve.deployment(
         name="ingress",
@@ -184,3 +124,21 @@ def build(args: ServeArgs) -> serve.Application:
     )(serve.ingress()(Ingress))
     application: serve.Application = ingress.bind(engine.bind(args))
     return application
+
+
+def _size(args: ServeArgs) -> dict[str, Any]:
+    if args.most_replicas == args.replicas:
+        return {"num_replicas": args.replicas}
+    policy = AutoscalingPolicy(
+        policy_function="lorafleet_serve.steering:RowsPolicy", policy_kwargs={"room": args.max_rows}
+    )
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=args.replicas,
+            max_replicas=args.most_replicas,
+            policy=policy,
+            look_back_period_s=15,
+            upscale_delay_s=10,
+            downscale_delay_s=300,
+        )
+    }

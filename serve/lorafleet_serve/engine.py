@@ -1,7 +1,9 @@
-"""The step engine: one thread that owns the device, and rows that join and leave between denoising steps.
+"""The step engine: rows join and leave between denoising steps, whatever their adapters, samplers and step counts.
 
-    submit -> bounds -> adapters to host memory (loader threads) -> prompts encoded -> row joins
-    every turn: one size, all its rows, one UNet call -> finished rows are decoded, one at a time
+    submit -> bounds -> adapters to host memory (loader threads)
+           -> encoder thread: adapters to their slots, prompts encoded -> row ready
+           -> stepping thread, every turn: one shape, its oldest rows, one UNet call
+           -> decoder thread: finished rows become pictures, one at a time
 
 Knows neither Ray nor HTTP. A request that fails, is cancelled or turns non-finite leaves the others untouched.
 """
@@ -11,54 +13,71 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import count
 
 import torch
+from torch import Tensor
 
-from lorafleet.adapters import Adapter
-from lorafleet.errors import BusyError, LorafleetError, NonFiniteError, UnreachableError
-from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.text import split_prompt
-from lorafleet_serve.host_adapters import AdapterShelf
+from lorafleet.errors import BusyError, LorafleetError, RequestError, UnreachableError
+from lorafleet_serve.counts import Counts
+from lorafleet_serve.counts import EngineStats as EngineStats  # what callers of this module name
+from lorafleet_serve.host_adapters import AdapterShelf, HostAdapter, HostLoader
+from lorafleet_serve.pacing import StepBudget, Turns
 from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.prompts import trigger_table
-from lorafleet_serve.requests import GeneratedImage, GenerateRequest, Settings, settle
-from lorafleet_serve.rows import Row, Stepper, Turns, finite
+from lorafleet_serve.requests import GeneratedImage, GenerateRequest, settle
+from lorafleet_serve.rows import Row, non_finite
+from lorafleet_serve.seats import Fixed, Shape, Snug
+from lorafleet_serve.slots import SlotStore
+from lorafleet_serve.stages import Stage, finished
+from lorafleet_serve.stepper import Stepper, finite
+from lorafleet_serve.tickets import Ticket, fail, make_row, succeed
 
-# What one request can raise on the engine's thread without harming the others: ours, and torch's (out of memory).
+# What one request can raise on a thread of the engine without harming the others: ours, and torch's (out of memory).
 ONE_REQUEST = (LorafleetError, RuntimeError, CancelledError)
 STOPPED = "the engine stopped before this image was finished; send the request again"
 CLOSING = "the server is shutting down; send the request again later"
 
 
-@dataclass(frozen=True, eq=False)
-class Ticket:
-    """A request on its way to being a row."""
-
-    id: int
-    request: GenerateRequest
-    settings: Settings
-    loads: tuple[Future[Adapter], ...]
-    future: Future[GeneratedImage]
-
-
 class StepEngine:
     """Makes images from requests of any mix. `submit` from any thread; `close` once."""
 
-    def __init__(self, model: Pipeline, max_rows: int = 8, max_queue: int = 64) -> None:
+    def __init__(
+        self,
+        model: Pipeline,
+        max_rows: int = 8,
+        max_queue: int = 64,
+        *,
+        max_step_ms: float | None = None,
+        exact: bool = False,
+        slot_bytes: int = 4 * 2**30,
+        host_bytes: int = 8 * 2**30,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """At most `max_rows` images are denoised at a time, and no more than fit in a step of `max_step_ms`.
+
+        `exact`: an image's bits depend on its request alone, at the price of steps that all cost what `max_rows` guided
+        rows do. `slot_bytes` and `host_bytes` bound adapters on the device and in host memory.
+        """
+        if exact and max_step_ms is not None:
+            raise RequestError("max_step_ms does not fit exact, whose steps all cost the same; lower max_rows instead")
         self.model, self.max_rows, self.max_queue = model, max_rows, max_queue
-        self.shelf = AdapterShelf(model.loaded)
-        self.stepper = Stepper(model)
-        self._turns = Turns()
-        self._numbers = count()
-        self._changed = threading.Condition(threading.RLock())  # guards the five below
+        self._clock, self._counts, device = clock, Counts(), model.loaded.device
+        self.shelf = AdapterShelf(HostLoader(model.loaded, model.layout), self._counts, host_bytes)
+        self.slots = SlotStore(device, slot_bytes, self._counts)
+        self.stepper = Stepper(model, Fixed(max_rows) if exact else Snug())
+        self._turns, self._budget, self._numbers = Turns[Shape](), StepBudget[Shape](max_step_ms), count()
+        self._changed = threading.Condition(threading.RLock())  # guards the seven below
         self._open: dict[int, Future[GeneratedImage]] = {}
-        self._ready: deque[Ticket] = deque()
-        self._closing = self._abandon = False
+        self._stepped: set[int] = set()  # of those, which were denoised at all
+        self._ready: deque[tuple[Ticket, Row]] = deque()
+        self._closing = self._abandon = self._broken = False
         self._beat = time.monotonic()
-        self._running: dict[int, tuple[Ticket, Row]] = {}  # the thread's own
+        self._running: dict[int, tuple[Ticket, Row]] = {}  # the stepping thread's own
+        self._encoder = Stage[Ticket]("encoder", self._encode, self._break, device)
+        self._decoder = Stage[tuple[Ticket, Tensor]]("decoder", self._decode, self._break, device)
         self._thread = threading.Thread(target=self._run, name="step-engine", daemon=True)
         self._thread.start()
 
@@ -74,15 +93,32 @@ class StepEngine:
             self._check_room()
             number = next(self._numbers)
             self._open[number] = future
-        future.add_done_callback(lambda _: self._forget(number))
+        future.add_done_callback(lambda done: self._close_one(number, done))
         loads = tuple(self.shelf.fetch(use.adapter.path) for use in request.adapters)
         self._when_loaded(Ticket(number, request, settings, loads, future))
         return future
 
+    def stats(self) -> EngineStats:
+        """The counts so far, and how many rows there are now."""
+        with self._changed:
+            waiting = len(self._open.keys() - self._stepped)
+        return replace(
+            self._counts.read(),
+            rows_running=len(self._running),
+            rows_waiting=waiting,
+            slot_bytes=self.slots.nbytes,
+            prompt_hits=self.model.prompt_hits,
+            prompt_misses=self.model.prompt_misses,
+        )
+
+    def adapters_held(self) -> set[str]:
+        """Folders of the bundles that are in host memory or on the device, links resolved."""
+        return {folder for folder, _ in self.shelf.held() | self.slots.held()}
+
     def check(self, stalled_after: float = 600.0) -> None:
-        """UnreachableError if the thread died, or one turn has lasted longer than `stalled_after` seconds."""
-        if not self._thread.is_alive():
-            raise UnreachableError("the engine's thread has ended; restart the server")
+        """UnreachableError if a thread died, or one turn has lasted longer than `stalled_after` seconds."""
+        if self._broken or not self._thread.is_alive():
+            raise UnreachableError("a thread of the engine has ended; restart the server")
         with self._changed:
             stalled = time.monotonic() - self._beat if self._running else 0.0
         if stalled > stalled_after:
@@ -95,6 +131,10 @@ class StepEngine:
             self._changed.notify_all()
         self._thread.join(timeout)
         self.shelf.close()
+        self._encoder.close()
+        self._decoder.close()
+
+    # ---- on the way in: callers' and loaders' threads, then the encoder's
 
     def _check_room(self) -> None:
         if self._closing:
@@ -105,130 +145,155 @@ class StepEngine:
                 "send the request again later"
             )
 
-    def _forget(self, number: int) -> None:
-        with self._changed:
-            self._open.pop(number, None)
-            self._changed.notify_all()
-
     def _when_loaded(self, ticket: Ticket) -> None:
         pending = next((load for load in ticket.loads if not load.done()), None)
-        if pending is not None:
+        if pending is None:
+            self._encoder.put(ticket)
+        else:
             pending.add_done_callback(lambda _: self._when_loaded(ticket))
+
+    def _encode(self, ticket: Ticket) -> None:
+        """Makes a row of a ticket as soon as there is room for one more to stand ready, and for its adapters."""
+        try:
+            hosts = ticket.hosts
+            self.slots.check(hosts)
+            with self._changed:
+                self._changed.wait_for(lambda: self._unwanted(ticket) or self._may_encode(hosts))
+            if self._unwanted(ticket):
+                return
+            self.slots.lease(hosts)
+            try:
+                row = make_row(ticket, self.model, self.slots)
+                finished(self.model.loaded.device)
+            except ONE_REQUEST:
+                self._release(ticket)
+                raise
+        except ONE_REQUEST as problem:
+            fail(ticket.future, problem)
             return
         with self._changed:
-            self._ready.append(ticket)
+            self._ready.append((ticket, row))
             self._changed.notify_all()
+
+    def _unwanted(self, ticket: Ticket) -> bool:
+        return ticket.future.done() or self._ended()
+
+    def _may_encode(self, hosts: list[HostAdapter]) -> bool:
+        return len(self._ready) < self.max_rows and self.slots.admits(hosts)
+
+    # ---- the stepping thread
 
     def _run(self) -> None:
         try:
-            while (joining := self._wait()) is not None:
-                for ticket in joining:
-                    self._join(ticket)
+            while self._wait():
                 self._turn()
         finally:
-            with self._changed:
-                self._closing = True
-                left = tuple(self._open.values())
-            for future in left:
-                _fail(future, BusyError(CLOSING) if self._abandon else UnreachableError(STOPPED))
+            self._break()
 
-    def _wait(self) -> list[Ticket] | None:
-        """The tickets that may join now, after waiting for something to do; None when it is time to end."""
+    def _wait(self) -> bool:
+        """Waits for something to do and lets rows join; false when it is time to end."""
         with self._changed:
-            while not (self._ready or self._running or self._ended()):
-                self._changed.wait()
+            self._changed.wait_for(lambda: self._ready or self._running or self._ended())
             if self._ended():
-                return None
+                return False
             self._beat = time.monotonic()
-            room = self.max_rows - len(self._running)
-            return [self._ready.popleft() for _ in range(min(room, len(self._ready)))]
+            while self._ready and len(self._running) < self.max_rows:
+                ticket, row = self._ready.popleft()
+                self._running[ticket.id] = ticket, row
+                self._stepped.add(ticket.id)
+            self._changed.notify_all()
+        return True
 
     def _ended(self) -> bool:
-        return self._closing and (self._abandon or not self._open)
-
-    def _join(self, ticket: Ticket) -> None:
-        if _cancelled(ticket.future):
-            return
-        try:
-            self._running[ticket.id] = (ticket, self._prepare(ticket))
-        except ONE_REQUEST as problem:
-            _fail(ticket.future, problem)
-
-    def _prepare(self, ticket: Ticket) -> Row:
-        hosts = [load.result() for load in ticket.loads]
-        request, settings = ticket.request, ticket.settings
-        table = sampler_table(self.model.base, settings.scheduler, settings.steps)
-        worn = [(host, use.scale) for host, use in zip(hosts, request.adapters, strict=True)]
-        triggers = trigger_table(hosts)
-        positive = self.model.condition(split_prompt(request.prompt, triggers), worn)
-        if request.negative_prompt is None:
-            negative = self.model.no_negative(positive, worn)
-        else:
-            negative = self.model.condition(split_prompt(request.negative_prompt, triggers), worn)
-        x = self.model.first_noise(settings.width, settings.height, settings.seed) * table.init_noise_sigma
-        size = (settings.height, settings.width)
-        return Row(
-            id=ticket.id,
-            table=table,
-            guidance=settings.guidance_scale,
-            adapters=tuple((self.model.place(host), scale) for host, scale in worn),
-            positive=positive,
-            negative=negative,
-            time_ids=torch.tensor([[*size, 0, 0, *size]], **self.model.placement),
-            x=x,
-            x0_prev=torch.zeros_like(x),
-        )
+        return self._broken or (self._closing and (self._abandon or not self._open))
 
     def _turn(self) -> None:
-        """Drops cancelled rows, steps the rows of one size, and delivers those that are finished."""
-        self._running = {
-            n: (ticket, row) for n, (ticket, row) in self._running.items() if not _cancelled(ticket.future)
-        }
-        sizes = [row.size for _, row in self._running.values()]
-        self.stepper.keep(set(sizes))
-        if not sizes:
-            return
-        size = self._turns.next(sizes)
-        self._step([row for _, row in self._running.values() if row.size == size])
+        """Drops cancelled rows, then steps the oldest rows of one shape, as many as the budget allows."""
+        for number in [n for n, (ticket, _) in self._running.items() if ticket.future.done()]:
+            self._leave(number)
+        if self._running:
+            shapes = {number: self.stepper.shape(row) for number, (_, row) in self._running.items()}
+            shape = self._turns.next(list(shapes.values()))
+            rows = [row for number, (_, row) in self._running.items() if shapes[number] == shape]
+            fitting = self._budget.choose(shape, [self.stepper.unet_rows(row) for row in rows])
+            self._step(shape, rows[:fitting])
+        self.stepper.keep({self.stepper.shape(row) for _, row in self._running.values()})
 
-    def _step(self, rows: list[Row]) -> None:
+    def _step(self, shape: Shape, rows: list[Row]) -> None:
         try:
+            unet_rows = len(self.stepper.seat(rows).rows)
+            started = self._clock()
             stepped = self.stepper.step(rows)
+            fine = finite(stepped)
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process: every thread of the engine ends, and a new one must be started
         except RuntimeError as problem:
-            if len(rows) == 1:
-                _fail(self._running.pop(rows[0].id)[0].future, problem)
-                return
-            for row in rows:  # one of them asks for too much: let it fail alone
-                self._step([row])
+            self._recover(shape, rows, problem)
             return
-        for row, fine in zip(stepped, finite(stepped), strict=True):
+        seconds = self._clock() - started
+        self._budget.observe(shape, unet_rows, 1000 * seconds)
+        self._counts.add(steps=1, unet_rows=unet_rows, step_seconds=seconds)
+        for row, sound in zip(stepped, fine, strict=True):
             ticket = self._running[row.id][0]
-            self._running[row.id] = (ticket, row)
-            if row.done or not fine:
-                del self._running[row.id]
-                self._deliver(ticket, row, fine)
+            self._running[row.id] = ticket, row
+            if not sound:
+                self._leave(row.id)
+                fail(ticket.future, non_finite(row))
+            elif row.done:
+                self._leave(row.id)
+                self._decoder.put((ticket, row.x))  # without its adapters, which may go now
 
-    def _deliver(self, ticket: Ticket, row: Row, fine: bool) -> None:
-        try:
-            if not fine:
-                raise NonFiniteError(
-                    f"the image became non-finite at step {row.step} of {len(row.table)}; lower the adapter scales or "
-                    "the guidance scale"
-                )
-            image = self.model.decode(row.x)
-        except ONE_REQUEST as problem:
-            _fail(ticket.future, problem)
+    def _recover(self, shape: Shape, rows: list[Row], problem: RuntimeError) -> None:
+        """Finds whom a failed step was for: one row alone fails; too many for memory are fewer from now on."""
+        self.stepper.keep(())  # half-made batches
+        if len(rows) == 1:
+            ticket, _ = self._running[rows[0].id]
+            self._leave(rows[0].id)
+            fail(ticket.future, problem)
+        elif isinstance(problem, torch.OutOfMemoryError):
+            self._budget.too_many(shape, sum(self.stepper.unet_rows(row) for row in rows))
+        else:
+            for row in rows:
+                self._step(shape, [row])
+
+    def _leave(self, number: int) -> None:
+        ticket, _ = self._running.pop(number)
+        self._release(ticket)
+
+    def _release(self, ticket: Ticket) -> None:
+        self.slots.release(ticket.hosts)
+        with self._changed:
+            self._changed.notify_all()
+
+    # ---- on the way out: the decoder's thread, and whoever ends a future
+
+    def _decode(self, stepped: tuple[Ticket, Tensor]) -> None:
+        ticket, x = stepped
+        if ticket.future.done():
             return
-        if ticket.future.set_running_or_notify_cancel():
-            ticket.future.set_result(GeneratedImage(image, ticket.request, ticket.settings))
+        try:
+            image = self.model.decode(x)
+        except ONE_REQUEST as problem:
+            fail(ticket.future, problem)
+        else:
+            succeed(ticket.future, GeneratedImage(image, ticket.request, ticket.settings))
 
+    def _close_one(self, number: int, done: Future[GeneratedImage]) -> None:
+        """Counts a request that ended, in whatever thread ended it, and makes room for another."""
+        if done.cancelled():
+            done.set_running_or_notify_cancel()  # tells those who wait for it
+        outcome = "cancelled" if done.cancelled() else "images" if done.exception() is None else "failed"
+        self._counts.add(**{outcome: 1})
+        with self._changed:
+            del self._open[number]
+            self._stepped.discard(number)
+            self._changed.notify_all()
 
-def _fail(future: Future[GeneratedImage], problem: BaseException) -> None:
-    """Gives a future its error unless its caller gave up. Only the engine's thread resolves futures."""
-    if future.set_running_or_notify_cancel():
-        future.set_exception(problem)
-
-
-def _cancelled(future: Future[GeneratedImage]) -> bool:
-    """Whether the caller gave up; tells those who wait for the future that it was seen."""
-    return future.cancelled() and not future.set_running_or_notify_cancel()
+    def _break(self) -> None:
+        """Called as a thread ends: nothing more can be finished, so nobody is left waiting."""
+        with self._changed:
+            self._broken = self._closing = True
+            left = tuple(self._open.values())
+            self._changed.notify_all()
+        for future in left:
+            fail(future, BusyError(CLOSING) if self._abandon else UnreachableError(STOPPED))

@@ -13,7 +13,12 @@ from lorafleet_serve.requests import GeneratedImage
 
 A1111_SAMPLERS = {
     "euler": "Euler",
+    "euler-ancestral": "Euler a",
     "dpmpp-2m": "DPM++ 2M",
+    "dpmpp-2m-karras": "DPM++ 2M Karras",
+    "ddim": "DDIM",
+    "lcm": "LCM",
+    "tcd": "TCD",
     "edm-euler": "EDM Euler",
     "edm-dpmpp-2m": "EDM DPM++ 2M",
 }
@@ -56,8 +61,11 @@ def provenance(made: GeneratedImage, base: Base) -> dict[str, object]:
         "seed": settings.seed,
         "steps": settings.steps,
         "guidance_scale": settings.guidance_scale,
+        "guidance_rescale": settings.guidance_rescale,
+        "clip_skip": settings.clip_skip,
         "scheduler": settings.scheduler,
         "size": f"{settings.width}x{settings.height}",
+        "time_ids": settings.time_ids(),
         "adapters": [
             {
                 "name": use.adapter.name,

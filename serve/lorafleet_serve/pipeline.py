@@ -1,16 +1,15 @@
-"""A base in memory and what an engine asks of it: condition, adapters in place, first noise, decode.
+"""A base in memory and what an engine asks of it: condition, noise, decode, and where adapters lie.
 
-Wraps `lorafleet.loaded.LoadedBase` with what only serving needs: caches, pictures, checks. Refuses to know queues,
-threads and which rows step when. Not thread-safe: the engine's thread owns it.
+Wraps `lorafleet.loaded.LoadedBase` with what only serving needs: caches, pictures, checks. Refuses to know queues and
+which rows step when. Three threads may use it at once, each its own modules: `condition` and `pair` the text encoders,
+`decode` the VAE, and whoever steps the UNet.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypedDict
-from weakref import WeakValueDictionary
 
 import torch
 from PIL import Image
@@ -20,11 +19,13 @@ from lorafleet.adapters import Adapter
 from lorafleet.bases import Base
 from lorafleet.errors import BaseModelError, NonFiniteError
 from lorafleet.loaded import DTYPES, LoadedBase
-from lorafleet.numerics.factors import Factors
+from lorafleet.numerics.chunks import Weighted, encode_prompt, lengthened
 from lorafleet.numerics.samplers import sampler_names, sampler_table
-from lorafleet.numerics.text import Conditioning, Piece
+from lorafleet.numerics.text import Conditioning
 from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from lorafleet_serve.layout import Layout
 from lorafleet_serve.prompts import join_vectors
+from lorafleet_serve.rows import RowNoise
 
 PROMPT_CACHE = 64
 
@@ -34,20 +35,15 @@ Worn = tuple[Adapter, float]
 Identity = tuple[str, str, float]
 """What a prompt's encoding depends on: learned tokens, text encoder LoRA and its scale."""
 
+PromptKey = tuple[tuple[Weighted, ...], tuple[Identity, ...], int]
+"""A prompt, what it is encoded with, and how many layers are skipped."""
+
 
 class Placement(TypedDict):
     """Where a tensor goes and in which precision."""
 
     device: torch.device
     dtype: torch.dtype
-
-
-@dataclass(frozen=True, eq=False)
-class PlacedAdapter:
-    """An adapter's layers on the UNet's device and in its precision; lives as long as rows use it."""
-
-    host: Adapter
-    layers: dict[str, Factors]
 
 
 class Pipeline:
@@ -58,8 +54,10 @@ class Pipeline:
         self.loaded = loaded
         self.base = loaded.base
         self.samplers = sampler_names(loaded.base)
-        self._prompts: OrderedDict[tuple[tuple[Piece, ...], tuple[Identity, ...]], Conditioning] = OrderedDict()
-        self._placed: WeakValueDictionary[int, PlacedAdapter] = WeakValueDictionary()
+        self.layout = Layout.of(loaded.lora[UNET].shapes())
+        self._prompts: OrderedDict[PromptKey, Conditioning] = OrderedDict()
+        self.prompt_hits = self.prompt_misses = 0
+        """Prompts found encoded, and encoded."""
 
     @classmethod
     def load(cls, base: Base, device: str = "cpu", precision: str = "fp32") -> Pipeline:
@@ -78,28 +76,49 @@ class Pipeline:
         return {"device": self.loaded.device, "dtype": self.loaded.unet.dtype}
 
     @torch.inference_mode()
-    def condition(self, pieces: Sequence[Piece], worn: Sequence[Worn] = ()) -> Conditioning:
-        """Encodes one prompt alone, so that the result does not depend on a batch; [1, ...].
+    def condition(
+        self, prompt: Sequence[Weighted], worn: Sequence[Worn] = (), clip_skip: int | None = None
+    ) -> Conditioning:
+        """Encodes one prompt alone, so that the result does not depend on a batch; context [1, length k, w].
 
         `worn` are the request's adapters, whose learned tokens the pieces name and whose text encoder LoRA is carried.
-        Equal pieces and adapters give the cached result.
+        Equal prompts and adapters give the cached result. RequestError if the prompt is too long.
         """
-        key = (tuple(pieces), tuple(_identity(adapter, scale) for adapter, scale in worn))
+        key = (tuple(prompt), tuple(_identity(adapter, scale) for adapter, scale in worn), clip_skip or 0)
         found = self._prompts.get(key)
-        if found is None:
-            found = self._prompts[key] = self._encode(pieces, worn)
+        if found is not None:
+            self.prompt_hits += 1
+        else:
+            self.prompt_misses += 1
+            found = self._prompts[key] = self._encode(prompt, worn, clip_skip)
             if len(self._prompts) > PROMPT_CACHE:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
         return found
 
-    def no_negative(self, positive: Conditioning, worn: Sequence[Worn] = ()) -> Conditioning:
-        """What a missing negative prompt is: zeros where the base says so, else the empty prompt."""
-        if self.loaded.zero_negative:
-            return Conditioning(torch.zeros_like(positive.context), torch.zeros_like(positive.pooled))
-        return self.condition([], worn)
+    def pair(
+        self,
+        prompt: Sequence[Weighted],
+        negative: Sequence[Weighted] | None,
+        worn: Sequence[Worn] = (),
+        clip_skip: int | None = None,
+    ) -> tuple[Conditioning, Conditioning]:
+        """What both halves of guidance are told, of one length.
 
-    def _encode(self, pieces: Sequence[Piece], worn: Sequence[Worn]) -> Conditioning:
+        A missing negative prompt is zeros where the base says so, else the empty prompt. Layers are skipped for the
+        prompt alone, as in diffusers.
+        """
+        positive = self.condition(prompt, worn, clip_skip)
+        if negative is None and self.loaded.zero_negative:
+            return positive, Conditioning(torch.zeros_like(positive.context), torch.zeros_like(positive.pooled))
+        other = self.condition(negative or (), worn)
+        length = max(positive.context.shape[1], other.context.shape[1])
+        return (
+            lengthened(positive, length, lambda: self.condition((), worn, clip_skip)),
+            lengthened(other, length, lambda: self.condition((), worn)),
+        )
+
+    def _encode(self, prompt: Sequence[Weighted], worn: Sequence[Worn], clip_skip: int | None) -> Conditioning:
         device = self.loaded.device
         vectors = join_vectors([adapter for adapter, _ in worn])
         there = None if vectors is None else (vectors[0].to(device), vectors[1].to(device))
@@ -110,26 +129,16 @@ class Pipeline:
             ]
             self.loaded.lora[part].carry([group])
         try:
-            return self.loaded.prompts.encode(self.loaded.prompts.token_ids(pieces), there)
+            return encode_prompt(self.loaded.prompts, prompt, there, clip_skip)
         finally:
             for part in (TEXT_ENCODER, TEXT_ENCODER_2):
                 self.loaded.lora[part].set(None)
 
-    def place(self, host: Adapter) -> PlacedAdapter:
-        """The adapter on the device, shared by all rows that use it at the same time."""
-        placed = self._placed.get(id(host))
-        if placed is None:
-            there = self.placement
-            layers = {name: factors.to(**there) for name, factors in host.layers(UNET).items()}
-            placed = self._placed[id(host)] = PlacedAdapter(host, layers)
-        return placed
-
-    def first_noise(self, width: int, height: int, seed: int) -> Tensor:
-        """Standard noise [1, c, h, w] from the request's own CPU generator, as diffusers draws it."""
-        factor, there = self.base.vae_factor, self.placement
-        shape = (1, self.loaded.unet.config.in_channels, height // factor, width // factor)
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=there["dtype"])
-        return noise.to(there["device"], torch.float32)
+    def noise(self, width: int, height: int, seed: int) -> RowNoise:
+        """The noise of one picture of so many pixels."""
+        factor = self.base.vae_factor
+        shape = (int(self.loaded.unet.config.in_channels), height // factor, width // factor)
+        return RowNoise(seed, shape, **self.placement)
 
     def decode(self, x: Tensor) -> Image.Image:
         """One latent [1, c, h, w] to a picture, rounded as diffusers' VaeImageProcessor does."""

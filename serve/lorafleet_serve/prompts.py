@@ -1,13 +1,18 @@
-"""Which words of a request's prompts are its own adapters' triggers. Pure: knows cards and rows, no encoder."""
+"""What a request's prompts say: weights, and which words are its own adapters' triggers.
+
+Pure: knows cards and rows, no encoder.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from lorafleet.adapters import Adapter
-from lorafleet.numerics.text import Piece, Vectors
+from lorafleet.numerics.chunks import Weighted
+from lorafleet.numerics.text import Piece, Vectors, split_prompt
+from lorafleet_serve.emphasis import parse_emphasis
 
 
 def trigger_table(adapters: Sequence[Adapter]) -> dict[str, Piece]:
@@ -25,6 +30,13 @@ def trigger_table(adapters: Sequence[Adapter]) -> dict[str, Piece]:
                 table[trigger.abstraction] = piece
         offset += 0 if adapter.vectors is None else len(adapter.vectors[0])
     return table
+
+
+def read_prompt(prompt: str, triggers: Mapping[str, Piece]) -> tuple[Weighted, ...]:
+    """A prompt's pieces and weights. Triggers stand inside weights, never across them, and for plain text always."""
+    return tuple(
+        Weighted(piece, weight) for text, weight in parse_emphasis(prompt) for piece in split_prompt(text, triggers)
+    )
 
 
 def join_vectors(adapters: Sequence[Adapter]) -> Vectors | None:

@@ -13,12 +13,18 @@ from lorafleet.bases import Base
 from lorafleet.config.manifest import MAX_ADAPTERS
 from lorafleet.errors import RequestError
 from lorafleet.ports import AdapterVersion
+from lorafleet.sizes import bucket_sizes
+from lorafleet.targets import PARTS
+from lorafleet_serve.emphasis import parse_emphasis
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SCALE, MAX_SEED = 2000, 100, 30.0, 4.0, 2**53 - 1
 SIDE_MULTIPLE = 8
+MAX_CONDITION = 8192
+"""Pixels that micro-conditioning may speak of; SDXL saw originals of any size."""
+Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,16 @@ class GenerateRequest:
     scheduler: str | None = None
     width: int | None = None
     height: int | None = None
+    guidance_rescale: float = 0.0
+    """How much of guidance's excess contrast is taken back: Lin et al. 2024, eq. 15-16; at most 1."""
+    clip_skip: int | None = None
+    """Layers left out beside the last to encode the prompt, as in diffusers; None or 0 is how the base was trained."""
+    original_size: Pair | None = None
+    """Width and height that the picture is said to have had before any scaling; the picture's own by default."""
+    crop: Pair = (0, 0)
+    """Top and left of the crop that the picture is said to be."""
+    target_size: Pair | None = None
+    """Width and height that the picture is said to have; its own by default."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,24 @@ class Settings:
     width: int
     height: int
     seed: int
+    original_size: Pair
+    target_size: Pair
+    crop: Pair = (0, 0)
+    guidance_rescale: float = 0.0
+    clip_skip: int | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether the negative prompt matters, as in diffusers."""
+        return self.guidance_scale > 1
+
+    def time_ids(self) -> tuple[int, int, int, int, int, int]:
+        """Micro-conditioning in SDXL's order: original height, width, crop top, left, target height, width.
+
+        Podell et al. 2023, section 2.2.
+        """
+        (original_width, original_height), (target_width, target_height) = self.original_size, self.target_size
+        return original_height, original_width, *self.crop, target_height, target_width
 
 
 @dataclass(frozen=True)
@@ -73,6 +107,18 @@ def side_bounds(base: Base) -> tuple[int, int]:
     return least, base.resolution * 2
 
 
+def most_clip_skip(base: Base) -> int:
+    """The most layers that both text encoders can leave out beside the last: all but the embeddings."""
+    return min(int(base.config(part)["num_hidden_layers"]) for part in PARTS[1:]) - 1
+
+
+def recommended_sizes(base: Base) -> tuple[Pair, ...]:
+    """Widths and heights that the base knows best, its own square first, then from wide to tall."""
+    square = (base.resolution, base.resolution)
+    wide_to_tall = sorted({(width, height) for height, width in bucket_sizes(base.resolution)} - {square}, reverse=True)
+    return (square, *wide_to_tall)
+
+
 def settle(request: GenerateRequest, base: Base, samplers: tuple[str, ...]) -> Settings:
     """Fills in the base's defaults and checks every bound; RequestError names the field, its value and what is allowed.
 
@@ -81,26 +127,45 @@ def settle(request: GenerateRequest, base: Base, samplers: tuple[str, ...]) -> S
     _check_prompt("prompt", request.prompt)
     _check_prompt("negative_prompt", request.negative_prompt or "")
     _check_adapters(request.adapters)
+    width = base.resolution if request.width is None else request.width
+    height = base.resolution if request.height is None else request.height
     settings = Settings(
         steps=base.default_steps if request.steps is None else request.steps,
         guidance_scale=base.default_guidance if request.guidance_scale is None else request.guidance_scale,
         scheduler=samplers[0] if request.scheduler is None else request.scheduler,
-        width=base.resolution if request.width is None else request.width,
-        height=base.resolution if request.height is None else request.height,
+        width=width,
+        height=height,
         seed=request.seed,
+        original_size=request.original_size or (width, height),
+        crop=request.crop,
+        target_size=request.target_size or (width, height),
+        guidance_rescale=request.guidance_rescale,
+        clip_skip=request.clip_skip or None,
     )
-    _check_range("steps", settings.steps, 1, MAX_STEPS)
-    _check_range("guidance_scale", settings.guidance_scale, 0, MAX_GUIDANCE)
-    _check_range("seed", settings.seed, 0, MAX_SEED)
-    for name, side in (("width", settings.width), ("height", settings.height)):
-        _check_range(name, side, *side_bounds(base))
-        if side % SIDE_MULTIPLE:
-            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
+    _check_numbers(settings, base)
     if settings.scheduler not in samplers:
         raise RequestError(
             f"scheduler {settings.scheduler!r} does not fit base {base.name!r}; allowed are {', '.join(samplers)}"
         )
     return settings
+
+
+def _check_numbers(settings: Settings, base: Base) -> None:
+    _check_range("steps", settings.steps, 1, MAX_STEPS)
+    _check_range("guidance_scale", settings.guidance_scale, 0, MAX_GUIDANCE)
+    _check_range("guidance_rescale", settings.guidance_rescale, 0, 1)
+    _check_range("seed", settings.seed, 0, MAX_SEED)
+    if settings.clip_skip is not None:
+        _check_range("clip_skip", settings.clip_skip, 0, most_clip_skip(base))
+    for name, side in (("width", settings.width), ("height", settings.height)):
+        _check_range(name, side, *side_bounds(base))
+        if side % SIDE_MULTIPLE:
+            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
+    for name, sides in (("original_size", settings.original_size), ("target_size", settings.target_size)):
+        for side in sides:
+            _check_range(name, side, 1, MAX_CONDITION)
+    for place in settings.crop:
+        _check_range("crop", place, 0, MAX_CONDITION)
 
 
 def _check_range(name: str, value: float, least: float, greatest: float) -> None:
@@ -111,6 +176,7 @@ def _check_range(name: str, value: float, least: float, greatest: float) -> None
 def _check_prompt(name: str, text: str) -> None:
     if len(text) > MAX_PROMPT:
         raise RequestError(f"{name} has {len(text)} characters; at most {MAX_PROMPT} are allowed")
+    parse_emphasis(text)
 
 
 def _check_adapters(uses: tuple[AdapterUse, ...]) -> None:

@@ -1,20 +1,38 @@
-"""The HTTP API's bodies: OpenAI's image fields and ours. Shapes and bounds only; the base decides the rest."""
+"""The HTTP API's bodies: OpenAI's image fields and ours. Shapes and bounds only; the base decides the rest.
+
+What stands below a field is its description in the API's documentation.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from lorafleet.config.manifest import MAX_ADAPTERS, Name
 from lorafleet.config.strict import Strict
-from lorafleet_serve.requests import MAX_GUIDANCE, MAX_PROMPT, MAX_SCALE, MAX_SEED, MAX_STEPS
+from lorafleet_serve.requests import (
+    MAX_CONDITION,
+    MAX_GUIDANCE,
+    MAX_PROMPT,
+    MAX_SCALE,
+    MAX_SEED,
+    MAX_STEPS,
+    Pair,
+)
 
 SIZE = re.compile(r"^([1-9]\d{0,4})x([1-9]\d{0,4})$")
+Place = Annotated[int, Field(ge=0, le=MAX_CONDITION)]
 
 
-class AdapterChoice(Strict):
+class Body(Strict):
+    """A body of the API."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class AdapterChoice(Body):
     """One adapter to apply."""
 
     name: Name
@@ -23,10 +41,13 @@ class AdapterChoice(Strict):
     scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)] = 1.0
 
 
-class ImagesRequest(Strict):
+class ImagesRequest(Body):
     """POST /v1/images/generations."""
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT)]
+    """Adapters by their triggers, as in `<dog-rex>`. `(words:1.2)` weighs words, `(words)` is `(words:1.1)`, marks may
+    be nested, weights are 0 to 4, and `\\(` and `\\)` are plain parentheses. Prompts longer than the text encoders read
+    at once go in chunks, eight at most."""
     model: str | None = None
     """The served base, if given."""
     n: Annotated[int, Field(ge=1, le=4)] = 1
@@ -37,26 +58,41 @@ class ImagesRequest(Strict):
     """Accepted for OpenAI's clients; not used."""
     adapters: Annotated[tuple[AdapterChoice, ...], Field(max_length=MAX_ADAPTERS)] = ()
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
+    """What to keep out of the picture, with weights as in `prompt`."""
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    """Denoising steps; the base's by default. `lcm` and `tcd` take at most 50."""
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
+    """How strongly the prompt counts against the negative one; the base's by default. 1 and below: no guidance."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How much of guidance's excess contrast is taken back (Lin et al. 2024)."""
     scheduler: str | None = None
+    """A sampler; the base's own by default. GET /v1/models lists them."""
+    clip_skip: Annotated[int, Field(ge=0)] | None = None
+    """Text encoder layers left out for the prompt beside the last; GET /v1/models says how many at most."""
+    original_size: str | None = None
+    """"WxH" that the picture is said to have had before any scaling; its own by default."""
+    target_size: str | None = None
+    """"WxH" that the picture is said to have; its own by default."""
+    crop: tuple[Place, Place] = (0, 0)
+    """Top and left, in pixels, of the crop that the picture is said to be."""
     seed: Annotated[int, Field(ge=0, le=MAX_SEED - 4)] | None = None
     """Of the first image; image i has seed + i. Drawn and returned if absent."""
 
-    @field_validator("size")
+    @field_validator("size", "original_size", "target_size")
     @classmethod
     def _size_is_width_by_height(cls, value: str | None) -> str | None:
         if value not in (None, "auto") and not SIZE.match(value):
             raise ValueError('allowed are "WIDTHxHEIGHT" in pixels, as in "1024x1024", or "auto"')
         return value
 
-    def sides(self) -> tuple[int | None, int | None]:
-        """Width and height in pixels; None for the base's own."""
-        match = SIZE.match(self.size or "")
-        return (int(match[1]), int(match[2])) if match else (None, None)
+
+def sides(size: str | None) -> Pair | None:
+    """Width and height in pixels of "WxH"; None for the base's own."""
+    match = SIZE.match(size or "")
+    return (int(match[1]), int(match[2])) if match else None
 
 
-class AppliedAdapter(Strict):
+class AppliedAdapter(Body):
     """An adapter as it was applied."""
 
     name: str
@@ -65,14 +101,14 @@ class AppliedAdapter(Strict):
     run_id: str | None
 
 
-class ImageData(Strict):
+class ImageData(Body):
     """One image: a PNG in base64, and the seed that makes it again."""
 
     b64_json: str
     seed: int
 
 
-class ImagesReply(Strict):
+class ImagesReply(Body):
     """What POST /v1/images/generations answers."""
 
     created: int
@@ -86,7 +122,7 @@ class ImagesReply(Strict):
     scheduler: str
 
 
-class AdapterInfo(Strict):
+class AdapterInfo(Body):
     """One registered adapter version."""
 
     name: str
@@ -97,13 +133,13 @@ class AdapterInfo(Strict):
     run_id: str | None
 
 
-class AdapterList(Strict):
+class AdapterList(Body):
     """What GET /v1/adapters answers."""
 
     adapters: tuple[AdapterInfo, ...]
 
 
-class ModelInfo(Strict):
+class ModelInfo(Body):
     """The served base, with OpenAI's fields first."""
 
     id: str
@@ -113,19 +149,23 @@ class ModelInfo(Strict):
     prediction: str
     licence: str
     resolution: int
+    sizes: tuple[str, ...]
+    """"WxH" that the base was trained on, its own square first; others between a quarter and twice it are allowed."""
     schedulers: tuple[str, ...]
+    """The base's own first."""
     default_steps: int
     default_guidance_scale: float
+    max_clip_skip: int
 
 
-class ModelList(Strict):
+class ModelList(Body):
     """What GET /v1/models answers."""
 
     object: Literal["list"] = "list"
     data: tuple[ModelInfo, ...]
 
 
-class ErrorBody(Strict):
+class ErrorBody(Body):
     """What went wrong: `code` for programs, `message` for people, `type` in OpenAI's terms."""
 
     code: str
@@ -133,7 +173,7 @@ class ErrorBody(Strict):
     type: str
 
 
-class ErrorReply(Strict):
+class ErrorReply(Body):
     """The one shape of every error."""
 
     error: ErrorBody

@@ -19,7 +19,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from lorafleet.errors import UnreachableError
-from lorafleet_serve.deployment import ServeArgs, build
+from lorafleet_serve.deployment import build
+from lorafleet_serve.serve_args import ServeArgs
 
 OBJECT_STORE_BYTES = 256 * 2**20
 APPLICATION = "lorafleet"
@@ -37,10 +38,13 @@ def serving(
     there before, Ray Serve itself stays. UnreachableError if something does not start.
     """
     own = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS")
     if own:
         _check_free(host, port)
-        _connect(address or os.environ.get("RAY_ADDRESS"), debug)
+        _connect(address, args.most_replicas, debug)
     try:
+        if own and address in (None, "local"):  # a cluster may grow
+            check_gpus(args.settled())
         _deploy(args, host, port, "INFO" if debug else "ERROR", debug)
         yield f"http://{host}:{port}"
     finally:
@@ -85,7 +89,17 @@ def _check_free(host: str, port: int) -> None:
             ) from None
 
 
-def _connect(address: str | None, debug: bool) -> None:
+def check_gpus(args: ServeArgs) -> None:
+    """UnreachableError if the engines need more GPUs than Ray has: it would wait for them for ever."""
+    there, wanted = ray.cluster_resources().get("GPU", 0), args.replicas * args.gpus_per_replica
+    if args.device == "cuda" and wanted > there:
+        raise UnreachableError(
+            f"{args.replicas} replicas of {args.gpus_per_replica:g} GPUs each do not fit on this machine's {there:g}; "
+            "lower --replicas or --gpus-per-replica"
+        )
+
+
+def _connect(address: str | None, engines: int, debug: bool) -> None:
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     try:
@@ -96,7 +110,7 @@ def _connect(address: str | None, debug: bool) -> None:
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this cluster; Ray would write one to ~/.ray
         ray.init(
             address="local",
-            num_cpus=max(2, os.cpu_count() or 1),
+            num_cpus=max(2, os.cpu_count() or 1, engines),  # what Ray counts; engines share the real ones
             object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False,
             log_to_driver=debug,

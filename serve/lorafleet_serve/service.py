@@ -11,14 +11,25 @@ import base64
 import secrets
 import time
 from concurrent.futures import Future
+from contextlib import ExitStack
 from typing import Protocol
 
-from lorafleet.errors import NotFoundError
+from lorafleet.errors import BundleError, BusyError, NotFoundError, UnreachableError
 from lorafleet.ports import AdapterRegistry, AdapterVersion
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.images import png_bytes
-from lorafleet_serve.requests import AdapterUse, GeneratedImage, GenerateRequest
+from lorafleet_serve.load import retry_after_seconds
+from lorafleet_serve.metrics import ReplicaStats
+from lorafleet_serve.requests import (
+    AdapterUse,
+    GeneratedImage,
+    GenerateRequest,
+    most_clip_skip,
+    recommended_sizes,
+)
+from lorafleet_serve.resolver import Freshness, Resolver
 from lorafleet_serve.schemas import (
+    AdapterChoice,
     AdapterInfo,
     AdapterList,
     AppliedAdapter,
@@ -27,7 +38,10 @@ from lorafleet_serve.schemas import (
     ImagesRequest,
     ModelInfo,
     ModelList,
+    sides,
 )
+
+HOLD_TRIES = 3
 
 
 class Backend(Protocol):
@@ -45,27 +59,41 @@ class Backend(Protocol):
     async def ready(self) -> None:
         """Returns if requests can be taken now, else raises UnreachableError."""
 
+    async def stats(self) -> tuple[ReplicaStats, ...]:
+        """The counts of every replica that answers."""
+
 
 class EngineService:
     """A `Backend` on an engine in this process."""
 
-    def __init__(self, engine: StepEngine, registry: AdapterRegistry) -> None:
-        self.engine, self.registry = engine, registry
+    def __init__(
+        self, engine: StepEngine, registry: AdapterRegistry, freshness: Freshness | None = None, replica: str = "0"
+    ) -> None:
+        self.engine, self.registry, self.replica = engine, registry, replica
+        self.resolver = Resolver(registry, freshness or Freshness())
+        self._places: dict[str, str] = {}  # by name: the folder of an adapter that was asked for here
         self._started = int(time.time())
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Enqueues and awaits; if one image fails or the caller leaves, the others of the request are cancelled."""
         self._check_model(request.model)
-        uses = await asyncio.to_thread(self._resolve, request)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
-        try:
-            for i in range(request.n):
-                futures.append(self.engine.submit(to_engine(request, uses, seed + i)))
-            made = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
-        finally:
-            for future in futures:
-                future.cancel()
+        with ExitStack() as held:
+            uses = await self._uses(request, held)
+            try:
+                for i in range(request.n):
+                    futures.append(self.engine.submit(to_engine(request, uses, seed + i)))
+                made = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+            except BusyError as problem:
+                problem.retry_after_s = retry_after_seconds(self.engine.stats())
+                raise
+            except BundleError:
+                self._look_again(request)
+                raise
+            finally:
+                for future in futures:
+                    future.cancel()
         return await asyncio.to_thread(self._reply, list(made))
 
     async def adapters(self) -> AdapterList:
@@ -82,9 +110,11 @@ class EngineService:
             prediction=base.prediction,
             licence=base.licence,
             resolution=base.resolution,
+            sizes=tuple(f"{width}x{height}" for width, height in recommended_sizes(base)),
             schedulers=self.engine.model.samplers,
             default_steps=base.default_steps,
             default_guidance_scale=base.default_guidance,
+            max_clip_skip=most_clip_skip(base),
         )
         return ModelList(data=(model,))
 
@@ -92,19 +122,49 @@ class EngineService:
         """Asks the engine's heartbeat."""
         self.engine.check()
 
+    async def stats(self) -> tuple[ReplicaStats, ...]:
+        """The counts of this process, under the replica's name."""
+        disk = await asyncio.to_thread(self.registry.cache_stats)
+        return (ReplicaStats(self.replica, self.engine.stats(), self.resolver.stats(), disk),)
+
+    def rows(self) -> int:
+        """Images that run or wait here."""
+        stats = self.engine.stats()
+        return stats.rows_running + stats.rows_waiting
+
+    def held(self) -> set[str]:
+        """Names of the adapters in the engine's memory."""
+        there = self.engine.adapters_held()
+        self._places = {name: place for name, place in self._places.items() if place in there}
+        return set(self._places)
+
     def _check_model(self, model: str | None) -> None:
         served = self.engine.model.base.name
         if model not in (None, served):
             raise NotFoundError(f"model {model!r} is not served here; use {served!r} or leave model out")
 
-    def _resolve(self, request: ImagesRequest) -> tuple[AdapterUse, ...]:
-        return tuple(
-            AdapterUse(
-                self.registry.resolve(choice.name, None if choice.version is None else str(choice.version)),
-                choice.scale,
-            )
-            for choice in request.adapters
+    async def _uses(self, request: ImagesRequest, held: ExitStack) -> tuple[AdapterUse, ...]:
+        """The request's adapters, asked for all at once; their bundles stay on this machine until `held` is closed."""
+        for choice in request.adapters:
+            self.resolver.find(choice.name, _version(choice))
+        return tuple([AdapterUse(await self._hold(choice, held), choice.scale) for choice in request.adapters])
+
+    async def _hold(self, choice: AdapterChoice, held: ExitStack) -> AdapterVersion:
+        for _ in range(HOLD_TRIES):
+            found = self.resolver.find(choice.name, _version(choice))
+            adapter = await asyncio.shield(asyncio.wrap_future(found))  # others may wait for the same one
+            if held.enter_context(self.registry.hold(adapter)):
+                self._places[adapter.name] = str(adapter.path.resolve())
+                return adapter
+            self.resolver.forget(choice.name, _version(choice))  # room was made of it: fetched again
+        raise UnreachableError(
+            f"adapter {choice.name!r} was dropped from the disk cache {HOLD_TRIES} times before it was read: more "
+            "adapters are in use than fit; raise cache_gib"
         )
+
+    def _look_again(self, request: ImagesRequest) -> None:
+        for choice in request.adapters:
+            self.resolver.forget(choice.name, _version(choice))
 
     def _reply(self, made: list[GeneratedImage]) -> ImagesReply:
         base, first = self.engine.model.base, made[0]
@@ -125,9 +185,13 @@ class EngineService:
         )
 
 
+def _version(choice: AdapterChoice) -> str | None:
+    return None if choice.version is None else str(choice.version)
+
+
 def to_engine(request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int) -> GenerateRequest:
     """One image of an API request."""
-    width, height = request.sides()
+    width, height = sides(request.size) or (None, None)
     return GenerateRequest(
         prompt=request.prompt,
         seed=seed,
@@ -138,6 +202,11 @@ def to_engine(request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int) -
         scheduler=request.scheduler,
         width=width,
         height=height,
+        guidance_rescale=request.guidance_rescale,
+        clip_skip=request.clip_skip,
+        original_size=sides(request.original_size),
+        crop=request.crop,
+        target_size=sides(request.target_size),
     )
 
 

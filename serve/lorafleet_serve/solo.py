@@ -10,7 +10,7 @@ import torch
 from lorafleet.bases import Base, find_base
 from lorafleet.errors import RequestError
 from lorafleet.home import Home
-from lorafleet.numerics.samplers import sampler_names
+from lorafleet.numerics.samplers import sampler_names, sampler_table
 from lorafleet.quiet import quiet_libraries
 from lorafleet.registry import version_of
 from lorafleet_serve.adapter_spec import AdapterSpec
@@ -56,7 +56,8 @@ def make(request: GenerateRequest, base_name: str) -> MadeImage:
     """Loads the base, makes the image, and lets go of everything. On the GPU if there is one."""
     quiet_libraries()
     base = find_base(base_name)
-    settle(request, base, sampler_names(base))  # a bad request is answered before seconds of loading
+    settings = settle(request, base, sampler_names(base))  # a bad request is answered before seconds of loading
+    sampler_table(base, settings.scheduler, settings.steps)
     gpu = torch.cuda.is_available()
     model = Pipeline.load(base, "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
     engine = StepEngine(model, max_rows=1)

@@ -137,7 +137,7 @@ def registry(bundle_root):
     return FolderRegistry(bundle_root / "toy-playground")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tools():
     """The makers above, for tests that build their own bundles."""
     return {"make_bundle": make_bundle, "card_for": card_for, "some_weights": some_weights}

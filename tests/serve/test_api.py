@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
 
 from lorafleet.registry import FolderRegistry
 from lorafleet_serve.app import build_app
@@ -27,10 +28,12 @@ def ask(playground, registry):
     return asker(EngineService(playground, registry))
 
 
-def asker(backend):
+def asker(backend, one_app=False):
+    kept = build_app(backend) if one_app else None
+
     def ask(method, path, **kwargs):
         async def send():
-            transport = httpx.ASGITransport(build_app(backend), raise_app_exceptions=False)
+            transport = httpx.ASGITransport(kept or build_app(backend), raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
                 return await client.request(method, path, **kwargs)
 
@@ -181,3 +184,31 @@ def test_lists(ask):
     assert models["data"][0]["schedulers"] == ["edm-dpmpp-2m", "edm-euler"]
     assert ask("GET", "/readyz").json() == {"status": "ready"}
     assert URL in ask("GET", "/openapi.json").json()["paths"]
+
+
+def metrics_of(ask):
+    reply = ask("GET", "/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = list(text_string_to_metric_families(reply.text))
+    assert all(family.name.startswith("lorafleet_") and family.documentation for family in families)
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value for family in families for sample in family.samples
+    }
+
+
+def test_metrics_count_images_adapters_and_requests_by_route(playground, registry):
+    ask = asker(EngineService(playground, registry, replica="r1"), one_app=True)
+    before = metrics_of(ask)
+    ask("POST", URL, json={"prompt": "a", "steps": 2, "n": 2, "adapters": [{"name": "plain"}]})
+    ask("POST", URL, json={"prompt": "a", "adapters": [{"name": "nobody"}]})
+    ask("GET", "/made/up/by/a/client")
+    now = metrics_of(ask)
+    assert now["lorafleet_images_total", "r1"] - before["lorafleet_images_total", "r1"] == 2
+    assert now["lorafleet_steps_total", "r1"] - before["lorafleet_steps_total", "r1"] >= 2
+    assert now["lorafleet_rows_running", "r1"] == 0
+    assert now["lorafleet_resolver_misses_total", "r1"] == 2
+    assert now["lorafleet_resolver_failures_total", "r1"] == 1
+    assert now["lorafleet_http_requests_total", URL, "0", "200", "POST"] == 1
+    assert now["lorafleet_http_requests_total", URL, "0", "404", "POST"] == 1
+    assert now["lorafleet_http_requests_total", "0", "404", "GET", "other"] == 1
+    assert now["lorafleet_http_request_seconds_count", URL, "0", "POST"] == 2

@@ -13,6 +13,8 @@ from lorafleet.errors import BundleError, NotFoundError
 from lorafleet.registry import version_of
 from lorafleet_serve import deployment
 from lorafleet_serve.commands import register
+from lorafleet_serve.serve_args import ServeArgs
+from lorafleet_serve.steering import AffinityRouter, RowsPolicy
 
 
 @pytest.fixture
@@ -54,6 +56,10 @@ def test_generate_writes_a_png_and_tells_the_seed(lorafleet, tmp_path, bundle_ro
     (("--adapter", "nobody"), 3, "nobody"),
     (("--base", "no-such-base"), 2, "toy-playground"),
     (("--scheduler", "ddim"), 2, "edm-dpmpp-2m, edm-euler"),
+    (("--base", "toy-sdxl", "--scheduler", "lcm", "--steps", "51"), 2, "allowed are 1 to 50 with scheduler 'lcm'"),
+    (("--guidance-rescale", "2"), 2, "guidance_rescale is 2.0; allowed are 0 to 1"),
+    (("--clip-skip", "3"), 2, "clip_skip is 3; allowed are 0 to 2"),
+    (("--negative", "(blurry:9)"), 2, "allowed are 0 to 4"),
     (("--width", "33"), 2, "multiples of 8"),
 ], ids=str)  # fmt: skip
 def test_generate_s_mistakes_are_one_line_and_a_code(lorafleet, tmp_path, capsys, arguments, code, says):
@@ -62,6 +68,23 @@ def test_generate_s_mistakes_are_one_line_and_a_code(lorafleet, tmp_path, capsys
     assert says in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("*.png"))
+
+
+def test_generate_takes_weights_long_prompts_and_every_knob(lorafleet, capsys):
+    def make(*arguments):
+        words = ("a (red:1.4) dog " * 12, "--base", "toy-sdxl", "--steps", "3", "--seed", "5", "--scheduler", "tcd")
+        assert lorafleet("generate", *words, "--json", *arguments) == 0
+        told = json.loads(capsys.readouterr().out)
+        with Image.open(told["path"]) as image:
+            return told, image.tobytes()
+
+    knobs = ("--negative", "blurry", "--guidance-rescale", "0.7", "--clip-skip", "1")
+    told, first = make(*knobs)
+    assert (told["scheduler"], told["negative_prompt"]) == ("tcd", "blurry")
+    assert (told["guidance_rescale"], told["clip_skip"], told["time_ids"]) == (0.7, 1, [32, 32, 0, 0, 32, 32])
+    assert make(*knobs)[1] == first
+    for i in (0, 2, 4):
+        assert make(*knobs[:i], *knobs[i + 2 :])[1] != first, knobs[i]
 
 
 def test_adapters_of_two_bases_do_not_mix(lorafleet, bundle_root, capsys):
@@ -92,8 +115,44 @@ def test_serve_yaml_is_what_ray_and_the_builder_accept(request):
     module, _, attribute = application.import_path.partition(":")
     assert module == deployment.__name__
     built = call_user_app_builder_with_args_if_necessary(getattr(deployment, attribute), application.args)
-    deployments = {built._bound_deployment.name, *(a._bound_deployment.name for a in built._bound_deployment.init_args)}
-    assert {one.name for one in application.deployments} == deployments
+    assert built._bound_deployment.name == "ingress"
+    (engine,) = built._bound_deployment.init_args
+    assert engine._bound_deployment.num_replicas == application.args["replicas"]
+
+
+def engine_of(**arguments):
+    (engine,) = deployment.build(ServeArgs(**arguments))._bound_deployment.init_args
+    return engine._bound_deployment
+
+
+def test_an_engine_takes_more_requests_than_it_runs_and_shares_gpus_where_told():
+    engine = engine_of(max_rows=4, max_queue=10, device="cuda", gpus_per_replica=0.5)
+    assert engine.max_ongoing_requests > 14, "the engine itself refuses, with its own estimate"
+    assert engine.ray_actor_options["num_gpus"] == 0.5
+    assert engine_of(device="cpu").ray_actor_options["num_gpus"] == 0
+    router = engine._deployment_config.request_router_config
+    assert router.request_router_kwargs == {"room": 4}
+    assert router.get_request_router_class() is AffinityRouter
+
+
+def test_replicas_are_fixed_unless_more_are_allowed():
+    assert engine_of(replicas=3).num_replicas == 3
+    scaling = engine_of(replicas=2, max_replicas=5, max_rows=4)._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 5)
+    assert (scaling.policy.get_policy(), scaling.policy.policy_kwargs) == (RowsPolicy, {"room": 4})
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("--max-replicas", "1", "--replicas", "2"), "max_replicas is 1"),
+    (("--gpus-per-replica", "0"), "gpus_per_replica is 0"),
+    (("--max-step-ms", "-1"), "max_step_ms is -1"),
+    (("--max-step-ms", "50", "--exact"), "max_step_ms does not fit exact"),
+], ids=str)  # fmt: skip
+def test_serve_refuses_what_cannot_be_before_starting_anything(lorafleet, capsys, arguments, says):
+    assert lorafleet("serve", *arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
 
 
 def test_the_builder_refuses_unknown_arguments():

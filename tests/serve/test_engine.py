@@ -14,7 +14,7 @@ from lorafleet.ports import AdapterVersion
 from lorafleet.registry import version_of
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.requests import AdapterUse, GenerateRequest
-from lorafleet_serve.rows import Stepper
+from lorafleet_serve.stepper import Stepper
 
 LONG = 60
 
@@ -24,8 +24,14 @@ class Recorder(Stepper):
 
     def __init__(self, model):
         super().__init__(model)
-        self.record = []
+        self.record, self.stackings = [], 0
         self.poison = {}
+
+    def seat(self, rows):
+        before = self._batches.get(self.shape(rows[0]))
+        batch = super().seat(rows)
+        self.stackings += batch is not before
+        return batch
 
     def step(self, rows):
         ids = tuple(row.id for row in rows)
@@ -172,7 +178,7 @@ def test_the_base_is_untouched_by_adapters(playground, use):
     assert playground.model.loaded.weights_hash() == before
     assert playground.submit(request).result(60).image.tobytes() == image.tobytes()
     playground.submit(GenerateRequest("end", 1, steps=1)).result(60)
-    assert all(layer.carried is None for layer in playground.model.loaded.lora["unet"].layers.values())
+    assert not any(layer.spans for layer in playground.model.loaded.lora["unet"].layers.values())
 
 
 def bad_bundles(engine, tools, root):

@@ -16,7 +16,7 @@ BAR = 2 / 255
 
 
 def requests(engine, use):
-    _own, other = engine.model.samplers
+    _own, other, *_ = engine.model.samplers
     dog, mug, plain, half, dora = (
         (lambda s=1.0, n=n: use(engine, n, s)) for n in ("dog-rex", "mug-red", "plain", "half", "dora")
     )

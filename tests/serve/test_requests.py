@@ -1,24 +1,32 @@
 """Bounds and defaults, the command line's adapter form, and triggers: pure decisions."""
 
 import math
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLPipeline
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lorafleet.adapters import Adapter
-from lorafleet.bases import find_base
+from lorafleet.bases import Base, find_base
 from lorafleet.bundle import Trigger
 from lorafleet.errors import RequestError
+from lorafleet.numerics.samplers import sampler_names
 from lorafleet.ports import AdapterVersion
 from lorafleet_serve.adapter_spec import AdapterSpec, parse_adapter
+from lorafleet_serve.pacing import Turns
 from lorafleet_serve.prompts import join_vectors, trigger_table
-from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle, side_bounds
-from lorafleet_serve.rows import Turns
+from lorafleet_serve.requests import AdapterUse, GenerateRequest, recommended_sizes, settle, side_bounds
 
 BASE = find_base("toy-playground")
+UNET = SimpleNamespace(
+    config=SimpleNamespace(addition_time_embed_dim=8),
+    add_embedding=SimpleNamespace(linear_1=SimpleNamespace(in_features=6 * 8 + 64)),
+)
 SAMPLERS = ("edm-dpmpp-2m", "edm-euler")
 
 
@@ -31,6 +39,42 @@ def test_defaults_are_the_base_s():
     assert (settings.steps, settings.guidance_scale) == (BASE.default_steps, BASE.default_guidance)
     assert (settings.width, settings.height) == (BASE.resolution, BASE.resolution)
     assert (settings.scheduler, settings.seed) == ("edm-dpmpp-2m", 7)
+    assert (settings.guidance_rescale, settings.clip_skip) == (0, None)
+    assert settings.time_ids() == (BASE.resolution, BASE.resolution, 0, 0, BASE.resolution, BASE.resolution)
+
+
+def test_micro_conditioning_is_in_sdxl_s_order_and_follows_the_picture():
+    wide = settle(GenerateRequest("a", 1, width=48, height=32), BASE, SAMPLERS)
+    assert wide.time_ids() == (32, 48, 0, 0, 32, 48)
+    told = GenerateRequest("a", 1, width=48, height=32, original_size=(640, 480), crop=(5, 7), target_size=(64, 40))
+    ours = settle(told, BASE, SAMPLERS).time_ids()
+    theirs = StableDiffusionXLPipeline._get_add_time_ids
+    add = partial(theirs, SimpleNamespace(unet=UNET), dtype=torch.float32, text_encoder_projection_dim=64)
+    assert [list(ours)] == add(original_size=(480, 640), crops_coords_top_left=(5, 7), target_size=(40, 64)).tolist()
+
+
+@pytest.mark.parametrize("name", ["toy-playground", "toy-sdxl"])
+def test_recommended_sizes_are_allowed_and_start_with_the_base_s_own(name):
+    base = find_base(name)
+    sizes = recommended_sizes(base)
+    assert sizes == ((32, 32), (64, 16), (40, 24), (24, 40), (16, 64))
+    for width, height in sizes:
+        settle(GenerateRequest("a", 1, width=width, height=height), base, sampler_names(base))
+
+
+def test_sdxl_s_usual_sizes_are_recommended(tmp_path):
+    base = Base("big", tmp_path)
+    base.__dict__["resolution"] = 1024
+    found = recommended_sizes(base)
+    assert found[0] == (1024, 1024)
+    assert {(1152, 896), (1216, 832), (1344, 768), (896, 1152), (832, 1216), (768, 1344)} <= set(found)
+
+
+def test_no_layer_skipped_is_the_base_s_own_way_and_unguided_needs_no_negative():
+    assert settle(GenerateRequest("a", 1, clip_skip=0), BASE, SAMPLERS).clip_skip is None
+    assert settle(GenerateRequest("a", 1, clip_skip=2), BASE, SAMPLERS).clip_skip == 2
+    assert not settle(GenerateRequest("a", 1, guidance_scale=1.0), BASE, SAMPLERS).guided
+    assert settle(GenerateRequest("a", 1), BASE, SAMPLERS).guided
 
 
 @pytest.mark.parametrize(("changes", "says"), [
@@ -39,6 +83,15 @@ def test_defaults_are_the_base_s():
     ({"guidance_scale": -0.1}, "guidance_scale is -0.1; allowed are 0 to 30"),
     ({"guidance_scale": 30.5}, "guidance_scale is 30.5"),
     ({"guidance_scale": math.nan}, "guidance_scale is nan"),
+    ({"guidance_rescale": 1.1}, "guidance_rescale is 1.1; allowed are 0 to 1"),
+    ({"guidance_rescale": math.nan}, "guidance_rescale is nan"),
+    ({"clip_skip": -1}, "clip_skip is -1; allowed are 0 to 2"),
+    ({"clip_skip": 3}, "clip_skip is 3; allowed are 0 to 2"),
+    ({"original_size": (0, 8)}, "original_size is 0; allowed are 1 to 8192"),
+    ({"target_size": (8, 8193)}, "target_size is 8193"),
+    ({"crop": (0, -1)}, "crop is -1; allowed are 0 to 8192"),
+    ({"prompt": "a (dog:9)"}, "a prompt weight is 9; allowed are 0 to 4"),
+    ({"negative_prompt": "(dog:-1)"}, "a prompt weight is -1"),
     ({"guidance_scale": math.inf}, "guidance_scale is inf"),
     ({"width": 36}, "width is 36; allowed are multiples of 8"),
     ({"width": 0}, "width is 0; allowed are 8 to"),

@@ -1,0 +1,56 @@
+"""What an engine counts. Knows numbers only."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts since the engine was made; `rows_running`, `rows_waiting` and `slot_bytes` are of now."""
+
+    rows_running: int = 0
+    """Images being denoised."""
+    rows_waiting: int = 0
+    """Images accepted and not yet denoised at all."""
+    steps: int = 0
+    """Calls of the UNet."""
+    unet_rows: int = 0
+    """Rows in them: two for an image under guidance, one without; in exact mode the empty ones too."""
+    images: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    host_hits: int = 0
+    """Adapters found in host memory, or on their way there."""
+    host_misses: int = 0
+    slot_hits: int = 0
+    """Adapters found on the device."""
+    slot_misses: int = 0
+    slot_evictions: int = 0
+    slot_bytes: int = 0
+    swap_seconds: float = 0.0
+    """Spent copying adapters from host to device, beside the steps."""
+    step_seconds: float = 0.0
+    """Spent in steps, encoding and decoding not among them."""
+    prompt_hits: int = 0
+    """Prompts found encoded."""
+    prompt_misses: int = 0
+
+
+class Counts:
+    """An engine's stats as they grow. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stats = EngineStats()
+
+    def add(self, **more: float) -> None:
+        """Adds to the named counts."""
+        with self._lock:
+            self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
+
+    def read(self) -> EngineStats:
+        """The counts so far."""
+        with self._lock:
+            return self._stats

@@ -1,0 +1,237 @@
+"""Where rows sit in the batch of one UNet call, and their adapters' factors gathered there while they sit.
+
+    kind 0       kind 1       kind 2     kind 3
+    [u c][u c]   [c][c][c]    [u c]      [c][c]        u: unconditional, c: conditional UNet row of an image
+    adapters     adapters     base       base
+
+Rows of the base add nothing to a layer and unguided ones are one UNet row. When a row joins or leaves, those that keep
+their seat keep their factors where they are; only who moved is written anew, from the adapters' slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lorafleet.numerics.factors import Stacked
+from lorafleet.numerics.text import Conditioning
+from lorafleet_serve.layout import Layout, scatter
+from lorafleet_serve.rows import Row
+
+Shape = tuple[int, int, int, int]
+"""Of a batch: latent height and width, tokens of the context, and the rank where that is fixed."""
+Spans = tuple[tuple[slice, dict[str, Stacked]], ...]
+
+
+class Seating(Protocol):
+    """How many seats a batch has, and who may sit in it."""
+
+    def shape(self, row: Row) -> Shape:
+        """The batch that a row steps in."""
+
+    def paired(self, row: Row) -> bool:
+        """Whether it takes two UNet rows."""
+
+    def seats(self, rows: int) -> int:
+        """Seats, taken or empty, where so many rows step."""
+
+
+class Snug:
+    """As many seats as rows: the least work."""
+
+    def shape(self, row: Row) -> Shape:
+        """Ranks mix."""
+        return (*row.size, row.length, 0)
+
+    def paired(self, row: Row) -> bool:
+        """Only under guidance."""
+        return row.guided
+
+    def seats(self, rows: int) -> int:
+        """No empty ones."""
+        return rows
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Always `count` seats of two UNet rows: every product has the shape that the row alone would give it.
+
+    What a row's numbers come to then depends on nothing but the row, to the last bit.
+    """
+
+    count: int
+
+    def shape(self, row: Row) -> Shape:
+        """Rows whose ranks are padded to the same step together, rows of the base apart."""
+        return (*row.size, row.length, _padded_rank(row.rank))
+
+    def paired(self, _row: Row) -> bool:
+        """Always, though an unguided row has no use for the other."""
+        return True
+
+    def seats(self, _rows: int) -> int:
+        """All."""
+        return self.count
+
+
+def reseat(before: Sequence[int], kinds: Mapping[int, int]) -> list[int]:
+    """The order of rows by kind; within that, whoever can stays where it sat in `before`."""
+    places = sorted(kinds.values())
+    order: list[int | None] = [
+        row if kinds.get(row) == kind else None
+        for kind, row in zip(places, [*before[: len(places)], *[-1] * (len(places) - len(before))], strict=True)
+    ]
+    standing = {kind: [row for row, own in kinds.items() if own == kind and row not in order] for kind in set(places)}
+    return [standing[kind].pop(0) if row is None else row for kind, row in zip(places, order, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What stays the same from step to step while the same rows step together."""
+
+    ids: tuple[int, ...]
+    """The rows in the order they were given, which is that of their state."""
+    told: Conditioning
+    """Of each UNet row."""
+    time_ids: Tensor
+    rows: Tensor
+    """[UNet rows]: whose latent each shows; the number of rows for an empty seat."""
+    u: Tensor
+    """[rows]: where each row's unconditional output is; the conditional one where it has none."""
+    c: Tensor
+    spans: Spans
+
+
+class Seats:
+    """The batch of one shape: its order, and buffers [seats, R, columns] with the factors of those who sit there."""
+
+    def __init__(self, layout: Layout, seating: Seating, device: torch.device, dtype: torch.dtype) -> None:
+        self._layout, self._seating, self._device, self._dtype = layout, seating, device, dtype
+        self._order: list[int] = []
+        self._factors: _Factors | None = None
+        self.written = 0
+        """How many times a row's factors were gathered."""
+
+    @torch.inference_mode()
+    def batch(self, rows: Sequence[Row]) -> Batch:
+        """Seats these rows in place of those before."""
+        by_id = {row.id: row for row in rows}
+        kinds = {row.id: 2 * (not row.worn) + (not self._seating.paired(row)) for row in rows}
+        before, self._order = self._order, reseat(self._order, kinds)
+        seated = [by_id[one] for one in self._order]
+        empty = self._seating.seats(len(rows)) - len(rows)
+        adapted = [row for row in seated if row.worn]
+        self._gather(adapted, before, len(adapted) + (empty if adapted else 0))
+        halves = [1 + self._seating.paired(row) for row in seated] + [2] * empty
+        pairs = sum(kinds[row.id] == 0 for row in seated) + (empty if adapted else 0)
+        singles = sum(kinds[row.id] == 1 for row in seated)
+        return self._assembled(rows, seated, halves, self._spans(adapted, pairs, singles))
+
+    def _gather(self, adapted: Sequence[Row], before: Sequence[int], seats: int) -> None:
+        if not adapted:
+            self._factors = None
+            return
+        seats, rank = _power_of_two(seats), _padded_rank(max(row.rank for row in adapted))
+        held, fresh = self._factors, False
+        if held is None or held.A.shape[:2] != (seats, rank):
+            self._factors = None  # gone before the next are made
+            held, fresh = _Factors.zeros(self._layout, seats, rank, self._device, self._dtype), True
+        for seat, row in enumerate(adapted):
+            if fresh or seat >= len(before) or before[seat] != row.id:
+                held.write(seat, row)
+                self.written += 1
+        self._factors = held
+
+    def _spans(self, adapted: Sequence[Row], pairs: int, singles: int) -> Spans:
+        if self._factors is None:
+            return ()
+        names = frozenset[str]().union(*(adapter.layers for row in adapted for adapter, _ in row.worn))
+        gains = any(adapter.factors.m is not None for row in adapted for adapter, _ in row.worn)
+        parts = [(slice(0, 2 * pairs), slice(0, pairs))] if pairs else []
+        if singles:
+            parts.append((slice(2 * pairs, 2 * pairs + singles), slice(pairs, pairs + singles)))
+        return tuple((rows, self._factors.stacked(self._layout, names, seats, gains)) for rows, seats in parts)
+
+    def _assembled(self, rows: Sequence[Row], seated: Sequence[Row], halves: Sequence[int], spans: Spans) -> Batch:
+        told: list[Conditioning] = []
+        whose: list[int] = []
+        u, c = [0] * len(rows), [0] * len(rows)
+        at = {row.id: i for i, row in enumerate(rows)}
+        for seat, width in enumerate(halves):
+            row = seated[seat] if seat < len(seated) else None
+            mine = len(rows) if row is None else at[row.id]
+            if row is not None:
+                c[mine] = len(told) + width - 1
+                u[mine] = len(told) if row.guided else c[mine]
+            whose += [mine] * width
+            told += [_nothing(rows[0].positive)] * 2 if row is None else [row.negative, row.positive][-width:]
+        ids = torch.cat([*(row.time_ids for row in rows), torch.zeros_like(rows[0].time_ids)])
+        index = torch.tensor(whose, device=self._device)
+        return Batch(
+            tuple(row.id for row in rows),
+            Conditioning(torch.cat([one.context for one in told]), torch.cat([one.pooled for one in told])),
+            ids[index],
+            index,
+            torch.tensor(u, device=self._device),
+            torch.tensor(c, device=self._device),
+            spans,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Factors:
+    """Factors by seat, rank and column, B transposed; the gain of DoRA by seat and column of B."""
+
+    A: Tensor
+    B: Tensor
+    gain: Tensor
+
+    @classmethod
+    def zeros(cls, layout: Layout, seats: int, rank: int, device: torch.device, dtype: torch.dtype) -> _Factors:
+        a, b = layout.widths
+        A, B = (torch.zeros(seats, rank, width, device=device, dtype=dtype) for width in (a, b))
+        return cls(A, B, torch.ones(seats, b, device=device))
+
+    def write(self, seat: int, row: Row) -> None:
+        """Seats one row's adapters: ranks side by side, each gain on all that came before it, as `factors.stack`."""
+        A, B, gain = self.A[seat], self.B[seat], self.gain[seat]
+        A.zero_()
+        B.zero_()
+        gain.fill_(1)
+        start = 0
+        for adapter, scale in row.worn:
+            a, b, g = adapter.factors.parts(scale)
+            if g is not None:
+                own = torch.ones_like(gain)
+                scatter(own, adapter.B_runs, g)
+                gain.mul_(own)
+                B[:start].mul_(own)
+            ranks = slice(start, start + adapter.rank)
+            scatter(A[ranks], adapter.A_runs, a)
+            scatter(B[ranks], adapter.B_runs, b.mT)
+            start = ranks.stop
+
+    def stacked(self, layout: Layout, names: frozenset[str], seats: slice, gains: bool) -> dict[str, Stacked]:
+        """Views of some layers of some seats."""
+        A, B, gain = self.A[seats], self.B[seats], self.gain[seats]
+        return {
+            name: Stacked(A[..., layout.A[name]], B[..., layout.B[name]].mT, gain[:, layout.B[name]] if gains else None)
+            for name in names
+        }
+
+
+def _nothing(like: Conditioning) -> Conditioning:
+    return Conditioning(torch.zeros_like(like.context), torch.zeros_like(like.pooled))
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _padded_rank(rank: int) -> int:
+    """Ranks are padded to a power of two, so that few joins change the buffers' shape; 0 stays 0."""
+    return _power_of_two(rank) if rank else 0

@@ -1,0 +1,104 @@
+"""Exact mode: a row's bits depend on its request alone, whatever sits beside it, where, and who joins and leaves."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lorafleet.registry import version_of
+from lorafleet_serve.counts import Counts
+from lorafleet_serve.engine import StepEngine
+from lorafleet_serve.host_adapters import AdapterShelf, HostLoader
+from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle
+from lorafleet_serve.seats import Fixed, Snug
+from lorafleet_serve.slots import SlotStore
+from lorafleet_serve.stepper import Stepper
+from lorafleet_serve.tickets import Ticket, make_row
+
+SEATS = 3
+
+
+def requests(engine, use):
+    dog, mug, plain, dora = (lambda s=1.0, n=n: use(engine, n, s) for n in ("dog-rex", "mug-red", "plain", "dora"))
+    own, other, *_ = engine.model.samplers
+    return [
+        GenerateRequest("a dog", 1, steps=3),
+        GenerateRequest("a dog", 2, steps=2, guidance_scale=0.0, scheduler=other),
+        GenerateRequest("<dog-rex>", 3, adapters=(dog(),), steps=3, guidance_scale=5.0, guidance_rescale=0.7),
+        GenerateRequest("TOK", 4, adapters=(mug(0.5),), steps=2, guidance_scale=1.0),
+        GenerateRequest("<dora>", 5, adapters=(dora(),), steps=3, negative_prompt="blurry"),
+        GenerateRequest("<dora> <dog-rex>", 6, adapters=(dora(0.7), dog(-0.5)), steps=2),
+        GenerateRequest("TOK", 7, adapters=(plain(),), steps=1, clip_skip=1),
+        GenerateRequest("<mug-red> " + "and a dog " * 30, 8, adapters=(mug(),), steps=2),
+        GenerateRequest("wide", 9, adapters=(dog(),), steps=2, width=48, scheduler=engine.model.samplers[-1]),
+        GenerateRequest("own", 10, adapters=(plain(), dog()), steps=3, scheduler=own),
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rows(engine, bundle_root):
+    """rows() makes all requests' rows anew, as an engine would before their first step."""
+
+    def use(engine, name, scale):
+        return AdapterUse(version_of(bundle_root / engine.model.base.name / name), scale)
+
+    model, counts = engine.model, Counts()
+    shelf = AdapterShelf(HostLoader(model.loaded, model.layout), counts)
+    slots = SlotStore(model.loaded.device, 2**30, counts)
+    tickets = []
+    for i, request in enumerate(requests(engine, use)):
+        loads = tuple(shelf.fetch(one.adapter.path) for one in request.adapters)
+        tickets.append(Ticket(i, request, settle(request, model.base, model.samplers), loads, None))
+        slots.lease(tickets[-1].hosts)
+    yield lambda: [make_row(ticket, model, slots) for ticket in tickets]
+    shelf.close()
+
+
+def finish(stepper, rows, cancelled=()):
+    """Final latents by row; rows join in order as seats become free, and some are cancelled before their last step."""
+    running, latents, waiting = [], {}, list(rows)
+    while running or waiting:
+        while waiting and len(running) < SEATS:
+            running.append(waiting.pop(0))
+        shape = stepper.shape(running[0])  # the oldest row's; rows of other shapes pause
+        stepped = {row.id: row for row in stepper.step([row for row in running if stepper.shape(row) == shape])}
+        running = [stepped.get(row.id, row) for row in running]
+        latents |= {row.id: row.x for row in running if row.done}
+        running = [row for row in running if not row.done and not (row.id in cancelled and row.step)]
+    stepper.keep(())
+    return latents
+
+
+@pytest.fixture(scope="module")
+def alone(engine, rows):
+    """Each row's final latent with empty seats beside it."""
+    stepper = Stepper(engine.model, Fixed(SEATS))
+    return {row.id: finish(stepper, [row])[row.id] for row in rows()}
+
+
+@settings(max_examples=6, deadline=None)
+@given(order=st.lists(st.integers(0, 9), unique=True, min_size=3), cancelled=st.sets(st.integers(0, 9), max_size=2))
+def test_bits_are_those_of_the_row_alone(engine, rows, alone, order, cancelled):
+    made = rows()
+    for number, latent in finish(Stepper(engine.model, Fixed(SEATS)), [made[i] for i in order], cancelled).items():
+        assert torch.equal(latent.view(torch.int32), alone[number].view(torch.int32)), number
+
+
+def test_the_test_can_fail(engine, rows, alone):
+    """Without fixed seats some bits differ, if only a little."""
+    latents = finish(Stepper(engine.model, Snug()), rows())
+    assert any(not torch.equal(latent, alone[number]) for number, latent in latents.items())
+    for number, latent in latents.items():
+        torch.testing.assert_close(latent, alone[number], atol=1e-3, rtol=1e-3)
+
+
+def test_pictures_of_an_exact_engine_are_the_same_bytes(playground, use):
+    engine = StepEngine(playground.model, max_rows=SEATS, exact=True)
+    asked = requests(engine, use)
+    solo = [engine.submit(request).result(60).image.tobytes() for request in asked]
+    futures = [(i, engine.submit(asked[i])) for i in (3, 0, 9, 4, 5, 8, 1, 2, 7, 6, 0, 2, 5)]
+    futures[4][1].cancel()
+    for i, future in futures:
+        if not future.cancelled():
+            assert future.result(60).image.tobytes() == solo[i], asked[i]
+    engine.close()
