@@ -83,7 +83,9 @@ def show_plan(prepared: Prepared) -> None:
     _show_recipes(prepared.recipes)
     out.print()
     at_once = f", {len(plan.packs[0])} at once on each" if len(plan.packs[0]) > 1 else ""
-    lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}"
+    workers = max(recipe.workers for recipe in recipes)
+    shared = f" of {workers} workers, which share one job" if workers > 1 else ""
+    lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}{shared}"
     out.print(f"{plan.submission}: {lanes}", markup=False)
     _show_sweep(prepared)
     cost = (

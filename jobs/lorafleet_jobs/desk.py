@@ -16,7 +16,7 @@ from lorafleet.config import Resources
 from lorafleet_jobs import rows
 from lorafleet_jobs.halving import Verdict
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.policy import gives_way
+from lorafleet_jobs.policy import gives_way, workers_wanted
 from lorafleet_jobs.rows import Ending, JobRow, Kind, State
 from lorafleet_jobs.scores import ScoreBook
 from lorafleet_jobs.store import JobStore
@@ -35,6 +35,10 @@ class LaneSetup:
     """How many jobs it trains at once."""
     resources: Resources = field(default_factory=Resources)
     """As the manifest has them; what is said above was made of them."""
+    rank: int = 0
+    """The highest of the submission's jobs."""
+    spans: Path | None = None
+    """Where it records what it spends its time on."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,11 @@ class Desk(Protocol):
 class StoreDesk:
     """The desk itself."""
 
-    def __init__(self, url: str, submission: str, clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, url: str, submission: str, clock: Callable[[], float] | None = None, workers: int | None = None
+    ) -> None:
+        """With `workers` it knows only of the jobs that so many workers share."""
+        self._workers = workers
         self._store = JobStore(url)
         self._scores = ScoreBook(self._store.engine)
         self._submission = submission
@@ -119,12 +127,14 @@ class StoreDesk:
 
     def lease(self, lane: str, holding: Collection[str]) -> Lease | None:
         """One more job for a lane that holds these, or None if none is free for it now."""
-        row = self._store.lease(self._submission, lane, self._clock(), holding, self._max_running)
+        row = self._store.lease(self._submission, lane, self._clock(), holding, self._max_running, self._workers)
         return None if row is None else _lease(row)
 
     def is_drained(self) -> bool:
         """Whether every job has ended."""
-        return self._store.is_drained(self._submission)
+        if self._workers is None or self._store.is_drained(self._submission):
+            return self._store.is_drained(self._submission)
+        return self._workers not in workers_wanted(self._store.jobs(self._submission))
 
     def gives_way(self, tenure: float) -> bool:
         """Whether a lane that has been at work for `tenure` seconds should leave its place to another submission."""

@@ -29,13 +29,16 @@ AWAY = (RayActorError, GetTimeoutError, OperationalError)
 log = logging.getLogger(__name__)
 
 
-def start_dispatcher(url: str, submission: str) -> Any:
-    """Starts the desk of a submission as an actor beside the driver; it needs no CPU of the cluster's."""
+def start_dispatcher(url: str, submission: str, workers: int | None = None) -> Any:
+    """Starts the desk of a submission as an actor beside the driver; it needs no CPU of the cluster's.
+
+    With `workers` it hands out only the jobs that so many workers share.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = ray.remote(StoreDesk).options(
         num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1, max_concurrency=1
     )
-    return actor.remote(url, submission)
+    return actor.remote(url, submission, workers=workers)
 
 
 class RemoteDesk:

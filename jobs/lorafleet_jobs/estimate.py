@@ -84,12 +84,12 @@ class Machine:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
         return cls(len(os.sched_getaffinity(0)), gpus, memory)
 
-    def lanes_at_once(self, resources: Resources) -> int:
-        """How many lanes fit side by side; at least one."""
-        fit = self.cpus // resources.cpus_per_lane
+    def lanes_at_once(self, resources: Resources, workers: int = 1) -> int:
+        """How many lanes of so many workers fit side by side; at least one."""
+        fit = self.cpus // (resources.cpus_per_lane * workers)
         per_lane = resources.gpus_per_lane if resources.gpus_per_lane is not None else float(self.gpus > 0)
         if per_lane > 0:
-            fit = min(fit, int(self.gpus / per_lane))
+            fit = min(fit, int(self.gpus / (per_lane * workers)))
         return max(1, min(fit, resources.lanes))
 
 
@@ -97,7 +97,8 @@ def estimate(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machi
     """The plan's time, jobs dealt to lanes as they come free, and the memory of its hungriest pack."""
     pack = pack_size(jobs, base, size, machine, resources)
     gib = size.parameters * 4 / 2**30
-    lanes = [LANE_START_S + LOAD_S_PER_GIB * gib] * min(machine.lanes_at_once(resources), max(1, len(jobs)))
+    at_once = machine.lanes_at_once(resources, _workers(jobs))
+    lanes = [LANE_START_S + LOAD_S_PER_GIB * gib] * min(at_once, max(1, len(jobs)))
     made: set[tuple[str, str | None, int | None]] = set()
     for job in jobs:
         free_at = heapq.heappop(lanes)
@@ -117,8 +118,10 @@ def estimate(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machi
 def pack_size(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machine, resources: Resources) -> int:
     """How many jobs a lane trains at once: what was asked for, or with `auto` what its memory has room for.
 
-    Never so many that another lane would find nothing to do.
+    Never so many that another lane would find nothing to do; one, where several workers share it.
     """
+    if _workers(jobs) > 1:
+        return 1
     share = -(-len(jobs) // min(resources.lanes, max(1, len(jobs)))) if jobs else 1
     if resources.pack != "auto":
         return min(resources.pack, share)
@@ -130,6 +133,10 @@ def pack_size(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Mach
     return max(1, min(share, LARGEST_PACK, int((memory - shared) / each)))
 
 
+def _workers(jobs: Sequence[JobSpec]) -> int:
+    return max((job.recipe.workers for job in jobs), default=1)
+
+
 def shared_memory_mib(jobs: Sequence[JobSpec], size: BaseSize) -> float:
     """What all jobs of a lane share: the process and the base."""
     precision = max((_BYTES[job.recipe.precision] for job in jobs), default=4)
@@ -139,15 +146,15 @@ def shared_memory_mib(jobs: Sequence[JobSpec], size: BaseSize) -> float:
 def job_seconds(recipe: Recipe, steps: int, base: Base, machine: Machine, pack: int = 1) -> float:
     """One job's share of a lane that holds the base and trains `pack` jobs at once, and a fixed overhead.
 
-    A step is `gradient_accumulation` micro-batches, each with the subject's rows and the class's. Prior mode predict
-    shows every micro-batch to the base as well, forward only.
+    A step is `gradient_accumulation` micro-batches, which its workers share, each with the subject's rows and the
+    class's. Prior mode predict shows every micro-batch to the base as well, forward only.
     """
     rows = rows_at_once(recipe)
     micro = _fixed_s(base) / pack + rows * _row_s(recipe, base, machine)
     micro *= CHECKPOINTING_FACTOR if recipe.gradient_checkpointing else 1
     if recipe.prior is not None and recipe.prior.mode == "predict":
         micro += FORWARD_SHARE * (_fixed_s(base) + rows * _row_s(recipe, base, machine))
-    return JOB_OVERHEAD_S + steps * recipe.gradient_accumulation * micro
+    return JOB_OVERHEAD_S + steps * recipe.gradient_accumulation / recipe.workers * micro
 
 
 def generation_seconds(recipe: Recipe, base: Base, machine: Machine) -> float:

@@ -22,11 +22,13 @@ from lorafleet_jobs.desk import Desk, LaneSetup, Lease
 from lorafleet_jobs.held import Held
 from lorafleet_jobs.joblog import JobLog
 from lorafleet_jobs.kinds import REMEDIES, classify
+from lorafleet_jobs.mates import NoMates
 from lorafleet_jobs.publish import kept, publish
 from lorafleet_jobs.pulse import Pulse
 from lorafleet_jobs.recycle import Wear
 from lorafleet_jobs.runs import stopped_tags
 from lorafleet_jobs.scoring import contest_of
+from lorafleet_jobs.spans import Spans
 from lorafleet_jobs.train import FAILURES, Cancelled, Crew, JobRun, Order, Stopped
 from lorafleet_jobs.train.calls import SeatedCalls, SharedCalls
 from lorafleet_jobs.watchdog import LifeSigns, Watchdog, die
@@ -55,9 +57,15 @@ class Lane:
         tracking: MlflowTracking,
         must_leave: Callable[[], bool] = stays,
         then: Callable[[str], None] = die,
+        mates: NoMates | None = None,
     ) -> None:
-        """`must_leave` says whether the machine is about to go; `then` ends the process if the lane hangs."""
+        """`must_leave` says whether the machine is about to go; `then` ends the process if the lane hangs.
+
+        `mates` are the other workers of the lane's jobs.
+        """
         self.setup, self.desk, self.tracking = setup, desk, tracking
+        self._mates = mates or NoMates()
+        self._spans = Spans(setup.spans)
         self.home = Home(setup.home)
         self._must_leave, self._then = must_leave, then
         self._held: list[Held] = []
@@ -79,22 +87,30 @@ class Lane:
             while True:
                 if (why := self._leaves()) is not None:
                     self._hand_back(why)
+                    self._mates.leaving()
                     return why
                 self._take_in()
                 if any(held.run is not None for held in self._held):
                     self._step()
                 elif not self._held and self.desk.is_drained():
+                    self._mates.leaving()
                     return "drained"
                 elif not self._held:
-                    self._signs.now("waiting for work")
-                    time.sleep(WAIT_SECONDS)
+                    self._wait()
         except Exception as problem:  # a defect, or a device that failed: this life is over, the next one starts afresh
             self._say_to_all(*_traceback(problem))
             raise
         finally:
             watchdog.stop()
+            self._spans.now(None)
             for held in self._held:
                 held.pulse.stop()
+
+    def _wait(self) -> None:
+        self._signs.now("waiting for work")
+        self._spans.now("wait")
+        self._mates.waiting()
+        time.sleep(WAIT_SECONDS)
 
     def _leaves(self) -> Leaving | None:
         if self._must_leave():
@@ -115,6 +131,8 @@ class Lane:
                     held.run.save()
             except OSError as problem:
                 held.say(f"could not be kept at step {held.step}: {problem}")
+            if held.run is not None:
+                held.run.training.give_up()
             held.pulse.stop()
             if self.desk.give_back(held.lease.spec.id, held.lease.attempt):
                 held.say(f"given back at step {held.step}: lane {self.setup.name} is {why}")
@@ -146,21 +164,22 @@ class Lane:
             return
         spec, run_id = waiting.lease.spec, waiting.lease.run_id
         self._signs.now(f"starting job {spec.id}")
+        self._spans.now("start")
         self.tracking.resume(run_id, waiting.lease.attempt)
         out = self.home.bundles / spec.id
         try:
             if (done := kept(out, spec.id)) is not None:
                 self._end(waiting, done)
                 return
-            crew = self._crew_for(waiting)
             tracker = self.tracking.job_tracker(run_id, self.home.spool)
             half_way = self.home.checkpoints / waiting.lease.key
             contest = contest_of(spec, waiting.compare, self.setup.device)
-            every = self.setup.resources.checkpoint_seconds
             order = Order(
-                spec, out, tracker, waiting.on_step, run_id, half_way, contest, checkpoint_seconds=every
+                spec, out, tracker, waiting.on_step, run_id, half_way, contest, self._mates.team,
+                self.setup.resources.checkpoint_seconds, self._spans.now,
             )  # fmt: skip
-            run = crew.join(order)
+            with self._mates.starting(spec, half_way):
+                run = self._crew_for(waiting).join(order)
         except FAILURES as problem:
             self._end(waiting, problem, packed=len(self._held))
         else:
@@ -171,19 +190,22 @@ class Lane:
             self._crew = None  # two bases need not fit in memory
             base, precision = held.wants
             self._signs.now(f"loading {base}")
+            self._spans.now("load")
             warm = LoadedBase.load(find_base(base), self.setup.device, precision)
             self._crew = (held.wants, Crew(warm, self.home.cache, self._calls(warm)))
+            self._spans.now("start")
         return self._crew[1]
 
     def _calls(self, warm: LoadedBase) -> SharedCalls:
         resources = self.setup.resources
         if not (resources.exact or resources.compile):
             return SharedCalls()
-        return SeatedCalls(warm, self.setup.pack, compiled=resources.compile)
+        return SeatedCalls(warm, self.setup.pack, self.setup.rank, resources.compile)
 
     def _step(self) -> None:
         assert self._crew is not None  # somebody has joined it
         self._signs.now(f"stepping {len(self._crew[1].runs)} jobs")
+        self._spans.now("train")
         packed = len(self._crew[1].runs)
         for run, end in self._crew[1].step():
             self._end(self._holder(run), end, packed)
@@ -197,6 +219,7 @@ class Lane:
             if isinstance(end, Exception):
                 raise end
             held.say("publishing")
+            self._spans.now("publish")
             self._signs.now(f"publishing job {held.lease.spec.id}")
             version = publish(end, held.lease.run_id, self.tracking, held.pulse.check)
         except Stopped as verdict:
@@ -234,7 +257,7 @@ class Lane:
         held.say(f"{kind}: {reason}" + (" (it is tried again)" if state == "queued" else ""))
         if state == "failed" or (state == "queued" and kind == "non-finite"):
             self._close(lease, "FAILED", reason)
-        if kind == "lost":
+        if kind == "lost" or self._mates.out_of_step(problem):
             raise problem  # this process can do no more
 
     def _close(

@@ -1,4 +1,4 @@
-"""Lanes on Ray Train: one run of one worker each, from threads of the driver.
+"""Lanes on Ray Train: one run each, of one worker or of those that share one job, from threads of the driver.
 
 Several lanes in one run would be restarted together whenever one died, and a run's name is an implicit resume; hence
 one run a lane, under a name that is never used twice. A lane that left is started again while there is work; one that
@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -20,40 +20,24 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from lorafleet.config import Resources
 from lorafleet_jobs.desk import LaneSetup, StoreDesk
 from lorafleet_jobs.dispatcher import RemoteDesk, start_dispatcher
-from lorafleet_jobs.policy import TENURE_SECONDS, advance
+from lorafleet_jobs.fleet import Fleet
+from lorafleet_jobs.policy import TENURE_SECONDS, advance, workers_wanted
 from lorafleet_jobs.rows import QUARANTINE_LANES
 from lorafleet_jobs.store import JobStore
 
 if TYPE_CHECKING:
     from lorafleet_jobs.lane import Leaving
+    from lorafleet_jobs.mates import NoMates
 
 TRIES = 2
 """So many runs of a lane may fail one after another without any job getting further."""
 POLITE_SECONDS = 120.0
 """So long a lane that gave up its place lets others take it; they may want what the cluster does not have."""
+MATES_SECONDS = 4 * 3600
+"""So long a worker waits for the others of its job; a class's images may be made, or a disk awaited, meanwhile."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """The lanes of one submission."""
-
-    submission: str
-    drive: str
-    """Differs from drive to drive, so that no run name is ever met again."""
-    lanes: int
-    pack: int
-    cpus: int
-    gpus: float
-    resources: Resources
-    """As the manifest has them."""
-    home: Path
-    storage: Path
-    tracking_uri: str
-    database: str
 
 
 def cluster_name() -> str:
@@ -62,36 +46,72 @@ def cluster_name() -> str:
 
 
 def run_lanes(fleet: Fleet) -> list[str]:
-    """Runs the lanes until the submission is drained; returns one line for each lane that was given up."""
-    dispatcher = start_dispatcher(fleet.database, fleet.submission)
+    """Runs the lanes until the submission is drained; returns one line for each lane that was given up.
+
+    Jobs that several workers share have lanes of their own, after those of the others.
+    """
+    store, lost = JobStore(fleet.database), list[str]()
+    while not lost and (wanted := workers_wanted(store.jobs(fleet.submission))):
+        lost += _run_alike(replace(fleet, workers=min(wanted)))
+    return lost
+
+
+def _run_alike(fleet: Fleet) -> list[str]:
+    """The same for the jobs that `fleet.workers` share."""
+    dispatcher = start_dispatcher(fleet.database, fleet.submission, fleet.workers)
     with ThreadPoolExecutor(fleet.lanes, thread_name_prefix="lane") as pool:
         lost = list(pool.map(lambda number: _keep_up(fleet, number, dispatcher), range(fleet.lanes)))
     return [reason for reason in lost if reason is not None]
 
 
 def lane_loop(config: dict[str, Any]) -> Leaving:
-    """What a Ray Train worker does; returns why it left."""
+    """What a lane's only worker does; returns why it left."""
     import torch
 
-    from lorafleet.tracking import MlflowTracking
-    from lorafleet_jobs.lane import Lane
-    from lorafleet_jobs.notice import Notice, listen_on_main_thread
+    from lorafleet_jobs.mates import NoMates
+    from lorafleet_jobs.notice import Notice
+
+    torch.set_num_threads(config["setup"].cpus)
+    return _lane(config, NoMates(), Notice())
+
+
+def team_loop(config: dict[str, Any]) -> Leaving | None:
+    """What each of several workers does, that share one job at a time; the first returns why they left."""
+    import torch
+    from ray.train.torch import get_device
+
+    from lorafleet_jobs.mates import Mates, follow_lane
+    from lorafleet_jobs.notice import signalled
 
     setup: LaneSetup = config["setup"]
     torch.set_num_threads(setup.cpus)
+    if setup.device != "cpu":
+        torch.cuda.set_device(get_device())
+    if ray.train.get_context().get_world_rank() > 0:
+        follow_lane(setup)
+        return None
+    return _lane(config, Mates(), signalled)
+
+
+def _lane(config: dict[str, Any], mates: NoMates, must_leave: Callable[[], bool]) -> Leaving:
+    from lorafleet.tracking import MlflowTracking
+    from lorafleet_jobs.lane import Lane
+    from lorafleet_jobs.notice import listen_on_main_thread
+
+    setup: LaneSetup = config["setup"]
     listen_on_main_thread()
     tracking = MlflowTracking(setup.tracking_uri, setup.home / "artifacts")
     try:
-        return Lane(setup, RemoteDesk(config["dispatcher"]), tracking, Notice()).run()
+        return Lane(setup, RemoteDesk(config["dispatcher"]), tracking, must_leave, mates=mates).run()
     finally:
         tracking.close()
 
 
 def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
     """One lane, life after life; returns why it was given up, or None if nothing is left to do."""
-    store, desk = JobStore(fleet.database), StoreDesk(fleet.database, fleet.submission)
+    store, desk = JobStore(fleet.database), StoreDesk(fleet.database, fleet.submission, workers=fleet.workers)
     life, fruitless = 0, 0
-    while not store.is_drained(fleet.submission):
+    while not desk.is_drained():
         before = advance(store.jobs(fleet.submission))
         try:
             left = _live(fleet, number, life, dispatcher)
@@ -116,28 +136,42 @@ def _let_others_in(desk: StoreDesk) -> None:
 
 def _live(fleet: Fleet, number: int, life: int, dispatcher: Any) -> Leaving:
     """One Ray Train run. Raises TrainingFailedError or RayError."""
-    name = f"{fleet.submission}-{fleet.drive}-{number}-{life}"
-    device = "cuda" if fleet.gpus > 0 else "cpu"
-    setup = LaneSetup(
-        f"{fleet.drive}-{number}", fleet.home, fleet.tracking_uri, fleet.cpus, device, fleet.pack, fleet.resources
-    )  # fmt: skip
-    trainer = DataParallelTrainer(
-        lane_loop,
-        train_loop_config={"setup": setup, "dispatcher": dispatcher},
-        scaling_config=_scaling(fleet),
-        run_config=RunConfig(
-            name=name, storage_path=str(fleet.storage), failure_config=FailureConfig(max_failures=QUARANTINE_LANES)
-        ),
+    name = f"{fleet.submission}-{fleet.drive}-{number}w{fleet.workers}-{life}"
+    run_config = RunConfig(
+        name=name, storage_path=str(fleet.storage), failure_config=FailureConfig(max_failures=QUARANTINE_LANES)
     )
     try:
-        left: Leaving = trainer.fit().return_value
+        left: Leaving = _trainer(fleet, _setup(fleet, number), dispatcher, run_config).fit().return_value
     finally:
         shutil.rmtree(fleet.storage / name, ignore_errors=True)
     return left
+
+
+def _setup(fleet: Fleet, number: int) -> LaneSetup:
+    name = f"{fleet.drive}-{number}"
+    return LaneSetup(
+        name, fleet.home, fleet.tracking_uri, fleet.cpus, "cuda" if fleet.gpus > 0 else "cpu",
+        fleet.pack if fleet.workers == 1 else 1, fleet.resources, fleet.rank, fleet.spans / f"{name}.jsonl",
+    )  # fmt: skip
+
+
+def _trainer(fleet: Fleet, setup: LaneSetup, dispatcher: Any, run_config: RunConfig) -> DataParallelTrainer:
+    config = {"setup": setup, "dispatcher": dispatcher}
+    if fleet.workers == 1:
+        return DataParallelTrainer(
+            lane_loop, train_loop_config=config, scaling_config=_scaling(fleet), run_config=run_config
+        )
+    from ray.train.torch import TorchConfig, TorchTrainer  # imports torch, which a driver is spared
+
+    backend = "nccl" if fleet.gpus >= 1 else "gloo"  # NCCL wants a whole GPU for each worker
+    group = TorchConfig(backend=backend, timeout_s=MATES_SECONDS)
+    return TorchTrainer(
+        team_loop, train_loop_config=config, scaling_config=_scaling(fleet), run_config=run_config, torch_config=group
+    )
 
 
 def _scaling(fleet: Fleet) -> ScalingConfig:
     resources = {"CPU": float(fleet.cpus)}
     if fleet.gpus > 0:
         resources["GPU"] = fleet.gpus
-    return ScalingConfig(num_workers=1, use_gpu=fleet.gpus > 0, resources_per_worker=resources)
+    return ScalingConfig(num_workers=fleet.workers, use_gpu=fleet.gpus > 0, resources_per_worker=resources)

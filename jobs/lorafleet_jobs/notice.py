@@ -32,8 +32,13 @@ def listen_on_main_thread() -> None:
     worker.execute.remote(listen)
 
 
+def signalled() -> bool:
+    """Whether this process was, by SIGTERM; what Ray knows, all workers of a run must ask together, or none."""
+    return _told.is_set()
+
+
 class Notice:
-    """Says whether this lane was told to leave; asks Ray only now and then."""
+    """Says whether this lane, a worker without others, was told to leave; asks Ray only now and then."""
 
     def __init__(self) -> None:
         self._look_again = time.monotonic() + LOOK_SECONDS

@@ -16,12 +16,15 @@ TENURE_SECONDS = 600.0
 """So long a lane keeps its place beside submissions of its own priority; giving it up costs a load of the base."""
 
 
-def next_jobs(rows: Sequence[JobRow], now: float, held: int = 0, max_running: int | None = None) -> list[JobRow]:
-    """The jobs that a lane that holds `held` others may have now, the first to try first."""
+def next_jobs(
+    rows: Sequence[JobRow], now: float, held: int = 0, max_running: int | None = None, workers: int | None = None
+) -> list[JobRow]:
+    """The jobs that a lane that holds `held` others may have now, the first to try first; of `workers` workers."""
     running = sum(row.state == "running" for row in rows)
     if max_running is not None and running >= max_running:
         return []
     free = [row for row in rows if is_free(row, now) and fits(row, held)]
+    free = [row for row in free if workers in (None, row.spec.recipe.workers)]
     return sorted(free, key=lambda row: (-row.priority, row.position))
 
 
@@ -29,6 +32,11 @@ def fits(row: JobRow, held: int) -> bool:
     """Whether a job may be trained beside `held` others."""
     limit = 1 if alone_until(row) else row.pack_limit
     return limit is None or held < limit
+
+
+def workers_wanted(rows: Sequence[JobRow]) -> set[int]:
+    """How many workers share each of the jobs that have not ended."""
+    return {row.spec.recipe.workers for row in rows if row.state not in ENDED}
 
 
 @dataclass(frozen=True)

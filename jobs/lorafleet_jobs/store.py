@@ -146,10 +146,12 @@ class JobStore:
         return Claim(submission.id, submission.priority, waiting, len(lanes), submission.lanes)
 
     def lease(
-        self, submission: str, lane: str, now: float, holding: Collection[str] = (), max_running: int | None = None
-    ) -> JobRow | None:
+        self, submission: str, lane: str, now: float,
+        holding: Collection[str] = (), max_running: int | None = None, workers: int | None = None,
+    ) -> JobRow | None:  # fmt: skip
         """Gives a lane that holds the jobs `holding` another one; None if there is none for it now.
 
+        With `workers` only of those that so many workers share.
         A job that was given to it, but that it does not know of, is given again: an answer may get lost.
         """
         there = self.jobs(submission)
@@ -159,7 +161,7 @@ class JobStore:
                     return mine
             elif rows.expire(row, now) is not None:
                 self._change(row, lambda row: rows.expire(row, now))
-        for row in next_jobs(self.jobs(submission), now, len(holding), max_running):
+        for row in next_jobs(self.jobs(submission), now, len(holding), max_running, workers):
             if (leased := self._change(row, lambda row: rows.lease(row, lane, now))) is not None:
                 return leased
         return None

@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from lorafleet_jobs.collect import collect
 from lorafleet_jobs.desk import SteadyClock
 from lorafleet_jobs.epilogue import conclude
 from lorafleet_jobs.lock import driver_lock, has_driver
-from lorafleet_jobs.report import Submission, load_submission, open_store, store_url
+from lorafleet_jobs.report import Submission, load_submission, open_store
 from lorafleet_jobs.runs import close_runs, needs_run, open_runs
 from lorafleet_jobs.store import JobStore, SubmissionRow
 
@@ -132,19 +131,13 @@ def _drive_once(store: JobStore, submission: str, home: Home, address: str | Non
 
 
 def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, show: Show) -> list[str]:
-    from lorafleet_jobs.cluster import cluster, gpus_a_lane, lanes_that_fit
-    from lorafleet_jobs.lanes import Fleet, cluster_name, run_lanes
+    from lorafleet_jobs.cluster import cluster
+    from lorafleet_jobs.fleet import cpus_wanted, fleet_of
+    from lorafleet_jobs.lanes import cluster_name, run_lanes
 
-    todo = load_submission(home, row.id).unfinished
-    cpus, pack = row.resources.cpus_per_lane, row.resources.pack
-    with cluster(address, cpus * min(row.lanes, todo)) as found, ThreadPoolExecutor(1) as pool:
-        gpus = gpus_a_lane(row.resources, found)
-        fleet = Fleet(
-            submission=row.id, drive=uuid.uuid4().hex[:8], cpus=cpus, gpus=gpus,
-            pack=1 if pack == "auto" else pack, resources=row.resources,
-            lanes=lanes_that_fit(row.lanes, todo, gpus, found), home=home.root,
-            storage=home.ray_temp, tracking_uri=home.tracking_uri, database=store_url(home),
-        )  # fmt: skip
+    jobs = load_submission(home, row.id).jobs
+    with cluster(address, cpus_wanted(row, jobs)) as found, ThreadPoolExecutor(1) as pool:
+        fleet = fleet_of(row, jobs, home, found)
         watch = Driving(store, home, row.id, cluster_name(), show)
         watch.look()
         running = pool.submit(run_lanes, fleet)

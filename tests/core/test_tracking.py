@@ -3,6 +3,7 @@
 import logging
 import socket
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,9 @@ def tracking(home):
     return MlflowTracking(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def parent(tracking):
-    return tracking.start_submission("pets", "0123456789abcdef", {"lanes": "2"}, "name: pets\n")
+    return tracking.start_submission("pets", uuid.uuid4().hex, {"lanes": "2"}, "name: pets\n")
 
 
 def job(subject="rex", **changes):
@@ -242,6 +243,19 @@ def test_a_dead_server_is_named_within_seconds(tmp_path):
     with pytest.raises(UnreachableError):
         MlflowTracking(uri, tmp_path).start_submission("pets", "0" * 16, {}, "")
     assert time.monotonic() - started < 5
+
+
+def test_a_run_that_was_opened_for_nobody_is_taken_up_and_that_of_another_home_is_not(tracking, home, tmp_path):
+    parent = tracking.start_submission("orphans", "0011223344556677", {"lanes": "2"}, "name: orphans\n")
+    child = tracking.start_job(parent, job())
+    again = MlflowTracking(tracking.uri, home / "artifacts")  # the rows were never told of either
+    assert again.start_submission("orphans", "0011223344556677", {"lanes": "2"}, "name: orphans\n") == parent
+    assert again.start_job(parent, job()) == child
+    assert again.start_job(parent, job(name="rex r4-seed1")) != child
+    again.finish(child, "FAILED", "bad day")
+    assert again.start_job(parent, job()) != child
+    stranger = MlflowTracking(tracking.uri, tmp_path / "artifacts")
+    assert stranger.start_submission("orphans", "0011223344556677", {"lanes": "2"}, "name: orphans\n") != parent
 
 
 def test_runs_that_nobody_closed_end_as_their_jobs_did(tracking):

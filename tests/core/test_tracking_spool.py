@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 
 import pytest
 from PIL import Image
@@ -25,7 +26,7 @@ def tracking(tmp_path_factory, with_mlflow):
 
 @pytest.fixture
 def run_id(tracking):
-    return tracking.start_submission("spooled", "0" * 16, {}, "")
+    return tracking.start_submission("spooled", uuid.uuid4().hex[:16], {}, "")
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_the_next_attempt_sends_what_the_last_one_kept_before_its_own(tracking, 
     before = nowhere.job_tracker(run_id, tmp_path)
     for step in (1, 2, 3, 4):
         before.metrics(step, {"train/loss": step / 8})
-    assert nowhere.close(0) == 4
+    assert nowhere.close(10) == 4
     tracking.resume(run_id, attempt=2)
     after = tracking.job_tracker(run_id, tmp_path)
     for step in (3, 4, 5):
@@ -186,7 +187,7 @@ def test_the_next_attempt_sends_what_the_last_one_kept_before_its_own(tracking, 
 def test_entries_of_a_run_that_mlflow_does_not_know_stay_and_are_named(tracking, nowhere, tmp_path, caplog):
     unknown = "3" * 32
     nowhere.job_tracker(unknown, tmp_path).metrics(1, {"train/loss": 1.0})
-    nowhere.close(0)
+    nowhere.close(10)
     assert tracking.replay(tmp_path) == 1
     assert f"{tmp_path / unknown}" in caplog.text
     assert "delete it" in caplog.text
@@ -231,7 +232,7 @@ def test_a_flush_returns_as_soon_as_an_attempt_has_failed():
     assert not sender.flush(outbox, seconds=60.0)  # the suite's limit would be hit by a few of these
     assert not sender.flush(outbox, seconds=60.0)
     assert outbox.calls == 2
-    sender.close()
+    sender.close(10)
 
 
 def test_one_run_that_fails_alone_is_asked_last():

@@ -38,10 +38,9 @@ def job(store: JobStore, name: str):
     return next(row for row in store.jobs(SUBMISSION) if row.id == name)
 
 
-def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(tmp_path):
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    store = filled(url, 1)
-    desk = StoreDesk(url, SUBMISSION)
+def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(database):
+    store = filled(database, 1)
+    desk = StoreDesk(database, SUBMISSION)
     first = desk.lease("a", ())
     assert desk.fail("job0", first.attempt, "non-finite", "loss nan", 1) == "queued"
     assert desk.lease("a", ()) is None, "until the driver has opened a run"
@@ -52,8 +51,8 @@ def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(tmp_path):
     assert second.spec.id == "job0"
 
 
-def test_back_off_doubles_and_a_clock_that_went_back_does_not_keep_a_job_waiting():
-    store = filled("sqlite://", 1)
+def test_back_off_doubles_and_a_clock_that_went_back_does_not_keep_a_job_waiting(database):
+    store = filled(database, 1)
     for lanes, wait in enumerate([5.0, 10.0, 20.0]):
         now = 10_000.0 * (lanes + 1)
         store.lease(SUBMISSION, "a", now)
@@ -63,10 +62,9 @@ def test_back_off_doubles_and_a_clock_that_went_back_does_not_keep_a_job_waiting
     assert store.lease(SUBMISSION, "a", now - 5_000.0) is not None
 
 
-def test_the_clock_that_is_set_expires_no_lease(tmp_path):
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    store, wall, steady = filled(url, 1), [1e9], [50.0]
-    desk = StoreDesk(url, SUBMISSION, SteadyClock(lambda: wall[0], lambda: steady[0]))
+def test_the_clock_that_is_set_expires_no_lease(database):
+    store, wall, steady = filled(database, 1), [1e9], [50.0]
+    desk = StoreDesk(database, SUBMISSION, SteadyClock(lambda: wall[0], lambda: steady[0]))
     held = desk.lease("a", ())
     for jump in (7200.0, -90_000.0):
         wall[0] += jump
@@ -91,8 +89,8 @@ def test_two_dispatchers_on_one_database_never_hand_out_a_job_twice(database):
     assert sorted(leased) == sorted(f"job{n}" for n in range(24))
 
 
-def test_a_lane_that_starts_again_gives_back_what_it_held_and_only_that():
-    store = filled("sqlite://", 2)
+def test_a_lane_that_starts_again_gives_back_what_it_held_and_only_that(database):
+    store = filled(database, 2)
     store.lease(SUBMISSION, "a", now=0.0)
     store.lease(SUBMISSION, "b", now=0.0)
     store.lose(SUBMISSION, "a", now=1.0)
@@ -100,8 +98,8 @@ def test_a_lane_that_starts_again_gives_back_what_it_held_and_only_that():
     assert not store.finish(SUBMISSION, "job0", 1, "succeeded", now=2.0, version=1)
 
 
-def test_submitting_twice_keeps_states_and_learns_where_the_files_lie_now():
-    store = filled("sqlite://", 1)
+def test_submitting_twice_keeps_states_and_learns_where_the_files_lie_now(database):
+    store = filled(database, 1)
     row = store.lease(SUBMISSION, "a", now=0.0)
     store.finish(SUBMISSION, "job0", row.attempts, "succeeded", now=1.0, version=4)
     again = SubmissionRow(SUBMISSION, "pets", "toy-playground", "name: pets\n", 5, Resources(lanes=5), priority=9)
@@ -112,12 +110,11 @@ def test_submitting_twice_keeps_states_and_learns_where_the_files_lie_now():
     assert store.submission(SUBMISSION).lanes == 5
 
 
-def test_rows_outlive_the_process_and_are_found_by_a_beginning_or_a_name(tmp_path):
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    filled(url, 2)
-    filled(url, 1, "pets-0199999999")
-    filled(url, 1, "cups-0000000000")
-    store = JobStore(url)
+def test_rows_outlive_the_process_and_are_found_by_a_beginning_or_a_name(database):
+    filled(database, 2)
+    filled(database, 1, "pets-0199999999")
+    filled(database, 1, "cups-0000000000")
+    store = JobStore(database)
     assert store.submission("cups").id == "cups-0000000000"
     assert store.jobs("cups-0000000000")[0].spec == spec("job0", "cups-0000000000")
     with pytest.raises(NotFoundError, match=r"fits several: .*give more"):
@@ -186,11 +183,10 @@ def test_the_state_of_a_submission_follows_from_its_jobs(states, state):
     assert overall(states) == state
 
 
-def test_a_lane_gives_way_to_a_submission_that_is_driven_on_the_same_cluster_and_to_no_other(tmp_path):
-    url = f"sqlite:///{tmp_path / 'jobs.db'}"
-    store = filled(url, 3)
-    filled(url, 2, "late-0000000000")
-    desk = StoreDesk(url, SUBMISSION, lambda: 100.0)
+def test_a_lane_gives_way_to_a_submission_that_is_driven_on_the_same_cluster_and_to_no_other(database):
+    store = filled(database, 3)
+    filled(database, 2, "late-0000000000")
+    desk = StoreDesk(database, SUBMISSION, lambda: 100.0)
     desk.lease("a", ())
     desk.lease("b", ())
     assert not desk.gives_way(TENURE_SECONDS), "nobody drives the other"

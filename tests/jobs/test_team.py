@@ -18,7 +18,7 @@ from lorafleet.ports import NullTracker
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train import Cancelled, Crew, Order, follow
+from lorafleet_jobs.train import Cancelled, Crew, Follower, Order
 from lorafleet_jobs.train.pack import step_alone
 from lorafleet_jobs.train.team import Team
 from lorafleet_jobs.train.training import Training
@@ -72,7 +72,7 @@ def leave(rank, rendezvous, spec, out):
         if rank == 0:
             lead(spec, warm, team, out)
         else:
-            follow(spec, warm, team)
+            Follower(spec, warm, team).run()
     except (NonFiniteError, Cancelled) as problem:
         (out / f"{rank}.txt").write_text(type(problem).__name__)
     dist.destroy_process_group()

@@ -168,7 +168,7 @@ def train(tracking, run_id, spool, attempt, first, last, wire, course):
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=4, deadline=None, suppress_health_check=QUIET)
 @given(attempts=ATTEMPTS)
 def test_whatever_happens_the_curve_is_that_of_an_uninterrupted_run(
     server, direct, new_run, tmp_path_factory, attempts
@@ -199,7 +199,7 @@ def check_course(server, direct, new_run, folders, attempts):
     wire.state = "whole"
     for ghost in ghosts:
         ghost.close(10)
-    assert MlflowTracking(wire.uri, spool).replay(spool) == 0
+    assert drained(MlflowTracking(wire.uri, spool), spool)
     expected = list(range(1, reached + 1))
     for key in KEYS:
         history = direct.client.get_metric_history(run_id, key)
@@ -209,6 +209,15 @@ def check_course(server, direct, new_run, folders, attempts):
             assert [one.step for one in history] == expected
     check_pictures(server, run_id, [step for step in expected if step % 3 == 0])
     assert not any(spool.iterdir())
+
+
+def drained(tracking, spool):
+    """Replays until nothing waits: what was closed in mid-call may be at it still."""
+    for _ in range(120):
+        if tracking.replay(spool) == 0:
+            return True
+        time.sleep(0.5)
+    return False
 
 
 def check_pictures(server, run_id, expected):
@@ -305,14 +314,14 @@ def test_a_server_that_is_dead_for_a_minute_costs_no_step(server, direct, new_ru
             server.stop()
             died.set()
             threading.Timer(60.0, server.start).start()
-        if died.is_set() and step % 20 == 0:
+        if died.is_set() and step % 4 == 0:
             time.sleep(1.0)  # toy steps are short; a minute must pass within the training
 
-    train_through(tracking, server, warm, photos, runs, tmp_path, 1500, outage)
+    train_through(tracking, server, warm, photos, runs, tmp_path, 300, outage)
     for run_id in runs:
         assert tracking.job_tracker(run_id).flush(90)
         tracking.finish(run_id, "FINISHED")
-    check_curves(direct, server, runs, 1500)
+    check_curves(direct, server, runs, 300)
     assert not any((tmp_path / "spool").iterdir())
 
 

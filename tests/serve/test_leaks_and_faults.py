@@ -1,6 +1,7 @@
 """Trouble with one adapter, one row or one step stays there: everybody else's pixels are as without it."""
 
 import shutil
+import threading
 import time
 
 import numpy as np
@@ -61,28 +62,39 @@ def near(one, other):
     return one.size == other.size and np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= BAR
 
 
-def test_an_adapter_that_is_replaced_while_its_rows_run(engine, bundle):
+@pytest.fixture
+def gate(playground):
+    """An event; while it is not set, steps stand still."""
+    opened = threading.Event()
+    opened.set()
+    handle = playground.model.loaded.unet.register_forward_pre_hook(lambda *_: None if opened.wait(60) else ())
+    yield opened
+    opened.set()
+    handle.remove()
+
+
+def test_an_adapter_that_is_replaced_while_its_rows_run(engine, bundle, gate):
     use = bundle("rex", 0.1)
-    old = image(engine, asked(use, steps=40))
-    running = engine.submit(asked(use, steps=40))
-    before = engine.stats().steps
-    until(lambda: engine.stats().steps > before + 2)
+    old = image(engine, asked(use))
+    gate.clear()
+    running = engine.submit(asked(use))
+    until(lambda: engine.stats().rows_running == 1)
     use = bundle("rex", 0.15)
-    fresh = engine.submit(asked(use, steps=40))
-    until(lambda: engine.stats().rows_running == 2)
-    assert not running.done()
+    fresh = engine.submit(asked(use))
+    until(lambda: engine.stats().slot_misses == 2)
+    gate.set()
     assert near(running.result(60).image, old)
     new = fresh.result(60).image
-    assert near(new, image(engine.remake(), asked(use, steps=40)))
+    assert near(new, image(engine.remake(), asked(use)))
     assert not near(old, new)
 
 
-def test_an_adapter_that_can_no_longer_be_loaded_while_its_rows_run(engine, bundle):
+def test_an_adapter_that_can_no_longer_be_loaded_while_its_rows_run(engine, bundle, gate):
     use = bundle("rex")
-    alone = image(engine, asked(use, steps=40))
-    running = engine.submit(asked(use, steps=40))
-    before = engine.stats().steps
-    until(lambda: engine.stats().steps > before + 2)
+    alone = image(engine, asked(use))
+    gate.clear()
+    running = engine.submit(asked(use))
+    until(lambda: engine.stats().rows_running == 1)
     weights = use.adapter.path / "pytorch_lora_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     (use.adapter.path / "adapter.json").touch()
@@ -91,7 +103,7 @@ def test_an_adapter_that_can_no_longer_be_loaded_while_its_rows_run(engine, bund
     shutil.rmtree(use.adapter.path)
     with pytest.raises(BundleError, match="no readable"):
         engine.submit(asked(use)).result(60)
-    assert not running.done()
+    gate.set()
     assert near(running.result(60).image, alone)
 
 
@@ -114,18 +126,21 @@ def test_adapters_come_and_go_through_one_slot(engine, bundle):
         tight.submit(GenerateRequest("two", 1, adapters=tuple(uses[:2]), steps=1)).result(60)
 
 
-def test_a_waiting_request_can_be_cancelled_and_the_next_goes_on(engine, bundle):
+def test_a_waiting_request_can_be_cancelled_and_the_next_goes_on(engine, bundle, gate):
     use, other = bundle("a"), bundle("b")
     image(engine, asked(use, steps=1))
     tight = engine.remake(slot_bytes=engine.stats().slot_bytes)
-    running = tight.submit(asked(use, steps=60))
+    gate.clear()
+    running = tight.submit(asked(use, steps=30))
+    until(lambda: tight.stats().rows_running == 1)
     waiting = tight.submit(asked(other))
+    until(lambda: len(tight.adapters_held()) == 2)  # the other is loaded, and no slot is free
     after = tight.submit(asked(use, steps=2))
-    until(lambda: tight.stats().steps > 2)
-    assert not after.done()  # behind the one that waits for a slot
     waiting.cancel()
+    gate.set()
     after.result(60)
     assert not running.done()
+    assert tight.stats().slot_misses == 1
 
 
 def test_a_poisoned_adapter_fails_alone_and_its_seat_is_clean_for_the_next(engine, bundle):

@@ -21,12 +21,13 @@ def steps(budget, machine, costs, count, shape="s"):
     return taken
 
 
+@settings(deadline=None)
 @given(costs)
 def test_without_a_limit_everyone_steps(costs):
     assert StepBudget().choose("s", costs) == len(costs)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(costs, st.floats(1, 20), st.floats(0.1, 10), st.floats(1, 200))
 def test_the_batch_grows_to_what_the_limit_holds_and_no_further(costs, fixed, each, limit):
     def machine(rows):
@@ -43,6 +44,7 @@ def test_the_batch_grows_to_what_the_limit_holds_and_no_further(costs, fixed, ea
     assert len(over) <= 1
 
 
+@settings(deadline=None)
 @given(costs, st.lists(st.floats(0, 1e6), max_size=30), st.floats(0, 100))
 def test_somebody_always_steps(costs, times, limit):
     budget = StepBudget(limit)
@@ -79,6 +81,7 @@ def test_too_many_for_memory_are_halved_and_stay_so(limit):
     assert budget.choose("other", [2]) == 1
 
 
+@settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=60))
 def test_no_shape_waits_longer_than_a_round(present):
     turns, waited = Turns[int](), {}

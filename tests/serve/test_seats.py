@@ -19,7 +19,7 @@ LAYOUT = Layout.of(SHAPES)
 kinds = st.dictionaries(st.integers(0, 20), st.integers(0, 3), max_size=10)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(kinds, min_size=1, max_size=8))
 def test_rows_sit_by_kind_and_stay_where_they_can(history):
     before, kept = [], {}

@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
 
 
 TestSlots = Machine.TestCase
-TestSlots.settings = settings(max_examples=100, stateful_step_count=40)
+TestSlots.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
 LAYOUT = Layout.of({"a.to_q": (6, 4), "a.to_k": (6, 4), "b.to_q": (4, 8), "b.ff": (8, 4)})
 

@@ -199,6 +199,7 @@ def test_alone_equals_stock_diffusers(engine, folders, solo, stock):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_much_traffic(engine, folders, solo, stock):
     @profile(40)
     @given(arrivals(engine, folders, 30, 12))
@@ -227,7 +228,7 @@ def many_requests(engine, folders, count):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
 def test_the_base_is_the_same_to_the_bit_after_many_requests(engine, folders, count):
     base = [GenerateRequest("a photo of a dog", i, steps=4, guidance_scale=g) for i, g in enumerate((None, 1.0))]
     before = [engine.submit(request).result(60).image.tobytes() for request in base]

@@ -80,7 +80,18 @@ def lora_file(learned: Learned, card: AdapterCard) -> bytes:
     given |= {f"{part}_lora_adapter_metadata": config for part, config in configs.items()}
     with tempfile.TemporaryDirectory() as folder:
         StableDiffusionXLPipeline.save_lora_weights(folder, **given)
-        return (Path(folder) / WEIGHTS).read_bytes()
+        return in_order((Path(folder) / WEIGHTS).read_bytes())
+
+
+def in_order(data: bytes) -> bytes:
+    """A safetensors file with its header sorted, so that the same job gives the same bytes.
+
+    The library writes metadata in an order of chance.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors start at a multiple of eight bytes
+    return len(header).to_bytes(8, "little") + header + data[8 + size :]
 
 
 def _layers(part: str, low: LowRank) -> dict[str, torch.Tensor]:

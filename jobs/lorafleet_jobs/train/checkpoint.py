@@ -54,11 +54,12 @@ def save_checkpoint(folder: Path, training: Training, step: int, losses: Sequenc
 def resume(folder: Path, training: Training) -> tuple[int, list[float]]:
     """Puts the newest sound checkpoint of this very job into a fresh training; returns its step and losses so far.
 
-    (0, []) if there is none. A damaged one is passed over for the one before it.
+    (0, []) if there is none. One that is damaged, or that this training cannot have written, is passed over for the
+    one before it.
     """
     for path in reversed(_written(folder)):
         found = _read(path, training.spec.id)
-        if found is not None:
+        if found is not None and _fits(found[1], training):
             step, state = found
             _restore(training, state, step)
             return step, state["losses"]
@@ -84,6 +85,20 @@ def _restore(training: Training, state: Mapping[str, Any], step: int) -> None:
     if training.average is not None:
         training.average.restore(state["average"], training.warm.device)
     training.begin(step)  # what was frozen by then is frozen
+
+
+def _fits(state: Mapping[str, Any], training: Training) -> bool:
+    """Whether it is of this training's making: the same parts and shapes, and numbers. Another release's may not be."""
+    fresh = _state(training)
+    if state.keys() != fresh.keys() | {"losses"}:
+        return False
+    learned = state["learned"]
+    return (
+        [tensor.shape for tensor in learned] == [tensor.shape for tensor in fresh["learned"]]
+        and all(bool(tensor.isfinite().all()) for tensor in learned)
+        and len(state["optimizer"]["param_groups"]) == len(fresh["optimizer"]["param_groups"])
+        and (state["average"] is None) == (fresh["average"] is None)
+    )
 
 
 def _written(folder: Path) -> list[Path]:

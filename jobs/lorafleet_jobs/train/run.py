@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image
 
@@ -35,6 +36,7 @@ FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError)
 CHECKPOINT_SECONDS = 60.0
 """What an interruption can cost of a job; writing one takes a fraction of a second."""
 OnStep = Callable[[int, float], None]
+Doing = Literal["preview", "checkpoint", "bundle"]
 
 
 class Cancelled(Exception):  # noqa: N818  a wish, not an error
@@ -57,9 +59,11 @@ class Order:
     contest: Contest = field(default_factory=NoContest)
     """Compares the job with others on the way, and may end it."""
     team: Alone = field(default_factory=Alone)
-    """The job's workers; the first one has an order, the others `follow`."""
+    """The job's workers; the first one has an order, the others are each a `Follower`."""
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
     """How often it is kept."""
+    doing: Callable[[Doing], None] = lambda _: None
+    """Told what takes longer than a step, when it begins."""
 
 
 class JobRun:
@@ -87,6 +91,7 @@ class JobRun:
         contest, tracker, pictures = self.order.contest, self.order.tracker, list[Image.Image]()
         compared = contest.is_due(self.step)
         if self.validator.is_due(self.step) or (compared and contest.looks):
+            self.order.doing("preview")
             with self.training.published():
                 pictures = self.validator.log(tracker, self.step)
         if compared:
@@ -97,6 +102,7 @@ class JobRun:
     def save(self) -> None:
         """Keeps the job as it is now, if it is kept half-way at all. Raises OSError."""
         if self.order.checkpoints is not None:
+            self.order.doing("checkpoint")
             save_checkpoint(self.order.checkpoints, self.training, self.step, self.progress.losses)
         self.saved = time.monotonic()
 
@@ -108,6 +114,7 @@ class JobRun:
     def bundle(self) -> Bundle:
         """Writes what was learned, whole or not at all."""
         spec, training = self.order.spec, self.training
+        self.order.doing("bundle")
         with training.published():
             made = publishable(
                 spec, training.warm, training.learned, self.validator, self.progress.summary(), self.order.run_id,
@@ -179,21 +186,24 @@ def _end(run: JobRun, loss: Outcome | Exception) -> Bundle | Exception | None:
         return problem
 
 
-def follow(
-    spec: JobSpec, warm: LoadedBase, team: Alone, checkpoints: Path | None = None, cache: Path | None = None
-) -> None:
-    """A further worker's part in a job: every step with the others, and nothing else; ends when the job does.
+class Follower:
+    """A further worker's part in a job: every step with the others, and nothing else."""
 
-    Raises DataError, or NonFiniteError if the job or another worker failed.
-    """
-    try:
-        training = Training.prepare(spec, warm, cache, team)
-        step = 0 if checkpoints is None else resume(checkpoints, training)[0]
-        while step < spec.steps:
-            step += 1
-            step_alone(training, step)
-    finally:
-        warm.clear()
+    def __init__(
+        self, spec: JobSpec, warm: LoadedBase, team: Alone, checkpoints: Path | None = None, cache: Path | None = None
+    ) -> None:
+        """Stands where the first worker does before it begins. Raises DataError."""
+        self.training = Training.prepare(spec, warm, cache, team)
+        self.step = 0 if checkpoints is None else resume(checkpoints, self.training)[0]
+
+    def run(self) -> None:
+        """Ends when the job does. Raises DataError, or NonFiniteError if the job or another worker failed."""
+        try:
+            while self.step < self.training.spec.steps:
+                self.step += 1
+                step_alone(self.training, self.step)
+        finally:
+            self.training.warm.clear()
 
 
 def train_job(

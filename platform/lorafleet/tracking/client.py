@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdou
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from lorafleet.errors import UnreachableError
 
@@ -33,12 +35,20 @@ REFUSED = frozenset({ABSENT, PRESENT, "INVALID_PARAMETER_VALUE", "INVALID_STATE"
 
 
 def connect(uri: str) -> Any:
-    """A client for tracking and registry at `uri` that says nothing on stderr; a missing database is created."""
+    """A client for tracking and registry at `uri` that says nothing on stderr; a missing database is created.
+
+    Raises UnreachableError if the database cannot be opened.
+    """
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if (database := sqlite_file(uri)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
-    return MlflowClient(uri, registry_uri=uri)
+    try:
+        if database is not None:
+            sqlite3.connect(database).close()  # MLflow itself would go on trying for minutes
+        return MlflowClient(uri, registry_uri=uri)
+    except (sqlite3.Error, SQLAlchemyError) as problem:
+        raise UnreachableError(_advice(uri, problem)) from None
 
 
 def sqlite_file(uri: str) -> Path | None:

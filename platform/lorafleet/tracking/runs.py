@@ -6,11 +6,13 @@ Experiment = manifest name. Knows which runs there are and how they stand; numbe
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from mlflow.entities import Param, RunTag
@@ -30,6 +32,8 @@ from lorafleet.tracking.tracker import FLUSH_SECONDS, MlflowJobTracker
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 OPEN = ("RUNNING", "SCHEDULED")
 PARENT = "mlflow.parentRunId"
+HOME = "lorafleet.home"
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 VERSION = "adapter_version"
 PAGE = 1000
 RESUME_SECONDS = 1.0
@@ -69,9 +73,8 @@ class MlflowTracking:
     def start_submission(self, name: str, submission: str, params: Mapping[str, str], manifest_yaml: str) -> str:
         """Opens the parent run in the experiment `name`, with the manifest as an artifact; returns its run id."""
         with reaching(self.uri):
-            tags = {"submission": submission, "mlflow.source.name": "lorafleet"}
-            run = self.client.create_run(self._experiment(name), run_name=f"{name} {submission[:8]}", tags=tags)
-            parent: str = run.info.run_id
+            mine = {"submission": submission, HOME: f"{socket.gethostname()}:{self.artifact_root.resolve()}"}
+            parent = self._opened(self._experiment(name), f"{name} {submission[:8]}", mine)
             self.client.log_batch(parent, params=[Param(key, value) for key, value in params.items()])
             self.client.log_text(parent, manifest_yaml, "manifest.yaml")
         return parent
@@ -81,12 +84,10 @@ class MlflowTracking:
         with reaching(self.uri):
             above = self._parent(parent)
             tags = {
-                PARENT: parent, "mlflow.source.name": "lorafleet",
-                "job_id": job.job_id, "subject": job.subject, "adapter": job.adapter,
+                "subject": job.subject, "adapter": job.adapter,
                 NOTE: child_note(above.experiment_id, parent, above.run_name, job.adapter),
             }  # fmt: skip
-            run = self.client.create_run(above.experiment_id, run_name=job.name, tags=tags)
-            child: str = run.info.run_id
+            child = self._opened(above.experiment_id, job.name, {"job_id": job.job_id, PARENT: parent}, tags)
             self.client.log_batch(child, params=[Param(key, value) for key, value in job.params.items()])
             self.client.log_inputs(child, [job.dataset])
             self.client.update_run(child, status="SCHEDULED")
@@ -184,7 +185,7 @@ class MlflowTracking:
             tracker.flush(max(0.0, deadline - time.monotonic()))
             tracker.close()
             left += tracker.waiting
-        self._sender.close()
+        self._sender.close(max(0.0, deadline - time.monotonic()))
         del self._sender  # whoever goes on gets a new one
         self._trackers.clear()
         return left
@@ -213,6 +214,17 @@ class MlflowTracking:
         """Registers a bundle that `log_bundle` uploaded and names it champion; once a job, however often called."""
         with reaching(self.uri):
             return registry.register(self.client, bundle, run_id)
+
+    def _opened(
+        self, experiment: str, name: str, mine: Mapping[str, str], tags: Mapping[str, str] = NO_TAGS
+    ) -> str:  # fmt: skip
+        """A new run; or the one of this name, with the tags `mine`, that a driver opened and died before it said so."""
+        key, value = next(iter(mine.items()))
+        for run in self.client.search_runs([experiment], f"tags.`{key}` = '{value}'", max_results=PAGE):
+            if run.info.status in OPEN and run.info.run_name == name and mine.items() <= run.data.tags.items():
+                return str(run.info.run_id)
+        tags = {"mlflow.source.name": "lorafleet", **mine, **tags}
+        return str(self.client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:

@@ -71,11 +71,13 @@ class Sender:
         with self._changed:
             self._outboxes = [one for one in self._outboxes if one is not outbox]
 
-    def close(self) -> None:
-        """Sends nothing more. A call under way is not waited for."""
+    def close(self, seconds: float) -> None:
+        """Sends nothing more; a call under way has `seconds` to end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(seconds)
 
     def _start(self, outbox: Outbox) -> None:
         if not any(one is outbox for one in self._outboxes):
