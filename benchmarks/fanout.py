@@ -1,8 +1,9 @@
-"""What the fan-out costs: how much of the time from the first lease to the last end the lanes' devices train.
+"""What the fan-out costs: how much of the time from the first lease to the last end the lanes' devices are busy.
 
     ./dev bench fanout [--jobs 8] [--steps 160] [--lanes 2] [--pack 1]
 
-Jobs of some twenty seconds on the toy base, one thread a lane, through `lorafleet submit`. The shares are of the run's
+Jobs of some twenty seconds on the toy base, one thread a lane, through `lorafleet submit`. A device is busy while it
+trains, and while it samples preview pictures; it waits for everything else. The shares are of the run's
 own records: the job rows say when the first job was leased and the last one ended, the lanes' spans what they did in
 between. Prints a table and writes `benchmarks/results/fanout.json`.
 """
@@ -31,6 +32,7 @@ from lorafleet_jobs.spans import read_spans
 
 RESULT = Path(__file__).parent / "results" / "fanout.json"
 TARGET = 0.85
+BUSY = ("train", "preview")
 KINDS = ("train", "load", "start", "preview", "checkpoint", "bundle", "publish", "wait")
 
 
@@ -41,7 +43,9 @@ class LaneTime:
     lane: str
     seconds: float
     shares: dict[str, float]
-    """Of that time, by kind; `gone` is what no span covers."""
+    """Of that time, by kind; `gone` is what no span covers: this lane had nothing left to do."""
+    busy: float
+    """The share in which its device was."""
 
 
 def lane_times(done: Submission, home: Home) -> list[LaneTime]:
@@ -55,7 +59,8 @@ def lane_times(done: Submission, home: Home) -> list[LaneTime]:
             spent[span.kind] += max(0.0, min(span.end, last) - max(span.start, first))
         shares = {kind: round(spent[kind] / (last - first), 4) for kind in KINDS}
         shares["gone"] = round(1 - sum(shares.values()), 4)
-        times.append(LaneTime(path.stem.rpartition("-")[2], round(last - first, 1), shares))
+        busy = round(sum(shares[kind] for kind in BUSY), 4)
+        times.append(LaneTime(path.stem.rpartition("-")[2], round(last - first, 1), shares, busy))
     return times
 
 
@@ -83,7 +88,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> tuple[Submission, Home]:
 
 
 def main() -> int:
-    """Runs, prints, writes; 1 if a lane's device trained less than it should."""
+    """Runs, prints, writes; 1 if a lane's device was busy less than it should be."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base", default="toy-sdxl")
     parser.add_argument("--jobs", type=int, default=8)
@@ -92,24 +97,25 @@ def main() -> int:
     parser.add_argument("--pack", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
+    before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="fanout-") as folder:
         done, home = run(Path(folder), arguments)
         times = lane_times(done, home)
-    trained = sum(time.shares["train"] * time.seconds for time in times)
+    each = sum(time.shares["train"] * time.seconds for time in times) / len(done.jobs)
+    loads = [round(load, 1) for load in (before, os.getloadavg()[0])]
     for time in times:
-        rest = ", ".join(f"{kind} {share:.1%}" for kind, share in time.shares.items() if kind != "train" and share > 0)
-        print(f"lane {time.lane}: {time.seconds:.0f} s, trains {time.shares['train']:.1%}; {rest}")
-    print(f"{len(done.jobs)} jobs of {trained / len(done.jobs):.1f} s on {len(times)} lanes, load before {load:.1f}")
+        shares = ", ".join(f"{kind} {share:.1%}" for kind, share in time.shares.items() if share > 0)
+        print(f"lane {time.lane}: {time.seconds:.0f} s, busy {time.busy:.1%}: {shares}")
+    print(f"{len(done.jobs)} jobs of {each:.1f} s; the machine's load before and after: {loads}")
     result = {
         "what": "share of the time from the first lease to the last end, by what a lane did",
-        "date": datetime.date.today().isoformat(), "machine": describe_machine(), "load_before": round(load, 2),
+        "date": datetime.date.today().isoformat(), "machine": describe_machine(), "load_before_and_after": loads,
         "base": arguments.base, "jobs": arguments.jobs, "steps": arguments.steps, "pack": arguments.pack,
-        "seconds_of_training_a_job": round(trained / len(done.jobs), 2), "lanes": [asdict(time) for time in times],
+        "seconds_of_training_a_job": round(each, 2), "lanes": [asdict(time) for time in times],
     }  # fmt: skip
     arguments.out.parent.mkdir(exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-    return 0 if min(time.shares["train"] for time in times) >= TARGET else 1
+    return 0 if min(time.busy for time in times) >= TARGET else 1
 
 
 if __name__ == "__main__":

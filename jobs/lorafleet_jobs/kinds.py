@@ -26,11 +26,12 @@ KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (MemoryError, "memory"),
     (torch.OutOfMemoryError, "memory"),
     (torch.AcceleratorError, "lost"),
+    (torch.distributed.DistError, "lost"),
 )
 ALLOCATORS = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 """What torch's allocators say in a plain RuntimeError."""
-DEVICE = ("CUDA error", "CUDNN_STATUS", "NCCL error")
-"""After these the process is of no more use."""
+DEVICE = ("CUDA error", "CUDNN_STATUS", "NCCL error", "/gloo/")
+"""After these the process is of no more use: its device failed, or another worker of its job is gone."""
 
 
 def classify(problem: Exception) -> Kind:
@@ -52,6 +53,6 @@ def classify(problem: Exception) -> Kind:
 REMEDIES: dict[Kind, str] = {
     "memory": "does not fit in memory even alone: set gradient_checkpointing, or a smaller batch_size or resolution",
     "storage": "make room on the disk or the folder writable, then retry",
-    "lost": "the device failed; see whether it is healthy",
+    "lost": "the device, or another worker of the job, failed; see whether it is healthy",
 }
 """What is added to a reason that is not our own."""

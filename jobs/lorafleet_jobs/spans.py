@@ -2,8 +2,8 @@
 
     {"kind": "train", "start": 1732190000.1, "end": 1732190017.9}
 
-The kinds: `load` a base; `start` a job: its images, their latents, what the base makes of the prompts; `train`;
-`preview` pictures; `checkpoint`; `bundle`, with the last pictures; `publish`; `wait` for work.
+The kinds: `load` a base; `start` a job: its images and their latents; `train`; `preview` pictures, of the base at first
+and of the adapter on the way and at the end; `checkpoint`; `bundle`; `publish`; `wait` for work.
 """
 
 from __future__ import annotations

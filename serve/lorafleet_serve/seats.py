@@ -11,7 +11,7 @@ their seat keep their factors where they are; only who moved is written anew, fr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -25,6 +25,8 @@ from lorafleet_serve.rows import Row
 Shape = tuple[int, int, int, int]
 """Of a batch: latent height and width, tokens of the context, and the rank where that is fixed."""
 Spans = tuple[tuple[slice, dict[str, Stacked]], ...]
+Mark = tuple[int, tuple[slice, ...], tuple[slice, ...]]
+"""Where in a seat one plain LoRA was written: ranks up to this, and these columns of A and of B."""
 
 
 class Seating(Protocol):
@@ -189,6 +191,8 @@ class _Factors:
     A: Tensor
     B: Tensor
     gain: Tensor
+    marks: dict[int, Mark | None] = field(default_factory=dict)
+    """By seat that was written; None where it is not one plain LoRA that sits there."""
 
     @classmethod
     def zeros(cls, layout: Layout, seats: int, rank: int, device: torch.device, dtype: torch.dtype) -> _Factors:
@@ -199,9 +203,7 @@ class _Factors:
     def write(self, seat: int, row: Row) -> None:
         """Seats one row's adapters: ranks side by side, each gain on all that came before it, as `factors.stack`."""
         A, B, gain = self.A[seat], self.B[seat], self.gain[seat]
-        A.zero_()
-        B.zero_()
-        gain.fill_(1)
+        self._clear(seat, _mark(row))
         start = 0
         for adapter, scale in row.worn:
             a, b, g = adapter.factors.parts(scale)
@@ -215,6 +217,21 @@ class _Factors:
             scatter(B[ranks], adapter.B_runs, b.mT)
             start = ranks.stop
 
+    def _clear(self, seat: int, mark: Mark | None) -> None:
+        """Takes away what sits there and will not be written over: mostly a few ranks or nothing, else all."""
+        fresh, before = seat not in self.marks, self.marks.get(seat)
+        self.marks[seat] = mark
+        if fresh:
+            return
+        if mark is None or before is None or before[1:] != mark[1:]:
+            self.A[seat].zero_()
+            self.B[seat].zero_()
+            self.gain[seat].fill_(1)
+            return
+        for wide, runs in zip((self.A[seat], self.B[seat]), mark[1:], strict=True):
+            for run in runs:
+                wide[mark[0] : before[0], run].zero_()
+
     def stacked(self, layout: Layout, names: frozenset[str], seats: slice, gains: bool) -> dict[str, Stacked]:
         """Views of some layers of some seats."""
         A, B, gain = self.A[seats], self.B[seats], self.gain[seats]
@@ -222,6 +239,13 @@ class _Factors:
             name: Stacked(A[..., layout.A[name]], B[..., layout.B[name]].mT, gain[:, layout.B[name]] if gains else None)
             for name in names
         }
+
+
+def _mark(row: Row) -> Mark | None:
+    if len(row.worn) != 1 or row.worn[0][0].factors.m is not None:
+        return None
+    adapter, _ = row.worn[0]
+    return adapter.rank, adapter.A_runs, adapter.B_runs
 
 
 def _nothing(like: Conditioning) -> Conditioning:

@@ -3,5 +3,6 @@
 
 def pytest_addoption(parser):
     group = parser.getgroup("chaos")
+    group.addoption("--chaos", action="store_true", help="do it")
     group.addoption("--kills", type=int, default=200, help="SIGKILLs in all")
     group.addoption("--postgres", action="store_true", help="keep the job rows in PostgreSQL")

@@ -169,6 +169,14 @@ def test_a_killed_process_loses_nothing_that_it_said_in_an_outage(tracking, run_
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("torn", [b"", b'{"step": 3, "valu'])
+def test_what_a_killed_process_had_sent_completely_leaves_no_folder(tracking, run_id, tmp_path, torn):
+    (tmp_path / run_id).mkdir()
+    (tmp_path / run_id / f"{1:020d}-dead.jsonl").write_bytes(torn)
+    assert tracking.replay(tmp_path) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_next_attempt_sends_what_the_last_one_kept_before_its_own(tracking, nowhere, run_id, tmp_path):
     before = nowhere.job_tracker(run_id, tmp_path)
     for step in (1, 2, 3, 4):

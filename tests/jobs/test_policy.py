@@ -102,6 +102,8 @@ def test_only_what_stays_done_is_an_advance():
         (NonFiniteError("loss nan"), "non-finite"),
         (torch.AcceleratorError("CUDA error: device-side assert triggered"), "lost"),
         (RuntimeError("CUDA error: an illegal memory access"), "lost"),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"), "lost"),
+        (torch.distributed.DistBackendError("NCCL timed out"), "lost"),
         (UnreachableError("MLflow does not answer"), "publish"),
         (OSError(errno.ENOSPC, "No space left on device"), "storage"),
         (PermissionError(errno.EACCES, "Permission denied"), "storage"),

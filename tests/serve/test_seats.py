@@ -49,6 +49,7 @@ def adapter(seed, rank, names, dora=False):
 QUERY = ("block.0.to_q", "block.1.to_q")
 ADAPTERS = {
     "attention": adapter(1, 2, QUERY),
+    "lower": adapter(5, 1, QUERY),
     "all": adapter(2, 5, tuple(SHAPES)),
     "dora": adapter(3, 3, tuple(SHAPES)[1:], dora=True),
     "one": adapter(4, 1, ("proj",), dora=True),
@@ -135,6 +136,16 @@ def test_who_keeps_a_seat_is_not_written_again():
     assert seats.written == 6
     seats.batch([*rows[:1], *rows[2:], row(9, [("dora", 1.0)]), row(10)])  # a base row sits behind them
     assert seats.written == 6
+
+
+@pytest.mark.parametrize("after", ["lower", "all", "dora"])
+@pytest.mark.parametrize("before", ["attention", "dora"])
+def test_nothing_is_left_of_who_sat_there_before(before, after):
+    seats, stays = Seats(LAYOUT, Snug(), torch.device("cpu"), torch.float32), [("all", 1.0)]
+    seats.batch([row(1, [(before, 1.0)]), row(2, stays)])
+    together = [(row(3, [(after, 1.0)]), [(after, 1.0)]), (row(2, stays), stays)]
+    check(seats.batch([one for one, _ in together]), together)
+    assert seats.written == 3
 
 
 @pytest.mark.parametrize("count", [1, 3])

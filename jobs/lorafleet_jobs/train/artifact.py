@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionXLPipeline
 from peft import LoraConfig
+from PIL import Image
 from safetensors.torch import save
 
 from lorafleet import __version__
@@ -20,14 +21,13 @@ from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import Learned, LowRank
 from lorafleet_jobs.train.modelcard import model_card
 from lorafleet_jobs.train.prompts import triggers_of
-from lorafleet_jobs.train.validate import Validator
 
 
 def publishable(
     spec: JobSpec,
     loaded: LoadedBase,
     learned: Learned,
-    validator: Validator,
+    preview: Image.Image,
     metrics: dict[str, float],
     run_id: str | None,
     out: Path,
@@ -61,9 +61,9 @@ def publishable(
     if learned.vectors is not None:
         one, two = (vectors.detach().cpu().contiguous() for vectors in learned.vectors)
         files[EMBEDDINGS] = save({"clip_l": one, "clip_g": two})
-    preview = io.BytesIO()
-    validator.preview().save(preview, "PNG")
-    files[PREVIEW] = preview.getvalue()
+    png = io.BytesIO()
+    preview.save(png, "PNG")
+    files[PREVIEW] = png.getvalue()
     files[README] = model_card(card, loaded.base).encode()
     return write_bundle(out, card, files)
 

@@ -82,6 +82,7 @@ class JobRun:
         self.step, self.progress.losses = (0, []) if folder is None else resume(folder, self.training)
         self.saved = time.monotonic()
         if self.step == 0:
+            order.doing("preview")
             self.validator.log_base(order.tracker)
 
     def after(self, loss: float) -> None:
@@ -114,10 +115,12 @@ class JobRun:
     def bundle(self) -> Bundle:
         """Writes what was learned, whole or not at all."""
         spec, training = self.order.spec, self.training
-        self.order.doing("bundle")
         with training.published():
+            self.order.doing("preview")
+            preview = self.validator.preview()
+            self.order.doing("bundle")
             made = publishable(
-                spec, training.warm, training.learned, self.validator, self.progress.summary(), self.order.run_id,
+                spec, training.warm, training.learned, preview, self.progress.summary(), self.order.run_id,
                 self.order.out,
             )  # fmt: skip
         if self.order.checkpoints is not None:

@@ -75,8 +75,7 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.name = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
-        self._file = (folder / (self.name + ENDING)).open("ab", buffering=0)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._file = _create(folder / (self.name + ENDING))
         self._adopted: list[IO[bytes]] = []
 
     def keep(self, entry: Numbers | Picture) -> Numbers | Picture:
@@ -113,9 +112,14 @@ class Journal:
         """What processes left that began earlier and have ended, oldest first; it is this process's from now on."""
         found: list[Numbers | Picture] = []
         for path in self._older():
-            if (file := _take(path)) is not None:
+            if (file := _take(path)) is None:
+                continue
+            if entries := _read(file, self.folder):
                 self._adopted.append(file)
-                found += _read(file, self.folder)
+                found += entries
+            else:  # all had arrived when its process was killed
+                path.unlink(missing_ok=True)
+                file.close()
         return found
 
     def overheard(self) -> list[Numbers | Picture]:
@@ -170,6 +174,16 @@ class Journal:
 def left_in(folder: Path) -> int:
     """How many entries lie in a run's folder, whoever holds them."""
     return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{ENDING}"))
+
+
+def _create(path: Path) -> IO[bytes]:
+    """A new journal, locked; made again if somebody took it for a dead process's before it was locked."""
+    while True:
+        file = path.open("ab", buffering=0)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def _take(path: Path) -> IO[bytes] | None:
