@@ -1,6 +1,6 @@
 """What the fan-out costs: how much of the time from the first lease to the last end the lanes' devices are busy.
 
-    ./dev bench fanout [--jobs 8] [--steps 160] [--lanes 2] [--pack 1]
+    ./dev bench fanout [--jobs 8] [--steps 190] [--lanes 2] [--pack 1]
 
 Jobs of some twenty seconds on the toy base, one thread a lane, through `lorafleet submit`. A device is busy while it
 trains, and while it samples preview pictures; it waits for everything else. The shares are of the run's
@@ -92,7 +92,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--base", default="toy-sdxl")
     parser.add_argument("--jobs", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=160)
+    parser.add_argument("--steps", type=int, default=190)
     parser.add_argument("--lanes", type=int, default=2)
     parser.add_argument("--pack", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -227,10 +227,10 @@ class _Factors:
             self.A[seat].zero_()
             self.B[seat].zero_()
             self.gain[seat].fill_(1)
-            return
-        for wide, runs in zip((self.A[seat], self.B[seat]), mark[1:], strict=True):
-            for run in runs:
-                wide[mark[0] : before[0], run].zero_()
+        elif mark[0] < before[0]:
+            for wide, runs in zip((self.A[seat], self.B[seat]), mark[1:], strict=True):
+                for run in runs:
+                    wide[mark[0] : before[0], run].zero_()
 
     def stacked(self, layout: Layout, names: frozenset[str], seats: slice, gains: bool) -> dict[str, Stacked]:
         """Views of some layers of some seats."""

@@ -13,11 +13,13 @@ from lorafleet.cli import build_app, run
 from lorafleet.config import Resources
 from lorafleet.errors import ManifestError
 from lorafleet.home import Home
+from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.cluster import Cluster, cluster
 from lorafleet_jobs.desk import LaneSetup, StoreDesk
 from lorafleet_jobs.estimate import Machine
 from lorafleet_jobs.fleet import fleet_of
 from lorafleet_jobs.intake import prepare
+from lorafleet_jobs.lane import Lane
 from lorafleet_jobs.mates import Mates, follow_lane
 from lorafleet_jobs.report import load_submission, open_store, store_url
 from lorafleet_jobs.submit import record, submit
@@ -129,6 +131,35 @@ def test_the_others_take_part_in_what_goes_ahead_and_in_nothing_else(tmp_path):
     setup = LaneSetup("a", tmp_path / "home", "", cpus=1, device="cpu")
     mp.spawn(worker, (tmp_path, setup, [gone, there]), nprocs=2)
     assert [(tmp_path / f"{rank}.done").exists() for rank in range(2)] == [True, True]
+
+
+class Cancelling(StoreDesk):
+    """Its user cancels the first job as soon as it has begun."""
+
+    def progress(self, job, attempt, step, loss):
+        if step and job == self._store.jobs(self._submission)[0].id:
+            self._store.cancel(self._submission, 0.0, job)
+        return super().progress(job, attempt, step, loss)
+
+
+def member(rank, folder, setup, database, submission):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    if rank:
+        follow_lane(setup)
+    else:
+        tracking = MlflowTracking(setup.tracking_uri, setup.home / "artifacts")
+        assert Lane(setup, Cancelling(database, submission, workers=2), tracking, mates=Mates()).run() == "drained"
+    dist.destroy_process_group()
+
+
+def test_a_cancelled_job_lets_all_workers_go_on_to_the_next(tmp_path, home):
+    prepared = prepare(manifest_in(tmp_path, 2))
+    record(prepared, home)
+    setup = LaneSetup("a", home.root, home.tracking_uri, cpus=1, device="cpu")
+    mp.spawn(member, (tmp_path, setup, store_url(home), prepared.plan.submission), nprocs=2)
+    jobs = load_submission(home, prepared.plan.submission).jobs
+    assert [job.state for job in jobs] == ["cancelled", "succeeded"]
 
 
 # ---- the whole, on a real Ray

@@ -26,6 +26,7 @@ class Validator:
         self.spec, self.loaded, self.prompts, self.learned = spec, loaded, prompts, learned
         self.texts = validation_texts(spec)
         self._base_pictures: dict[str, Image.Image] = {}
+        self._last: list[Image.Image] | None = None  # of the last step, for the preview shows them again
         self.table = sampler_table(loaded.base, None, spec.validation.steps or loaded.base.default_steps)
 
     def is_due(self, step: int) -> bool:
@@ -43,11 +44,16 @@ class Validator:
         pictures = [self.picture(text, 1.0) for text in self.texts]
         for i, picture in enumerate(pictures):
             tracker.image(f"val/p{i:02d}", step, picture)
+        self._last = pictures if step == self.spec.steps else None
         return pictures
 
     def preview(self) -> Image.Image:
         """One row a prompt: base | adapter at scale 0 | adapter."""
-        rows = [[self.base_picture(text), self.picture(text, 0.0), self.picture(text, 1.0)] for text in self.texts]
+        adapted = self._last or [self.picture(text, 1.0) for text in self.texts]
+        rows = [
+            [self.base_picture(text), self.picture(text, 0.0), picture]
+            for text, picture in zip(self.texts, adapted, strict=True)
+        ]
         width, height = rows[0][0].size
         sheet = Image.new("RGB", (3 * width + 2 * 4, len(rows) * (height + 4) - 4), "white")
         for y, row in enumerate(rows):
