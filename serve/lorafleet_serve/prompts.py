@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from lorafleet.adapters import Adapter
+from lorafleet.errors import RequestError
 from lorafleet.numerics.chunks import Weighted
 from lorafleet.numerics.text import Piece, Vectors, split_prompt
 from lorafleet_serve.emphasis import parse_emphasis
@@ -18,14 +19,19 @@ from lorafleet_serve.emphasis import parse_emphasis
 def trigger_table(adapters: Sequence[Adapter]) -> dict[str, Piece]:
     """What each trigger stands for, with token rows counted through all the request's adapters in order.
 
-    `<name>` works always; the bare abstraction (`TOK`) only where one adapter makes it unambiguous.
+    `<name>` works always; the bare abstraction (`TOK`) only where one adapter makes it unambiguous. Raises RequestError
+    if one trigger would stand for two adapters' tokens.
     """
     table: dict[str, Piece] = {}
     offset = 0
     for adapter in adapters:
         for trigger in adapter.triggers:
             piece: Piece = tuple(offset + row for row in trigger.tokens) if trigger.tokens else trigger.text
-            table[trigger.trigger] = piece
+            if table.setdefault(trigger.trigger, piece) != piece:
+                raise RequestError(
+                    f"trigger {trigger.trigger!r} stands for learned tokens of two adapters of this request; name one "
+                    "version of an adapter in a request"
+                )
             if len(adapters) == 1:
                 table[trigger.abstraction] = piece
         offset += 0 if adapter.vectors is None else len(adapter.vectors[0])

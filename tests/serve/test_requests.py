@@ -168,3 +168,10 @@ def test_no_size_waits_longer_than_there_are_sizes(turns):
         waiting = {size: waiting.get(size, 0) + 1 for size in sizes}
         waiting[chosen] = 0
         assert max(waiting.values()) <= 3
+
+
+def test_one_trigger_for_the_tokens_of_two_adapters_is_refused():
+    old = host("dog", 2, Trigger(trigger="<dog>", abstraction="TOK", tokens=(0, 1)))
+    new = host("dog", 2, Trigger(trigger="<dog>", abstraction="TOK", tokens=(0, 1)))
+    with pytest.raises(RequestError, match="'<dog>' stands for learned tokens of two adapters"):
+        trigger_table([old, new])
