@@ -144,5 +144,9 @@ def check_leftovers(place: Place) -> list[str]:
     found = [f"process {one.pid} is left: {' '.join(one.cmdline())[:200]}" for one in alive if one.is_running()]
     home = place.home
     for folder in (home.checkpoints, home.ray_temp, home.spool):
-        found += [f"{path} is left" for path in (folder.iterdir() if folder.is_dir() else ())]
-    return found + [f"{path} is left" for path in home.root.rglob(".*")]
+        found += [_left(path, home.root) for path in (folder.iterdir() if folder.is_dir() else ())]
+    return found + [_left(path, home.root) for path in home.root.rglob(".*")]
+
+
+def _left(path: Path, home: Path) -> str:
+    return f"home/{path.relative_to(home)} is left"
