@@ -43,6 +43,7 @@ def statuses(home) -> dict[str, str]:
     return {run.data.tags.get("adapter", "submission"): run.info.status for run in runs}
 
 
+@pytest.mark.slow
 def test_detach_watch_cancel_wait_retry_wait(home, tmp_path, capsys):
     subjects = write_subjects(tmp_path / "photos", ("mug", "dog"), pictures=4)
     left, right = (subject.name for subject in subjects)

@@ -179,6 +179,7 @@ class Trouble:
         self.killed = True
 
 
+@pytest.mark.slow
 def test_two_workers_come_to_what_one_does_and_survive_the_death_of_one(tmp_path, home, with_mlflow):
     trouble = Trouble()
     with cluster("local", cpus=2):
