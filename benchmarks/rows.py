@@ -36,7 +36,7 @@ def random_adapter(folder: Path, index: int, loaded: LoadedBase) -> AdapterUse:
     """An adapter of rank 8 with random weights."""
     name, base = f"subject-{index}", loaded.base
     generator, tensors = torch.Generator().manual_seed(index), {}
-    shapes = loaded.lora["unet"].shapes()
+    shapes = loaded.lora["unet"].linear
     for layer in select(shapes, "attn"):
         n_in, n_out = shapes[layer]
         tensors[f"unet.{layer}.lora.down.weight"] = torch.randn(RANK, n_in, generator=generator) / RANK

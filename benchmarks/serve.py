@@ -163,7 +163,7 @@ def toy(arguments: argparse.Namespace) -> dict[str, Any]:
     """Everything about one toy base."""
     base = find_base(arguments.base)
     model = Pipeline.load(base)
-    shapes = model.loaded.lora[UNET].shapes()
+    shapes = model.loaded.lora[UNET].linear
     with tempfile.TemporaryDirectory() as folder:
         bundles = random_bundles(Path(folder), base, shapes, max(arguments.adapters))
         loading, nbytes = [], 0
@@ -173,7 +173,7 @@ def toy(arguments: argparse.Namespace) -> dict[str, Any]:
             loading.append(1000 * (time.perf_counter() - started))
             nbytes += host.flat.nbytes if host.flat is not None and i < IN_SLOTS else 0
         pairs = {
-            rank: random_bundles(Path(folder) / f"rank-{rank}", base, model.loaded.lora[UNET].shapes(), 2, [rank])
+            rank: random_bundles(Path(folder) / f"rank-{rank}", base, model.loaded.lora[UNET].linear, 2, [rank])
             for rank in RANKS
         }
         swaps = [swap(model, pair, SWAPS) for pair in pairs.values()]

@@ -18,6 +18,7 @@ from lorafleet.bundle import EMBEDDINGS, WEIGHTS, Bundle, Trigger, read_bundle
 from lorafleet.errors import BundleError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.factors import Factors, Layers
+from lorafleet.numerics.rowlora import LayerShape
 from lorafleet.numerics.text import Piece, Vectors
 from lorafleet.targets import PARTS, UNET
 
@@ -30,7 +31,7 @@ ENDINGS: dict[str, Kind] = {
     ".lora_magnitude_vector": "m",
     ".lora_magnitude_vector.weight": "m",
 }
-Shapes = Mapping[str, Mapping[str, tuple[int, int]]]
+Shapes = Mapping[str, Mapping[str, LayerShape]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,7 @@ def load_adapter(bundle: Bundle | Path, loaded: LoadedBase) -> Adapter:
 
 
 def check_adapter(bundle: Bundle, shapes: Shapes, widths: tuple[int, int]) -> Adapter:
-    """A bundle's tensors by part and layer, checked against layer shapes (in, out) and token widths."""
+    """A bundle's tensors by part and layer, checked against the layers' shapes and token widths."""
     card = bundle.card
     found: dict[tuple[str, str], dict[Kind, Tensor]] = {}
     for key, tensor in bundle.weights().items():
@@ -92,7 +93,9 @@ def check_adapter(bundle: Bundle, shapes: Shapes, widths: tuple[int, int]) -> Ad
                 f"adapter {card.name!r}: {key!r} gives layer {layer!r} its {kind} a second time; train again"
             )
         rank = card.rank if part == UNET else card.text_encoder_rank
-        tensors[kind] = _checked(card.name, key, tensor, _shape(kind, rank, shapes[part][layer]))
+        tensors[kind] = _checked(card.name, key, tensor, _shape(kind, rank, shapes[part][layer])).flatten(
+            0 if kind == "m" else 1
+        )
     vectors = _vectors(bundle, widths)
     if not found and vectors is None:
         raise BundleError(f"adapter {card.name!r} binds no layer and has no learned tokens; train or fetch it again")
@@ -113,13 +116,16 @@ def _bind(name: str, key: str, shapes: Shapes) -> tuple[str, str, Kind]:
         if rest.endswith(ending) and layer in shapes.get(part, {}):
             return part, layer, kind
     raise BundleError(
-        f"adapter {name!r}: {key!r} binds no layer of this base; LoRA and DoRA of linear layers are served"
+        f"adapter {name!r}: {key!r} binds no layer of this base; LoRA and DoRA of linear layers and convolutions are "
+        "served"
     )
 
 
-def _shape(kind: Kind, rank: int, layer: tuple[int, int]) -> tuple[int, ...]:
-    n_in, n_out = layer
-    return {"A": (rank, n_in), "B": (n_out, rank), "m": (n_out,)}[kind]
+def _shape(kind: Kind, rank: int, layer: LayerShape) -> tuple[int, ...]:
+    """Of a tensor in the file, as PEFT writes it."""
+    n_in, n_out, *kernel = layer
+    ones = [1 for _ in kernel]
+    return {"A": (rank, n_in, *kernel), "B": (n_out, rank, *ones), "m": (*ones[:1], n_out, *ones)}[kind]
 
 
 def _factors(name: str, layer: str, tensors: Mapping[Kind, Tensor], scale: float) -> Factors:

@@ -8,8 +8,8 @@ bundle's own weight deltas.
           embeddings/<adapter>.safetensors        clip_l, clip_g of TOK, one file for each abstraction, since these
                      <adapter>-TOK2.safetensors   programs read one trigger a file and insert all of its rows
 
-DoRA's magnitude is written as `dora_scale` [out, 1], one value for each output, as PEFT and LyCORIS (`wd_on_output`)
-take it. Not every reader does (`DORA_READERS`).
+DoRA's magnitude is written as `dora_scale` [out, 1] ([out, 1, 1, 1] of a convolution), one value for each output, as
+PEFT and LyCORIS (`wd_on_output`) take it. Not every reader does (`DORA_READERS`).
 """
 
 from __future__ import annotations
@@ -66,10 +66,15 @@ def kohya_tensors(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tens
     found: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         module, kind = kohya_name(key)
-        found[f"{module}.{KOHYA_ENDINGS[kind]}"] = tensor[:, None] if kind == "m" else tensor
+        found[f"{module}.{KOHYA_ENDINGS[kind]}"] = _by_output(tensor) if kind == "m" else tensor
         if kind == "A":
             found[f"{module}.alpha"] = torch.tensor(scale * tensor.shape[0], dtype=torch.float32)
     return {key: tensor.contiguous() for key, tensor in found.items()}
+
+
+def _by_output(m: Tensor) -> Tensor:
+    """A magnitude with its outputs first, from PEFT's [out] or [1, out, 1, 1]."""
+    return m[:, None] if m.dim() == 1 else m.transpose(0, 1)
 
 
 def kohya_name(key: str) -> tuple[str, Kind]:

@@ -3,19 +3,21 @@
     A [r, a_1 + a_2 + ...]   every layer's A side by side          B [b_1 + b_2 + ..., r]   every layer's B, likewise
 
 The columns of an adapter are those of the layers that it has. Layers are ordered by the ends of their names, which
-targets are chosen by, so that they are a handful of runs among all columns. Knows factors; refuses to know devices'
-budgets and which row uses what.
+targets are chosen by, so that they are a handful of runs among all columns; convolutions, which few touch, come last.
+Knows factors; refuses to know devices' budgets and which row uses what.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
 
 from lorafleet.numerics.factors import Factors, Layers
+from lorafleet.numerics.rowlora import LayerShape
 
 Columns = Mapping[str, slice]
 
@@ -28,14 +30,21 @@ class Layout:
     B: Columns
     widths: tuple[int, int]
     """All columns of A, and of B."""
+    linear: tuple[int, int]
+    """Those of linear layers."""
 
     @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, int]]) -> Layout:
-        """Lays out layers of shapes (in, out)."""
-        names = sorted(shapes, key=lambda name: (name.split(".")[-2:], name))
-        A, a = _side_by_side(names, [shapes[name][0] for name in names])
+    def of(cls, shapes: Mapping[str, LayerShape]) -> Layout:
+        """Lays out layers by their shapes."""
+        names = sorted(shapes, key=lambda name: (len(shapes[name]), name.split(".")[-2:], name))
+        A, a = _side_by_side(names, [shapes[name][0] * prod(shapes[name][2:]) for name in names])
         B, b = _side_by_side(names, [shapes[name][1] for name in names])
-        return cls(A, B, (a, b))
+        ends = [(A[name].stop, B[name].stop) for name in names if len(shapes[name]) == 2]
+        return cls(A, B, (a, b), ends[-1] if ends else (0, 0))
+
+    def reach(self, adapters: Iterable[FlatAdapter]) -> tuple[int, int]:
+        """How many columns of A and of B these need: all, or where none touches a convolution the linear layers'."""
+        return self.widths if any(one.A_runs[-1].stop > self.linear[0] for one in adapters) else self.linear
 
 
 @dataclass(frozen=True, eq=False)

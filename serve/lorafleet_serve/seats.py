@@ -138,10 +138,12 @@ class Seats:
             self._factors = None
             return
         seats, rank = _power_of_two(seats), _padded_rank(max(row.rank for row in adapted))
+        a, b = self._layout.reach(adapter for row in adapted for adapter, _ in row.worn)
         held, fresh = self._factors, False
-        if held is None or held.A.shape[:2] != (seats, rank):
+        if held is None or held.A.shape != (seats, rank, a):
             self._factors = None  # gone before the next are made
-            held, fresh = _Factors.zeros(self._layout, seats, rank, self._device, self._dtype), True
+            A, B = (torch.zeros(seats, rank, width, device=self._device, dtype=self._dtype) for width in (a, b))
+            held, fresh = _Factors(A, B, torch.ones(seats, b, device=self._device)), True
         for seat, row in enumerate(adapted):
             if fresh or seat >= len(before) or before[seat] != row.id:
                 held.write(seat, row)
@@ -193,12 +195,6 @@ class _Factors:
     gain: Tensor
     marks: dict[int, Mark | None] = field(default_factory=dict)
     """By seat that was written; None where it is not one plain LoRA that sits there."""
-
-    @classmethod
-    def zeros(cls, layout: Layout, seats: int, rank: int, device: torch.device, dtype: torch.dtype) -> _Factors:
-        a, b = layout.widths
-        A, B = (torch.zeros(seats, rank, width, device=device, dtype=dtype) for width in (a, b))
-        return cls(A, B, torch.ones(seats, b, device=device))
 
     def write(self, seat: int, row: Row) -> None:
         """Seats one row's adapters: ranks side by side, each gain on all that came before it, as `factors.stack`."""

@@ -30,6 +30,12 @@ KINDS = {  # (targets, rank, text encoders' rank, scale)
     "unet": ("attn", 4, 0, 1.0),
     "feed-forward, another alpha": ("attn+ff", 4, 0, 0.625),
     "all linear layers": ("all-linear", 3, 0, 2.0),
+    "convolutions": (
+        ["to_q", "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv"],
+        3,
+        0,
+        0.5,
+    ),
     "text encoders of another rank": ("attn", 4, 2, 1.5),
     "text encoders alone": (None, 0, 3, 1.0),
 }
@@ -40,21 +46,33 @@ def warm():
     return LoadedBase.load(BASE)
 
 
+def chosen(warm, targets):
+    """UNet layers by a preset, by the ends of their names, or with "all" every one, convolutions too."""
+    lora = warm.lora[UNET]
+    return (
+        list(lora.layers)
+        if targets == "all"
+        else select(lora.linear if targets == "all-linear" else lora.layers, targets)
+    )
+
+
 def random_bundle(warm, folder, targets, rank, text_rank, scale, dora=False, tokens=True):
     """Factors of every adapted layer at random, under the bundle's keys."""
     draws, tensors = torch.Generator().manual_seed(5), {}
     for part in PARTS:
-        r, names = (rank, select(warm.lora[part].layers, targets)) if part == UNET and targets else (text_rank, [])
+        r, names = (rank, chosen(warm, targets)) if part == UNET and targets else (text_rank, [])
         names = list(warm.lora[part].layers) if part != UNET and text_rank else names
         before, m = (f"{part}.", "lora_magnitude_vector")
         if part != UNET:
             before, m = f"{part}.text_model.", "lora_magnitude_vector.weight"
         for name in names:
             W = warm.lora[part].layers[name].base.weight
-            tensors[f"{before}{name}.lora_A.weight"] = torch.randn(r, W.shape[1], generator=draws) * 0.1
-            tensors[f"{before}{name}.lora_B.weight"] = torch.randn(W.shape[0], r, generator=draws) * 0.1
+            ones = [1] * (W.dim() - 2)
+            tensors[f"{before}{name}.lora_A.weight"] = torch.randn(r, *W.shape[1:], generator=draws) * 0.1
+            tensors[f"{before}{name}.lora_B.weight"] = torch.randn(W.shape[0], r, *ones, generator=draws) * 0.1
             if dora:
-                tensors[f"{before}{name}.{m}"] = W.norm(dim=1) * (1 + 0.1 * torch.randn(W.shape[0], generator=draws))
+                norms = W.flatten(1).norm(dim=1) * (1 + 0.1 * torch.randn(W.shape[0], generator=draws))
+                tensors[f"{before}{name}.{m}"] = norms.view(*ones[:1], -1, *ones)
     one, two = (torch.randn(4, width, generator=draws) for width in warm.prompts.widths)
     files = {WEIGHTS: save(tensors), README: b"# rex", PREVIEW: b"png"}
     files |= {EMBEDDINGS: save({"clip_l": one, "clip_g": two})} if tokens else {}
@@ -77,7 +95,7 @@ def stock_deltas(file):
         for name, module in getattr(pipe, part).named_modules():
             for adapter in getattr(module, "lora_A", {}):
                 layer = name.removeprefix("text_model.").removesuffix(".base_layer")
-                found[part, layer] = module.get_delta_weight(adapter).detach()
+                found[part, layer] = module.get_delta_weight(adapter).detach().flatten(1)
     return found
 
 
@@ -111,26 +129,27 @@ def merged(file, warm, norm_of_the_sum):
         for name, layer in lora.layers.items():
             flat = name.replace(".", "_")
             module = before[part] + renamed.get(flat, flat)
-            down, up = tensors.pop(f"{module}.lora_down.weight"), tensors.pop(f"{module}.lora_up.weight")
+            down, up = (tensors.pop(f"{module}.lora_{way}.weight").flatten(1) for way in ("down", "up"))
             W = layer.base.weight.detach()
-            changed = W + up @ down * (tensors.pop(f"{module}.alpha").item() / len(down))
             scale = tensors.pop(f"{module}.dora_scale")
-            assert scale.shape == (len(W), 1)
+            assert scale.shape == (len(W), *[1] * (W.dim() - 1))
+            W = W.flatten(1)
+            changed = W + up @ down * (tensors.pop(f"{module}.alpha").item() / len(down))
             norm = (changed if norm_of_the_sum else W).norm(dim=1, keepdim=True)
-            found[part, name] = changed * (scale / norm)
+            found[part, name] = changed * (scale.flatten(1) / norm)
     assert not tensors
     return found
 
 
 def test_dora_comes_back_by_the_published_formula(warm, tmp_path):
     """diffusers leaves `dora_scale` out of kohya files, so the formula is written here."""
-    bundle = random_bundle(warm, tmp_path, "all-linear", 4, 4, 0.5, dora=True)
+    bundle = random_bundle(warm, tmp_path, "all", 4, 4, 0.5, dora=True)
     file = export_kohya(bundle, tmp_path / "out")[0]
     adapter, weights, today = load_adapter(bundle, warm), merged(file, warm, True), merged(file, warm, False)
     for part, layers in adapter.parts.items():
         for name, factors in layers.items():
             A, B, gain = factors.parts(1.0)
-            W = warm.lora[part].layers[name].base.weight.detach()
+            W = warm.lora[part].layers[name].base.weight.detach().flatten(1)
             own = gain[:, None] * W + B @ A
             torch.testing.assert_close(weights[part, name], own, rtol=1e-4, atol=1e-5)
             ratio = today[part, name].norm(dim=1) / own.norm(dim=1)

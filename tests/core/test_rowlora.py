@@ -30,19 +30,23 @@ def plain():
 @pytest.fixture(scope="module")
 def wrapped():
     model = unet()
-    return model, RowLoRA(model, lambda name: is_target(name, "all-linear"))
+    return model, RowLoRA(model, lambda name: True)
+
+
+CONVOLUTIONS = ["conv1", "conv2", "conv_shortcut", "conv", "conv_in", "conv_out"]
+"""3x3 with stride 1 and 2, and 1x1; those of LCM-LoRA and LoCon, and the first and the last."""
 
 
 def factors_for(lora, rank, seed, targets="attn", dora=False):
     """Random factors on the target layers; DoRA's magnitudes are up to 20 % off the weights' norms."""
     generator = torch.Generator().manual_seed(seed)
     made = {}
-    for name in select(lora.layers, targets):
-        base = lora.layers[name].base
-        A = torch.randn(rank, base.in_features, generator=generator) / rank
-        B = torch.randn(base.out_features, rank, generator=generator) * 0.1
-        m = base.weight.norm(dim=1) * (1 + 0.2 * torch.rand(base.out_features, generator=generator)) if dora else None
-        made[name] = Factors(A, B, None if m is None else m.detach())
+    for name in select(lora.linear if targets == "all-linear" else lora.layers, targets):
+        W = lora.layers[name].base.weight.detach().flatten(1)
+        A = torch.randn(rank, W.shape[1], generator=generator) / rank
+        B = torch.randn(len(W), rank, generator=generator) * 0.1
+        m = W.norm(dim=1) * (1 + 0.2 * torch.rand(len(W), generator=generator)) if dora else None
+        made[name] = Factors(A, B, m)
     return lora.with_norms(made)
 
 
@@ -73,12 +77,16 @@ def peft_model(plain, group):
         model.add_adapter(config, f"a{i}")
         for name, layer in factors.items():
             module = model.get_submodule(name)
-            module.lora_A[f"a{i}"].weight.data.copy_(layer.A)
-            module.lora_B[f"a{i}"].weight.data.copy_(layer.B)
+            copy_to(module.lora_A[f"a{i}"], layer.A)
+            copy_to(module.lora_B[f"a{i}"], layer.B)
             if layer.m is not None:
-                module.lora_magnitude_vector[f"a{i}"].weight.data.copy_(layer.m)
+                copy_to(module.lora_magnitude_vector[f"a{i}"], layer.m)
     model.set_adapters([f"a{i}" for i in range(len(group))], [scale for _, scale in group])
     return model
+
+
+def copy_to(module, value):
+    module.weight.data.copy_(value.view_as(module.weight))
 
 
 @torch.no_grad()
@@ -93,9 +101,11 @@ def test_every_group_of_a_mixed_batch_equals_peft_alone(plain, wrapped):
     d = factors_for(lora, 3, 3, dora=True)
     e = factors_for(lora, 5, 4, "attn+ff", dora=True)
     f = factors_for(lora, 2, 5, "all-linear")
+    g = factors_for(lora, 4, 6, CONVOLUTIONS)
+    h = factors_for(lora, 3, 7, [*PRESETS["attn"], *CONVOLUTIONS], dora=True)
     groups = [
         [(a, 1.0)], [], [(b, 0.6)], [(a, 0.5), (c, 1.2)], [(c, -1.0)], [(d, 1.0)], [(e, 0.7)], [(d, 0.4), (e, 1.1)],
-        [(f, 1.0)], [(a, 1.0), (d, 0.8)],
+        [(f, 1.0)], [(a, 1.0), (d, 0.8)], [(g, 0.8)], [(h, 0.5)], [(a, 1.0), (g, -0.5)], [(g, 0.7), (h, 0.6)],
     ]  # fmt: skip
     kwargs = inputs(2 * len(groups))
     lora.carry(groups)
@@ -181,10 +191,10 @@ def test_text_encoder_lora_equals_peft():
 @pytest.mark.parametrize("targets", ["attn", "attn+ff", "all-linear", ["to_q", "attn2.to_v"]])
 def test_it_adapts_what_peft_adapts(plain, wrapped, targets):
     model = copy.deepcopy(plain)
-    names = targets if not isinstance(targets, str) else list(PRESETS.get(targets, wrapped[1].layers))
+    names = targets if not isinstance(targets, str) else list(PRESETS.get(targets, wrapped[1].linear))
     model.add_adapter(LoraConfig(r=1, target_modules=names))
     adapted = {name for name, module in model.named_modules() if hasattr(module, "lora_A")}
-    assert set(select(wrapped[1].layers, targets)) == adapted
+    assert set(select(wrapped[1].linear, targets)) == adapted
 
 
 def test_stack_is_differentiable_and_folds_the_scale():

@@ -289,7 +289,7 @@ def test_tokens_are_a_parameter_of_their_own_and_no_vocabulary_is_touched(warm, 
     before = copies(frozen)
     work = training(warm, photos, pivotal={"abstractions": ["TOK", "TOK2"], "tokens": 2, "fraction": 1.0})
     steps(work, 1, 2)
-    factors = sum(4 * (i + o) for name, (i, o) in warm.lora["unet"].shapes().items() if ".to_" in name)
+    factors = sum(4 * (i + o) for name, (i, o) in warm.lora["unet"].linear.items() if ".to_" in name)
     wanted = factors + 4 * sum(warm.prompts.widths)
     assert sum(p.numel() for group in work.optimizer.param_groups for p in group["params"]) == wanted
     moments = sum(t.numel() for s in work.optimizer.state.values() for t in s.values() if t.dim())

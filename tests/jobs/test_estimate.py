@@ -34,9 +34,9 @@ def loaded() -> LoadedBase:
 
 
 def test_layers_are_those_that_carry_adapters(loaded: LoadedBase) -> None:
-    assert dict(SIZE.layers[UNET]) == loaded.lora[UNET].shapes()
+    assert dict(SIZE.layers[UNET]) == loaded.lora[UNET].linear
     for part, lora in loaded.lora.items():
-        assert sorted(SIZE.layers[part].values()) == sorted(lora.shapes().values())
+        assert sorted(SIZE.layers[part].values()) == sorted(lora.linear.values())
     assert len(select(SIZE.layers[UNET], "attn")) < len(select(SIZE.layers[UNET], "attn+ff")) < len(SIZE.layers[UNET])
 
 

@@ -33,7 +33,7 @@ def random_adapter(warm, name, seed, tokens=2):
     draws = torch.Generator().manual_seed(seed)
     layers = {
         layer: Factors(torch.randn(2, n_in, generator=draws) * 0.1, torch.randn(n_out, 2, generator=draws) * 0.2)
-        for layer, (n_in, n_out) in warm.lora[UNET].shapes().items()
+        for layer, (n_in, n_out) in warm.lora[UNET].linear.items()
         if layer.endswith(("to_q", "to_v"))
     }
     vectors = tuple(torch.randn(tokens, w, generator=draws) * 0.5 for w in warm.prompts.widths) if tokens else None

@@ -32,28 +32,39 @@ def card_for(base, name, rank, tokens=(), alpha=None, text="red dog"):
     )  # fmt: skip
 
 
-def stock_weights(base, rank, alpha, seed, strength, folder):
+def stock_weights(base, rank, alpha, seed, strength, folder, targets):
     """pytorch_lora_weights.safetensors as diffusers saves a PEFT adapter, with random factors."""
     unet = UNet2DConditionModel.from_pretrained(base.path, subfolder="unet", dtype=torch.float32)
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(PRESETS["attn"]))
+    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=list(targets))
     unet.add_adapter(config)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in unet.named_parameters():
         if "lora_" in name:
             parameter.data = torch.randn(parameter.shape, generator=generator) * strength
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))
-    metadata = {"r": rank, "lora_alpha": alpha or rank, "target_modules": list(PRESETS["attn"])}
+    layers = get_peft_model_state_dict(unet)
+    if targets == PRESETS["attn"]:  # diffusers renames attention alone, and then reads all by the first key's spelling
+        layers = convert_state_dict_to_diffusers(layers)
+    metadata = {"r": rank, "lora_alpha": alpha or rank, "target_modules": list(targets)}
     StableDiffusionXLPipeline.save_lora_weights(
         folder, unet_lora_layers=layers, unet_lora_adapter_metadata=metadata, weight_name=WEIGHTS
     )
     return (Path(folder) / WEIGHTS).read_bytes()
 
 
-def make_bundle(root, base, name, *, rank=4, alpha=None, tokens=0, strength=0.12, weights=None, base_card=None):
+FEW_STEPS = [
+    *PRESETS["attn+ff"], "proj_in", "proj_out", "time_emb_proj", "conv1", "conv2", "conv_shortcut",
+    "downsamplers.0.conv", "upsamplers.0.conv",
+]  # fmt: skip
+"""What LCM-LoRA for SDXL adapts."""
+
+
+def make_bundle(
+    root, base, name, *, rank=4, alpha=None, tokens=0, strength=0.12, weights=None, base_card=None, targets=None
+):
     """A whole bundle under root/name; `weights` replaces the stock tensors by key."""
     seed = zlib.crc32(name.encode())
     if weights is None:
-        data = stock_weights(base, rank, alpha, seed, strength, root / f".stock-{name}")
+        data = stock_weights(base, rank, alpha, seed, strength, root / f".stock-{name}", targets or PRESETS["attn"])
     else:
         data = save(weights)
     files = {WEIGHTS: data}
@@ -68,7 +79,7 @@ def make_bundle(root, base, name, *, rank=4, alpha=None, tokens=0, strength=0.12
 
 
 def dora_weights(base, rank, seed):
-    """Random DoRA of every linear UNet layer and of both text encoders' attention, by diffusers key."""
+    """Random DoRA of every UNet layer, convolutions too, and of both text encoders' attention, by diffusers key."""
     loaded, generator = LoadedBase.load(base), torch.Generator().manual_seed(seed)
     made = {}
     for part, lora in loaded.lora.items():
@@ -76,18 +87,19 @@ def dora_weights(base, rank, seed):
         if part != "unet":
             before, m = f"{part}.text_model.", "lora_magnitude_vector.weight"
         for name, layer in lora.layers.items():
-            n_out, n_in = layer.base.weight.shape
-            made[f"{before}{name}.lora_A.weight"] = torch.randn(rank, n_in, generator=generator) * 0.1
-            made[f"{before}{name}.lora_B.weight"] = torch.randn(n_out, rank, generator=generator) * 0.1
+            W = layer.base.weight.detach()
+            n_out, ones = len(W), [1] * (W.dim() - 2)
+            made[f"{before}{name}.lora_A.weight"] = torch.randn(rank, *W.shape[1:], generator=generator) * 0.1
+            made[f"{before}{name}.lora_B.weight"] = torch.randn(n_out, rank, *ones, generator=generator) * 0.1
             noise = 1 + 0.1 * torch.randn(n_out, generator=generator)
-            made[f"{before}{name}.{m}"] = layer.base.weight.detach().norm(dim=1) * noise
+            made[f"{before}{name}.{m}"] = (W.flatten(1).norm(dim=1) * noise).view(*ones[:1], -1, *ones)
     return made
 
 
 def some_weights(engine, rank=2, value=0.01):
-    """Valid tensors for every layer of an engine's base, by diffusers key."""
+    """Valid tensors for every linear layer of an engine's base, by diffusers key."""
     made = {}
-    for layer, (n_in, n_out) in engine.model.loaded.lora["unet"].shapes().items():
+    for layer, (n_in, n_out) in engine.model.loaded.lora["unet"].linear.items():
         made[f"unet.{layer}.lora.down.weight"] = torch.full((rank, n_in), value)
         made[f"unet.{layer}.lora.up.weight"] = torch.full((n_out, rank), value)
     return made
@@ -95,7 +107,7 @@ def some_weights(engine, rank=2, value=0.01):
 
 @pytest.fixture(scope="session")
 def bundle_root(tmp_path_factory):
-    """root/<base>/<adapter>: two with tokens, one without, one with another alpha."""
+    """root/<base>/<adapter>: two with tokens, one without, one with another alpha, one on convolutions, a DoRA."""
     root = tmp_path_factory.mktemp("bundles")
     for base_name in BASES:
         base = find_base(base_name)
@@ -103,6 +115,7 @@ def bundle_root(tmp_path_factory):
         make_bundle(root / base_name, base, "mug-red", rank=8, tokens=1)
         make_bundle(root / base_name, base, "plain", rank=2)
         make_bundle(root / base_name, base, "half", rank=4, alpha=2.0, tokens=3)
+        make_bundle(root / base_name, base, "few-steps", rank=4, strength=0.05, targets=FEW_STEPS)
         card = card_for(base, "dora", 3, tokens=(0,)).with_changes(dora=True, text_encoder_rank=3)
         make_bundle(root / base_name, base, "dora", tokens=1, weights=dora_weights(base, 3, 7), base_card=card)
     return root

@@ -99,10 +99,10 @@ def test_serve_refuses_an_unknown_base_before_starting_anything(lorafleet, capsy
 
 
 def test_folder_registry(registry, tmp_path):
-    assert [adapter.name for adapter in registry.list()] == ["dog-rex", "dora", "half", "mug-red", "plain"]
+    assert [adapter.name for adapter in registry.list()] == ["dog-rex", "dora", "few-steps", "half", "mug-red", "plain"]
     for version in (None, "1", "champion"):
         assert registry.resolve("mug-red", version).path == registry.root / "mug-red"
-    with pytest.raises(NotFoundError, match="dog-rex, dora, half, mug-red, plain"):
+    with pytest.raises(NotFoundError, match="dog-rex, dora, few-steps, half, mug-red, plain"):
         registry.resolve("mug-red", "2")
     with pytest.raises(BundleError, match=r"adapter\.json"):
         version_of(tmp_path)

@@ -20,6 +20,7 @@ def requests(engine, use):
     dog, mug, plain, half, dora = (
         (lambda s=1.0, n=n: use(engine, n, s)) for n in ("dog-rex", "mug-red", "plain", "half", "dora")
     )
+    few, lcm = use(engine, "few-steps", 1.0), "lcm" if "lcm" in engine.model.samplers else other
     return [
         GenerateRequest("a photo of a dog on a beach", 1, steps=4),
         GenerateRequest("a photo of <dog-rex> dog on a beach", 1, adapters=(dog(),), steps=4),
@@ -35,6 +36,8 @@ def requests(engine, use):
         GenerateRequest("<dora> and <dog-rex>", 13, adapters=(dora(0.8), dog(0.5)), steps=3, negative_prompt="a mug"),
         GenerateRequest("wide <dog-rex>", 10, adapters=(dog(),), steps=3, width=48, height=32),
         GenerateRequest("wide", 11, steps=4, width=48, height=32, negative_prompt="<dog-rex>"),
+        GenerateRequest("a red mug", 14, adapters=(few,), steps=4, scheduler=lcm, guidance_scale=1.0),
+        GenerateRequest("a photo of <dog-rex> dog", 15, adapters=(dog(), few), steps=4, scheduler=lcm),
     ]
 
 
@@ -109,7 +112,7 @@ def test_together_equals_alone(engine, use, alone):
         assert np.abs(pixels(future.result(120).image) - pixels(alone[i])).max() <= BAR, asked[i]
 
 
-@pytest.mark.parametrize("index", range(14))
+@pytest.mark.parametrize("index", range(16))
 def test_alone_equals_stock_diffusers(engine, use, alone, index):
     request = requests(engine, use)[index]
     assert np.abs(pixels(by_stock(engine, request)) - pixels(alone[index])).max() <= BAR

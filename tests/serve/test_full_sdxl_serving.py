@@ -20,7 +20,7 @@ SIDE, RANK = 256, 4
 def bundle(folder, name, loaded, seed):
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for layer, (n_in, n_out) in loaded.lora["unet"].shapes().items():
+    for layer, (n_in, n_out) in loaded.lora["unet"].linear.items():
         tensors[f"unet.{layer}.lora.down.weight"] = torch.randn(RANK, n_in, generator=generator) / RANK
         tensors[f"unet.{layer}.lora.up.weight"] = torch.randn(n_out, RANK, generator=generator) * 0.05
     card = AdapterCard(

@@ -213,11 +213,21 @@ def test_a_corrupt_and_a_vanished_bundle_among_others(engine, bundle):
     assert (engine.stats().failed, engine.stats().images) == (2, 4)
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 3), (4, 1, 1)])
-def test_lora_of_convolutions_is_refused_by_key(engine, tools, tmp_path, shape):
-    weights = {**tools["some_weights"](engine), "unet.conv_in.lora.down.weight": torch.ones(2, *shape)}
+@pytest.mark.parametrize(
+    ("key", "shape", "says"),
+    [
+        ("conv_in.lora.down.weight", (2, 4, 1, 1), r"expected floats \[2, 4, 3, 3\]"),
+        ("conv_in.lora.up.weight", (48, 2), r"expected floats \[48, 2, 1, 1\]"),
+        ("conv_in.lora_mid.weight", (2, 2, 3, 3), "linear layers and convolutions are served"),
+        ("conv_in.hada_w1_a", (48, 2), "linear layers and convolutions are served"),
+        ("conv_norm_out.diff", (48,), "linear layers and convolutions are served"),
+    ],
+)
+def test_what_is_not_served_is_refused_by_key(engine, tools, tmp_path, key, shape, says):
+    """A kernel of another size, Tucker factors, LoHa, norms."""
+    weights = {**tools["some_weights"](engine), f"unet.{key}": torch.ones(shape)}
     made = tools["make_bundle"](tmp_path, engine.model.base, "foreign", rank=2, weights=weights)
-    with pytest.raises(BundleError, match=r"'unet\.conv_in\.lora\.down\.weight'.*linear layers are served"):
+    with pytest.raises(BundleError, match=f"'unet.{key}'.*{says}"):
         engine.submit(asked(AdapterUse(version_of(made.path)))).result(60)
 
 

@@ -20,7 +20,7 @@ from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.requests import AdapterUse, GenerateRequest
 
 BAR = 2
-TOKENS = {"dog-rex": 2, "mug-red": 1, "plain": 0, "half": 3, "dora": 1, "broad": 1}
+TOKENS = {"dog-rex": 2, "mug-red": 1, "plain": 0, "half": 3, "dora": 1, "broad": 1, "few-steps": 0}
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_the_base_is_the_same_to_the_bit_after_many_requests(engine, folders, co
     base = [GenerateRequest("a photo of a dog", i, steps=4, guidance_scale=g) for i, g in enumerate((None, 1.0))]
     before = [engine.submit(request).result(60).image.tobytes() for request in base]
     weights = engine.model.loaded.weights_hash()
-    crowded = StepEngine(engine.model, max_rows=12, max_queue=1000, slot_bytes=5 * 2**19)
+    crowded = StepEngine(engine.model, max_rows=12, max_queue=1000, slot_bytes=3 * 2**20)
     for future in [crowded.submit(request) for request in many_requests(engine, folders, count)]:
         future.result(600)
     assert crowded.stats().slot_evictions > 0

@@ -94,7 +94,7 @@ class SeatedCalls(SharedCalls):
         self._gains = self._gains or any(layer.gain is not None for layer in stacked.values())
         self._layers |= dict.fromkeys(stacked)
         like = next(iter(stacked.values())).A
-        shapes = lora.shapes()
+        shapes = lora.linear
         return {name: self._padded(stacked.get(name), shapes[name], like) for name in self._layers}
 
     def _padded(self, layer: Stacked | None, shape: tuple[int, int], like: Tensor) -> Stacked:

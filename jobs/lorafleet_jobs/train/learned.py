@@ -47,7 +47,7 @@ class LowRank:
     @classmethod
     def new(cls, lora: RowLoRA, layers: list[str], rank: int, dora: bool, draws: torch.Generator) -> LowRank:
         """A ~ N(0, 1/r) ("gaussian" in PEFT), B = 0, the magnitudes are the weights' own norms: nothing changes yet."""
-        shapes = lora.shapes()
+        shapes = lora.linear
         parts: list[Tensor] = []
         for name in layers:
             n_in, n_out = shapes[name]
@@ -96,13 +96,13 @@ class Learned:
         low_rank: dict[str, LowRank] = {}
         if recipe.trains_unet:
             lora = loaded.lora[UNET]
-            layers = select(lora.layers, recipe.targets)
+            layers = select(lora.linear, recipe.targets)
             low_rank[UNET] = LowRank.new(lora, layers, recipe.rank, recipe.dora, draws)
         if recipe.text_encoder_lora is not None:
             rank = recipe.text_encoder_lora.rank or recipe.rank
             for part in (TEXT_ENCODER, TEXT_ENCODER_2):
                 lora = loaded.lora[part]
-                low_rank[part] = LowRank.new(lora, list(lora.layers), rank, recipe.dora, draws)
+                low_rank[part] = LowRank.new(lora, list(lora.linear), rank, recipe.dora, draws)
         return cls(low_rank, recipe.scale(), _new_tokens(recipe, loaded, draws))
 
     def install(self, loaded: LoadedBase, weight: float = 1.0) -> None:

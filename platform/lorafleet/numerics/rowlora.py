@@ -1,10 +1,12 @@
-"""Row LoRA: one linear layer, many adapters, each group of batch rows with its own.
+"""Row LoRA: one layer, many adapters, each group of batch rows with its own.
 
     y = gain_g (W x) + bias + B_g (A_g x)            g: the group that a batch row belongs to
 
-The same layer trains (a group is a job) and serves (a group is an image; its guidance pair shares the factors). A group
-without an adapter has zero factors and a gain of 1, so it adds exactly 0. Knows models' layers and what they carry now;
-refuses to know files, requests and jobs. What is stacked, and DoRA's gain, is in `factors`.
+The same layers train (a group is a job) and serve (a group is an image; its guidance pair shares the factors). A group
+without an adapter has zero factors and a gain of 1, so it adds exactly 0. Of a convolution W and A are kernels and B
+is 1x1, as in LoCon and PEFT; its A [r, in * kh * kw] is kept flat, so that all layers' factors are matrices. Knows
+models' layers and what they carry now; refuses to know files, requests and jobs. What is stacked, and DoRA's gain, is
+in `factors`.
 """
 
 from __future__ import annotations
@@ -13,9 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorafleet.numerics.factors import Factors, Group, Layers, Stacked, stack
+
+LayerShape = tuple[int, ...]
+"""A layer's (in, out); of a convolution (in, out, kh, kw)."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +43,12 @@ class RowDropout:
         return torch.stack(rows)
 
 
-class RowLoRALinear(nn.Module):
-    """A frozen linear layer plus one low-rank pair for each group of rows."""
+class RowLayer(nn.Module):
+    """A frozen layer plus one low-rank pair for each group of rows. Its subclasses know what A and B multiply."""
 
-    def __init__(self, base: nn.Linear, index: int = 0) -> None:
+    base: nn.Linear | nn.Conv2d
+
+    def __init__(self, base: nn.Linear | nn.Conv2d, index: int = 0) -> None:
         super().__init__()
         self.base = base
         self.index = index
@@ -49,14 +57,38 @@ class RowLoRALinear(nn.Module):
         self.spans: Sequence[tuple[slice, Stacked]] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`x` [n, ..., in] with n a multiple of the groups; the rows of one group are neighbours.
+        """`x` [n, ...] with n a multiple of the groups; the rows of one group are neighbours.
 
         Under `spans` each span of rows is so divided among its own groups, and rows in none pay nothing.
         """
         y: Tensor = self.base(x)
         for rows, stacked in self.spans:
-            y[rows] += self._delta(x[rows], y[rows], stacked)
+            self._add_to(y[rows], x[rows], stacked)
         return y if self.carried is None else y + self._delta(x, y, self.carried)
+
+    @property
+    def shape(self) -> LayerShape:
+        """Of the layer that it wraps."""
+        raise NotImplementedError
+
+    def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
+        """What the groups' adapters add to the base's `y` of `x`."""
+        raise NotImplementedError
+
+    def _add_to(self, y: Tensor, x: Tensor, stacked: Stacked) -> None:
+        """Adds it in place."""
+        y += self._delta(x, y, stacked)
+
+
+class RowLoRALinear(RowLayer):
+    """A linear layer: `x` [n, ..., in]."""
+
+    base: nn.Linear
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(in, out)."""
+        return self.base.in_features, self.base.out_features
 
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
         A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)
@@ -68,22 +100,69 @@ class RowLoRALinear(nn.Module):
             delta = delta + (stacked.gain - 1).to(x.dtype)[:, None] * plain.reshape(delta.shape)
         return delta.reshape(y.shape)
 
+    def _add_to(self, y: Tensor, x: Tensor, stacked: Stacked) -> None:
+        if stacked.gain is not None or self.dropout is not None:
+            super()._add_to(y, x, stacked)
+            return
+        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)  # one pass over y instead of three
+        low = x.reshape(len(A), -1, x.shape[-1]) @ A.mT
+        y.view(len(A), -1, y.shape[-1]).baddbmm_(low, B.mT)
+
+
+class RowLoRAConv2d(RowLayer):
+    """A convolution: `x` [n, in, h, w]. All groups' kernels A are one grouped convolution."""
+
+    base: nn.Conv2d
+
+    @property
+    def shape(self) -> LayerShape:
+        """(in, out, kh, kw)."""
+        return self.base.in_channels, self.base.out_channels, *self.base.kernel_size
+
+    def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
+        base, groups = self.base, len(stacked.A)
+        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)
+        rows = x.reshape(groups, -1, *x.shape[1:])
+        side_by_side = (rows if self.dropout is None else self.dropout(rows, self.index)).transpose(0, 1).flatten(1, 2)
+        kernels = A.reshape(-1, base.in_channels, *base.kernel_size)
+        low = F.conv2d(side_by_side, kernels, None, base.stride, base.padding, base.dilation, groups)
+        each = low.view(low.shape[0], groups, -1, *low.shape[2:]).transpose(0, 1).flatten(3)  # [g, n / g, r, h * w]
+        delta = B[:, None] @ each
+        if stacked.gain is not None:
+            plain = y if base.bias is None else y - base.bias[:, None, None]
+            delta = delta + (stacked.gain - 1).to(x.dtype)[:, None, :, None] * plain.reshape(delta.shape)
+        return delta.reshape(y.shape)
+
+
+def row_layer(module: nn.Module, index: int = 0) -> RowLayer | None:
+    """The layer that gives `module` adapters; None if there is none for its kind."""
+    if isinstance(module, nn.Linear):
+        return RowLoRALinear(module, index)
+    if isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
+        return RowLoRAConv2d(module, index)
+    return None
+
 
 class RowLoRA:
-    """All linear layers of one model that can carry adapters, and what each group of the next forward carries.
+    """All layers of one model that can carry adapters, and what each group of the next forward carries.
 
-    Wraps the layers in place, those for which `wanted(name)` holds. A name never has transformers' `text_model.` before
-    it, which versions of CLIP differ in.
+    Wraps linear layers and convolutions in place, those for which `wanted(name)` holds. A name never has transformers'
+    `text_model.` before it, which versions of CLIP differ in.
     """
 
     def __init__(self, model: nn.Module, wanted: Callable[[str], bool]) -> None:
-        found = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        self.layers: dict[str, RowLoRALinear] = {}
-        for name, module in found:
+        self.layers: dict[str, RowLayer] = {}
+        for name, module in list(model.named_modules()):
             plain = name.removeprefix("text_model.")
-            if wanted(plain):
-                self.layers[plain] = layer = RowLoRALinear(module, len(self.layers))
+            layer = row_layer(module, len(self.linear)) if wanted(plain) else None
+            if layer is not None:
+                self.layers[plain] = layer
                 model.set_submodule(name, layer)
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """The linear layers' (in, out) by name: those that are trained."""
+        return {name: layer.shape for name, layer in self.layers.items() if isinstance(layer, RowLoRALinear)}
 
     def carry(self, groups: Sequence[Group], dropout: RowDropout | None = None) -> None:
         """Makes the next forwards carry these groups' adapters; DoRA's norms must be worked out (`with_norms`)."""
@@ -102,8 +181,8 @@ class RowLoRA:
 
     def with_norms(self, layers: Layers) -> dict[str, Factors]:
         """An adapter's factors with DoRA's norms for this model's weights."""
-        return {name: factors.with_norms(self.layers[name].base.weight) for name, factors in layers.items()}
+        return {name: factors.with_norms(self.layers[name].base.weight.flatten(1)) for name, factors in layers.items()}
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of each layer by name."""
-        return {name: (layer.base.in_features, layer.base.out_features) for name, layer in self.layers.items()}
+    def shapes(self) -> dict[str, LayerShape]:
+        """Each layer's shape by name."""
+        return {name: layer.shape for name, layer in self.layers.items()}

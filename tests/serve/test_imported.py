@@ -1,0 +1,97 @@
+"""Imported files give the pictures of stock diffusers with the same files."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+
+from lorafleet.bases import find_base
+from lorafleet.export import kohya_tensors
+from lorafleet.importing import Import, make_bundle
+from lorafleet.numerics.samplers import scheduler_for
+from lorafleet.registry import version_of
+from lorafleet_serve.engine import StepEngine
+from lorafleet_serve.pipeline import Pipeline
+from lorafleet_serve.requests import AdapterUse, GenerateRequest
+
+BASE = find_base("toy-sdxl")
+BAR = 2 / 255
+FEW_STEPS = [
+    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj",
+    "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv",
+]  # fmt: skip
+"""What LCM-LoRA for SDXL adapts."""
+
+
+@pytest.fixture(scope="module")
+def engine():
+    made = StepEngine(Pipeline.load(BASE), max_rows=4)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def factors():
+    """Of an adapter like LCM-LoRA, under PEFT's names."""
+    unet = UNet2DConditionModel.from_pretrained(BASE.path, subfolder="unet", dtype=torch.float32)
+    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=FEW_STEPS))
+    draws = torch.Generator().manual_seed(3)
+    for name, parameter in unet.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=draws) * 0.05
+    return {f"unet.{key}": tensor.contiguous() for key, tensor in get_peft_model_state_dict(unet).items()}
+
+
+def learned(folder):
+    draws = torch.Generator().manual_seed(4)
+    save_file({key: torch.randn(2, w, generator=draws) for key, w in (("clip_l", 48), ("clip_g", 64))}, folder / "t")
+    return {"embeddings": folder / "t"}
+
+
+def stock(file, prompt, more):
+    pipe = StableDiffusionXLPipeline.from_pretrained(BASE.path, dtype=torch.float32, use_safetensors=True)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.scheduler = scheduler_for("lcm", BASE.scheduler)
+    pipe.load_lora_weights(str(file.parent), weight_name=file.name)
+    if more:
+        from safetensors.torch import load_file
+
+        vectors, names = load_file(more["embeddings"]), ["<s0>", "<s1>"]
+        for key, part in (("clip_l", ""), ("clip_g", "_2")):
+            pipe.load_textual_inversion(
+                vectors[key], names, getattr(pipe, "tokenizer" + part), getattr(pipe, "text_encoder" + part)
+            )
+    return pipe(
+        prompt, num_inference_steps=4, guidance_scale=1.0, width=BASE.resolution, height=BASE.resolution,
+        generator=torch.Generator().manual_seed(7),
+    ).images[0]  # fmt: skip
+
+
+KINDS = {  # (scale in kohya's alpha or None for PEFT's names, what is imported beside, our prompt, stock's prompt)
+    "few steps, PEFT's names": (None, lambda _: {}, "a red mug", "a red mug"),
+    "kohya's names, words": (0.5, lambda _: {"words": "a blue dog"}, "<few> on a beach", "a blue dog on a beach"),
+    "kohya's names, learned tokens": (0.5, learned, "TOK on a beach", "<s0><s1> on a beach"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_picture_of_stock_diffusers(engine, factors, tmp_path, kind):
+    scale, beside, prompt, theirs = KINDS[kind]
+    file = tmp_path / "few.safetensors"
+    save_file(factors if scale is None else kohya_tensors(factors, scale), file)
+    more = beside(tmp_path)
+    bundle = make_bundle(Import(file=file, name="few", base="toy-sdxl", **more), tmp_path / "bundles").write()
+    use = AdapterUse(version_of(bundle.path), 1.0)
+
+    def made(*adapters):
+        request = GenerateRequest(
+            prompt if adapters else theirs, 7, adapters=adapters, steps=4, scheduler="lcm", guidance_scale=1.0
+        )
+        return np.asarray(engine.submit(request).result(120).image, dtype=np.float64) / 255
+
+    ours = made(use)
+    expected = np.asarray(stock(file, theirs, {k: v for k, v in more.items() if k == "embeddings"})) / 255
+    assert np.abs(ours - expected).max() <= BAR
+    assert np.abs(ours - made()).max() > 10 * BAR  # it does something
