@@ -10,19 +10,16 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import resource
 import statistics
 import tempfile
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import packs_arms as arms
 import torch
+from sdxl_device import device_name, forget_peak, peak_gib, timed
 
 from lorafleet.loaded import LoadedBase
-from lorafleet.machine import describe_machine
 from lorafleet.toy.sdxl_random import sdxl_random
 from lorafleet_jobs.train.pack import step_together
 from lorafleet_jobs.train.training import Training
@@ -62,28 +59,8 @@ def matmul_tflops(device: str) -> float:
     """The best of ten bf16 products of square matrices, in TFLOP/s."""
     n = 8192 if device == "cuda" else 1024
     A, B = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times = [timed(lambda: A @ B, device) for _ in range(12)][2:]
+    times = [timed(lambda: A @ B, device)[0] for _ in range(12)][2:]
     return 2 * n**3 / min(times) / 1e12
-
-
-def timed(action: Any, device: str) -> float:
-    """Seconds, all kernels finished."""
-    started = _now(device)
-    action()
-    return _now(device) - started
-
-
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def peak_gib(device: str) -> float:
-    """On an accelerator since the last reset; on a CPU of the whole process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def cells(warm: LoadedBase, folder: Path, arguments: argparse.Namespace, rate: float) -> list[Cell]:
@@ -110,9 +87,7 @@ def measured(warm: LoadedBase, trainings: list[Training], arguments: argparse.Na
     pixels, pack = int(recipe.resolution or 0), len(trainings)
     calls: list[None] = []
     counting = warm.unet.register_forward_pre_hook(lambda *_: calls.append(None))
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak(device)
 
     def step() -> None:
         for outcome in step_together([(training, 1) for training in trainings]):
@@ -123,7 +98,7 @@ def measured(warm: LoadedBase, trainings: list[Training], arguments: argparse.Na
     try:
         step()
         calls.clear()
-        seconds = statistics.median(timed(step, device) for _ in range(arguments.steps))
+        seconds = statistics.median(timed(step, device)[0] for _ in range(arguments.steps))
     except torch.OutOfMemoryError:
         pass  # said in the table by a missing figure
     finally:
@@ -151,7 +126,7 @@ def line(cell: Cell) -> str:
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports."""
     device, arguments.steps = arguments.device, arguments.steps or 4
-    name = torch.cuda.get_device_name() if device == "cuda" else describe_machine()
+    name = device_name(device)
     rate = matmul_tflops(device)
     with tempfile.TemporaryDirectory() as folder:
         warm = sdxl_random(Path(folder) / "base", torch.bfloat16, device)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -21,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sdxl_device import device_name, forget_peak, peak_gib, timed
 from serve_swap import host_of, row_of, swap, using
 from serve_traffic import random_bundles
 
 from lorafleet.bases import find_base
 from lorafleet.loaded import LoadedBase
-from lorafleet.machine import describe_machine
 from lorafleet.toy.sdxl_random import sdxl_random
 from lorafleet_serve.counts import Counts
 from lorafleet_serve.engine import StepEngine
@@ -107,9 +106,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def cell(fleet: Fleet, way: str, pixels: int, count: int, arguments: argparse.Namespace) -> Cell:
     """A first step, then some to be timed; one row decoded."""
     device, model = arguments.device, fleet.model
-    if device == "cuda":
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    forget_peak(device)
     encode, rows = timed(lambda: fleet.rows(count, pixels, arguments.rounds + 1), device)
     stepper = Stepper(model)
 
@@ -162,26 +159,6 @@ def as_engine(fleet: Fleet, pixels: int, rows: int, steps: int) -> float:
         engine.close()
 
 
-def timed(action: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Seconds, all kernels finished, and what came of it."""
-    started = _now(device)
-    found = action()
-    return _now(device) - started, found
-
-
-def _now(device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def peak_gib(device: str) -> float:
-    """On an accelerator since the last reset; on a CPU of the whole process."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def heading(steps: Sequence[int]) -> str:
     """Of the table."""
     rates = "".join(f" {f'img/s at {n}':>12s}" for n in steps)
@@ -207,7 +184,7 @@ def loaded_base(folder: Path, arguments: argparse.Namespace) -> LoadedBase:
 def run(arguments: argparse.Namespace) -> None:
     """Measures and reports."""
     device = arguments.device
-    name = torch.cuda.get_device_name() if device == "cuda" else describe_machine()
+    name = device_name(device)
     with tempfile.TemporaryDirectory() as folder:
         loaded = loaded_base(Path(folder) / "base", arguments)
         model, base = Pipeline(loaded), loaded.base

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+from lorafleet.home import Home
 from lorafleet_jobs.desk import LaneSetup, StoreDesk
 from lorafleet_jobs.dispatcher import RemoteDesk, start_dispatcher
 from lorafleet_jobs.fleet import Fleet
@@ -100,7 +101,7 @@ def _lane(config: dict[str, Any], mates: NoMates, must_leave: Callable[[], bool]
 
     setup: LaneSetup = config["setup"]
     listen_on_main_thread()
-    tracking = MlflowTracking(setup.tracking_uri, setup.home / "artifacts")
+    tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
     try:
         return Lane(setup, RemoteDesk(config["dispatcher"]), tracking, must_leave, mates=mates).run()
     finally:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from pydantic import Field
 from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import BundleError, WrongBaseError
+from lorafleet.synced import sync, write_synced
 
 WEIGHTS, EMBEDDINGS, PREVIEW, README, CARD = (
     "pytorch_lora_weights.safetensors", "embeddings.safetensors", "preview.png", "README.md", "adapter.json",
@@ -128,33 +128,18 @@ def write_bundle(target: Path, card: AdapterCard, files: Mapping[str, bytes]) ->
     scratch.mkdir()
     try:
         for name, data in files.items():
-            _write_synced(scratch / name, data)
+            write_synced(scratch / name, data)
         card = card.with_changes(sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-        _write_synced(scratch / CARD, (card.model_dump_json(indent=2) + "\n").encode())
-        _sync_folder(scratch)
+        write_synced(scratch / CARD, (card.model_dump_json(indent=2) + "\n").encode())
+        sync(scratch)
         if target.exists():  # moved away whole: deleting it in place would show it half gone
             target.rename(old)
         scratch.rename(target)
-        _sync_folder(target.parent)
+        sync(target.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)  # gone already if all went well
         shutil.rmtree(old, ignore_errors=True)
     return Bundle(target, card)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def read_bundle(path: Path, base_fingerprint: str | None = None) -> Bundle:

@@ -23,7 +23,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lorafleet.bundle import CARD, Bundle, read_bundle, sha256_of
+from lorafleet.counting import increased
 from lorafleet.errors import BundleError
+from lorafleet.synced import sync
 
 CAPACITY = 20 * 2**30
 LOCKS = ".locks"
@@ -132,11 +134,12 @@ class BundleCache:
         try:
             fetched = download(scratch)
             _of_digest(read_bundle(fetched), path.name)
-            _sync(fetched)
+            for written in (*filter(Path.is_file, fetched.iterdir()), fetched):
+                sync(written)
             if path.exists():  # damaged; who has it open keeps it
                 path.rename(scratch / "damaged")
             fetched.rename(path)
-            _sync(self.root)
+            sync(self.root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self._verifier.bundle(path)
@@ -188,7 +191,7 @@ class BundleCache:
 
     def _count(self, **more: int) -> None:
         with self._guard:
-            self._stats = replace(self._stats, **{key: getattr(self._stats, key) + n for key, n in more.items()})
+            self._stats = increased(self._stats, **more)
 
     def _pin(self, digest: str) -> bool:
         with self._guard:
@@ -240,12 +243,3 @@ def _looks(path: Path) -> object:
         return tuple((file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in files)
     except OSError as problem:
         raise BundleError(f"{path}: not a readable folder ({problem.strerror}); fetch the bundle again") from None
-
-
-def _sync(folder: Path) -> None:
-    for path in (*(file for file in folder.iterdir() if file.is_file()), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

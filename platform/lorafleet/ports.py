@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from lorafleet.bundle_cache import CacheStats
 
 
+CHAMPION = "champion"
+"""The alias for whoever names no version."""
+
+
 class JobTracker(Protocol):
     """Where one job's numbers and pictures go. No method may stop a training."""
 

@@ -14,7 +14,7 @@ from lorafleet.bundle import CARD, AdapterCard
 from lorafleet.bundle_cache import CacheStats
 from lorafleet.config.strict import parse
 from lorafleet.errors import BundleError, NotFoundError
-from lorafleet.ports import AdapterVersion
+from lorafleet.ports import CHAMPION, AdapterVersion
 
 
 def version_of(path: Path) -> AdapterVersion:
@@ -28,7 +28,7 @@ def version_of(path: Path) -> AdapterVersion:
     return AdapterVersion(
         name=card.name,
         version=1,
-        aliases=("champion",),
+        aliases=(CHAMPION,),
         base=card.base,
         triggers=tuple(trigger.trigger for trigger in card.triggers),
         path=path.resolve(),
@@ -56,7 +56,7 @@ class FolderRegistry:
         asked = name if version is None else f"{name}@{version}"
         known = ", ".join(adapter.name for adapter in found) or "none"
         raise NotFoundError(
-            f"adapter {asked!r} is not in {self.root}; there are: {known}, each as version 1 (champion)"
+            f"adapter {asked!r} is not in {self.root}; there are: {known}, each as version 1 ({CHAMPION})"
         )
 
     def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:

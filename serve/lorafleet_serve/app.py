@@ -63,6 +63,13 @@ def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
         """The served base."""
         return await backend.models()
 
+    _watch(app, backend, metrics)
+    return app
+
+
+def _watch(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:
+    """The routes for whoever looks after the server."""
+
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Whether this process answers."""
@@ -78,8 +85,6 @@ def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
     async def counters() -> Response:
         """Counters in Prometheus' text format: of every replica, and of this ingress."""
         return Response(exposition(metrics, await backend.stats()), media_type=CONTENT_TYPE)
-
-    return app
 
 
 def error_reply(status: int, code: str, message: str, wait: float = RETRY_AFTER_SECONDS) -> JSONResponse:

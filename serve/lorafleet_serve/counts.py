@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from lorafleet.counting import increased
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Counts:
     def add(self, **more: float) -> None:
         """Adds to the named counts."""
         with self._lock:
-            self._stats = replace(self._stats, **{name: getattr(self._stats, name) + n for name, n in more.items()})
+            self._stats = increased(self._stats, **more)
 
     def read(self) -> EngineStats:
         """The counts so far."""

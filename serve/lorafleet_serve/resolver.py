@@ -15,10 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from lorafleet.counting import increased
 from lorafleet.errors import LorafleetError, UnreachableError
-from lorafleet.ports import AdapterRegistry, AdapterVersion
+from lorafleet.ports import CHAMPION, AdapterRegistry, AdapterVersion
 
-CHAMPION = "champion"
 KNOWN_NAMES = 10_000
 log = logging.getLogger(__name__)
 
@@ -161,4 +161,4 @@ class Resolver:
         return told
 
     def _count(self, **more: int) -> None:
-        self._stats = replace(self._stats, **{key: getattr(self._stats, key) + n for key, n in more.items()})
+        self._stats = increased(self._stats, **more)

@@ -11,30 +11,29 @@ import torch
 from torch import Tensor
 
 from lorafleet.errors import NonFiniteError
+from lorafleet.numerics.sampling import Noise
 from lorafleet.numerics.tables import SamplerTable
 from lorafleet.numerics.text import Conditioning
 from lorafleet_serve.layout import FlatAdapter
 
 
 class RowNoise:
-    """Standard noise [1, c, h, w] of one request, drawn one after another from its own CPU generator as diffusers does.
+    """Standard noise [1, c, h, w] of one request, fp32; drawn in the UNet's precision, as diffusers does.
 
-    Drawn in the UNet's precision, given in fp32. The draw asked for last can be asked for again, so that a step which
-    failed can be repeated.
+    The draw asked for last can be asked for again, so that a step which failed can be repeated.
     """
 
     def __init__(self, seed: int, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        self._shape, self._device, self._dtype = (1, *shape), device, dtype
+        self._noise = Noise([seed], shape, device, dtype)
         self._drawn = 0
         self._last = torch.empty(0)
 
     def draw(self, number: int) -> Tensor:
         """The first latent's for number 0, then that of each step; numbers must not go back."""
         while self._drawn <= number:
-            self._last = torch.randn(self._shape, generator=self._generator, dtype=self._dtype)
+            self._last = self._noise.draw()
             self._drawn += 1
-        return self._last.to(self._device, torch.float32)
+        return self._last
 
 
 @dataclass(frozen=True, eq=False)

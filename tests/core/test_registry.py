@@ -10,17 +10,7 @@ from safetensors.torch import save
 from lorafleet.bundle import CARD, WEIGHTS, AdapterCard, Trigger, sha256_of, write_bundle
 from lorafleet.config import Recipe
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
-from lorafleet.tracking import JobInfo, MlflowRegistry, MlflowTracking
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, with_mlflow):
-    return with_mlflow(tmp_path_factory.mktemp("registry home"))
-
-
-@pytest.fixture(scope="module")
-def tracking(home):
-    return MlflowTracking(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
+from lorafleet.tracking import JobInfo, MlflowRegistry
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,6 @@ from lorafleet.tracking.sender import LINGER_SECONDS, LONGEST_PAUSE_SECONDS, Sen
 from lorafleet.tracking.tracker import IN_MEMORY_AT_MOST, MlflowJobTracker
 
 
-@pytest.fixture(scope="module")
-def tracking(tmp_path_factory, with_mlflow):
-    home = with_mlflow(tmp_path_factory.mktemp("spooled"))
-    return MlflowTracking(f"sqlite:///{home / 'mlflow.db'}", home / "artifacts")
-
-
 @pytest.fixture
 def run_id(tracking):
     return tracking.start_submission("spooled", uuid.uuid4().hex[:16], {}, "")

@@ -10,9 +10,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import own_lane
 import pytest
 import torch
 import yaml
+from own_lane import jobs_of
 from PIL import Image
 from safetensors.torch import load_file, save
 
@@ -23,9 +25,9 @@ from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs import pulse, rows
 from lorafleet_jobs.commands_submit import register_submit
-from lorafleet_jobs.desk import LaneSetup, StoreDesk
+from lorafleet_jobs.desk import StoreDesk
 from lorafleet_jobs.intake import prepare
-from lorafleet_jobs.lane import Lane, stays
+from lorafleet_jobs.lane import stays
 from lorafleet_jobs.report import load_submission, open_store, store_url
 from lorafleet_jobs.submit import record
 
@@ -101,10 +103,8 @@ def recorded(manifest: Path, home: Home) -> str:
 
 def lane(home: Home, submission: str, must_leave=stays, pack: int = 1) -> str:
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
-    resources = load_submission(home, submission).row.resources
-    setup = LaneSetup("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
     try:
-        return Lane(setup, StoreDesk(store_url(home), submission), tracking, must_leave).run()
+        return own_lane.lane(home, tracking, StoreDesk(store_url(home), submission), pack, must_leave)
     finally:
         tracking.close()
 
@@ -119,10 +119,6 @@ def submit(manifest: Path) -> int:
 def leaves_at(home: Home, submission: str, step: int):
     """A notice to leave once a job has got so far."""
     return lambda: any(job.step >= step for job in load_submission(home, submission).jobs)
-
-
-def jobs_of(home: Home, submission: str):
-    return {job.spec.subject: job for job in load_submission(home, submission).jobs}
 
 
 def adapters(home: Home) -> list[tuple[str, int]]:

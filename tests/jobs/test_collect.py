@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from job_rows import spec
 
-from lorafleet.config import Recipe, Resources, Validation
+from lorafleet.config import Resources
 from lorafleet.home import Home
 from lorafleet_jobs.collect import collect
-from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.store import JobStore, SubmissionRow
 
 JOBS = {
@@ -16,14 +16,6 @@ JOBS = {
     "bad": {"state": "failed", "kind": "data"}, "gone": {"state": "cancelled", "kind": "cancelled"},
     "stop": {"state": "stopped"}, "wild": {"state": "running", "seed_shift": 1},
 }  # fmt: skip
-
-
-def spec(job: str) -> JobSpec:
-    return JobSpec(
-        id=job, submission="s", subject=job, adapter=job, base="toy-playground", folder="/photos", images=(),
-        class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(), steps=7, validation=Validation(),
-        dataset_fingerprint="f",
-    )  # fmt: skip
 
 
 @pytest.fixture
@@ -42,7 +34,9 @@ def home(tmp_path):
 def store():
     store = JobStore("sqlite://")
     for submission in ("s", "other"):
-        store.add(SubmissionRow(submission, "pets", "toy", "", 1, Resources()), tuple(map(spec, JOBS)), 0.0)
+        store.add(
+            SubmissionRow(submission, "pets", "toy", "", 1, Resources()), tuple(spec(job, "s") for job in JOBS), 0.0
+        )
         for name, state in JOBS.items():
             store.change(submission, name, lambda row, state=state: replace(row, **state))
     return store

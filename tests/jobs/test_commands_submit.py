@@ -82,9 +82,8 @@ def test_submitting_what_has_succeeded_starts_nothing_and_says_so(home, manifest
     prepared = prepare(manifest)
     record(prepared, home)
     succeed(home, prepared.plan.submission)
-    started = time.monotonic()
     assert lorafleet("submit", manifest, "-y", "--json") == 0
-    assert time.monotonic() - started < 2, "no Ray was started"
+    assert not home.ray_temp.exists()
     document = json.loads(capsys.readouterr().out)
     assert document["state"] == "succeeded"
     assert [job["version"] for job in document["jobs"]] == [1, 1]

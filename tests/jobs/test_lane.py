@@ -5,68 +5,21 @@ import socket
 import time
 
 import pytest
-import yaml
-from PIL import Image
+from own_lane import jobs_of, lane
 
 from lorafleet.errors import NotFoundError
-from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs import rows
-from lorafleet_jobs.desk import LaneSetup, StoreDesk
-from lorafleet_jobs.intake import prepare
-from lorafleet_jobs.lane import Lane
-from lorafleet_jobs.report import load_submission, open_store, store_url
+from lorafleet_jobs.desk import StoreDesk
+from lorafleet_jobs.report import open_store, store_url
 from lorafleet_jobs.rows import BACKOFF_SECONDS, LEASE_SECONDS
-from lorafleet_jobs.submit import record
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, with_mlflow):
-    return Home(with_mlflow(tmp_path_factory.mktemp("home")))
-
-
-@pytest.fixture(scope="module")
-def tracking(home):
-    return MlflowTracking(home.tracking_uri, home.artifacts)
-
-
-@pytest.fixture
-def recorded(home, tmp_path):
-    """Records a submission of the subjects named and returns its id; their pictures lie under tmp_path."""
-
-    def make(name, *subjects, steps=2):
-        for number, subject in enumerate(subjects):
-            (tmp_path / subject).mkdir()
-            for index in range(4):
-                colour = (60 * index + 30, 90 * number + 20, len(name) * 9)
-                Image.new("RGB", (48, 40), colour).save(tmp_path / subject / f"{index}.png")
-        manifest = {
-            "apiVersion": "lorafleet/v1alpha1", "name": name, "base": "toy-playground",
-            "recipe": {"rank": 2, "steps": steps, "seed": len(name)}, "validation": {"steps": 1},
-            "subjects": [{"name": subject, "images": subject, "class": "mug"} for subject in subjects],
-        }  # fmt: skip
-        (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-        prepared = prepare(tmp_path / "manifest.yaml")
-        record(prepared, home)
-        return prepared.plan.submission
-
-    return make
-
-
-def run_lane(home, tracking, desk, pack=1):
-    setup = LaneSetup(name="a", home=home.root, tracking_uri=tracking.uri, cpus=1, device="cpu", pack=pack)
-    Lane(setup, desk, tracking).run()
-
-
-def jobs_of(home, submission):
-    return {job.spec.subject: job for job in load_submission(home, submission).jobs}
 
 
 def test_a_job_that_fails_fails_alone_and_says_why_in_one_line(home, tracking, recorded, tmp_path):
-    submission = recorded("alone", "gone", "good")
+    submission = recorded(home, "alone", "gone", "good", steps=2)
     for picture in (tmp_path / "gone").iterdir():
         picture.unlink()
-    run_lane(home, tracking, StoreDesk(store_url(home), submission))
+    lane(home, tracking, StoreDesk(store_url(home), submission))
     jobs = jobs_of(home, submission)
     assert (jobs["gone"].state, jobs["good"].state) == ("failed", "succeeded")
     assert "0.png" in jobs["gone"].error
@@ -105,11 +58,11 @@ class Watched(StoreDesk):
 
 
 def test_a_pack_of_three_trains_five_jobs_and_the_bad_one_leaves_alone(home, tracking, recorded, tmp_path):
-    submission = recorded("packed", "one", "two", "bad", "four", "five", steps=3)
+    submission = recorded(home, "packed", "one", "two", "bad", "four", "five", steps=3)
     for picture in (tmp_path / "bad").iterdir():
         picture.unlink()
     desk = Watched(store_url(home), submission)
-    run_lane(home, tracking, desk, pack=3)
+    lane(home, tracking, desk, pack=3)
     jobs = jobs_of(home, submission)
     assert {name: job.state for name, job in jobs.items()} == {
         "one": "succeeded", "two": "succeeded", "bad": "failed", "four": "succeeded", "five": "succeeded",
@@ -128,8 +81,8 @@ class Interrupted(StoreDesk):
 
 @pytest.mark.parametrize("pack", [1, 2])
 def test_a_cancelled_job_stops_at_its_next_step_and_publishes_nothing(home, tracking, recorded, pack):
-    submission = recorded("stopped" * pack, "cup", "jug", steps=500)
-    run_lane(home, tracking, Interrupted(store_url(home), submission), pack)
+    submission = recorded(home, "stopped" * pack, "cup", "jug", steps=500)
+    lane(home, tracking, Interrupted(store_url(home), submission), pack)
     jobs = jobs_of(home, submission)
     assert {job.state for job in jobs.values()} == {"cancelled"}
     assert jobs["cup"].error == "changed my mind"
@@ -153,15 +106,15 @@ class Stolen(StoreDesk):
 
 
 def test_a_lane_that_lost_its_job_does_not_publish_it(home, tracking, recorded):
-    submission = recorded("stolen", "pot")
-    run_lane(home, tracking, Stolen(store_url(home), submission))
+    submission = recorded(home, "stolen", "pot", steps=2)
+    lane(home, tracking, Stolen(store_url(home), submission))
     job = jobs_of(home, submission)["pot"]
     assert (job.state, job.attempts, job.lane) == ("running", 2, "b")
     with pytest.raises(NotFoundError):
         MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("pot")
     open_store(home).release(submission, time.time())
     trained = (home.bundles / job.id / "adapter.json").stat().st_mtime_ns
-    run_lane(home, tracking, StoreDesk(store_url(home), submission))
+    lane(home, tracking, StoreDesk(store_url(home), submission))
     assert jobs_of(home, submission)["pot"].state == "succeeded"
     assert (home.bundles / job.id / "adapter.json").stat().st_mtime_ns == trained, "published, not trained again"
 
@@ -170,16 +123,16 @@ def test_an_outage_of_mlflow_delays_publishing_but_loses_no_training(home, track
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    submission = recorded("outage", "pan")
+    submission = recorded(home, "outage", "pan", steps=2)
     monkeypatch.setattr(rows, "WAITS", 1)
     monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
-    run_lane(home, MlflowTracking(f"http://127.0.0.1:{port}", home.artifacts), StoreDesk(store_url(home), submission))
+    lane(home, MlflowTracking(f"http://127.0.0.1:{port}", home.artifacts), StoreDesk(store_url(home), submission))
     job = jobs_of(home, submission)["pan"]
     assert (job.state, job.kind, job.attempts) == ("failed", "publish", 2)
     assert "does not answer" in job.error
     card = json.loads((home.bundles / job.id / "adapter.json").read_text())
     open_store(home).retry(submission, time.time())
-    run_lane(home, tracking, StoreDesk(store_url(home), submission))
+    lane(home, tracking, StoreDesk(store_url(home), submission))
     job = jobs_of(home, submission)["pan"]
     assert (job.state, job.attempts, job.version) == ("succeeded", 3, 1)
     assert json.loads((home.bundles / job.id / "adapter.json").read_text()) == card

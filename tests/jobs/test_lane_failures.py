@@ -2,12 +2,10 @@
 
 import json
 import time
-from zlib import crc32
 
 import pytest
 import torch
-import yaml
-from PIL import Image
+from own_lane import jobs_of, lane, seed_of
 from safetensors.torch import load_file
 
 from lorafleet.bundle import read_bundle
@@ -15,69 +13,17 @@ from lorafleet.errors import NonFiniteError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs import pulse, recycle, rows
-from lorafleet_jobs.desk import LaneSetup, StoreDesk
-from lorafleet_jobs.intake import prepare
-from lorafleet_jobs.lane import Lane, stays
-from lorafleet_jobs.report import load_submission, open_store, store_url
+from lorafleet_jobs.desk import StoreDesk
+from lorafleet_jobs.report import open_store, store_url
 from lorafleet_jobs.runs import open_runs
-from lorafleet_jobs.submit import record
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, with_mlflow):
-    return Home(with_mlflow(tmp_path_factory.mktemp("home")))
-
-
-@pytest.fixture(scope="module")
-def tracking(home):
-    return MlflowTracking(home.tracking_uri, home.artifacts)
 
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(pulse, "PROGRESS_SECONDS", 0.0)
-
-
-@pytest.fixture
-def recorded(tmp_path):
-    """Records a submission of the subjects named under a home and returns its id."""
-
-    def make(home, name, *subjects, steps=4, **resources):
-        for number, subject in enumerate(subjects):
-            (tmp_path / subject).mkdir(exist_ok=True)
-            for index in range(4):
-                colour = (60 * index + 30, 90 * number + 20, len(name) * 9)
-                Image.new("RGB", (48, 40), colour).save(tmp_path / subject / f"{index}.png")
-        manifest = {
-            "apiVersion": "lorafleet/v1alpha1", "name": name, "base": "toy-playground",
-            "recipe": {"rank": 2, "steps": steps, "seed": seed_of(name)}, "validation": {"steps": 1},
-            "resources": resources,
-            "subjects": [{"name": subject, "images": subject, "class": "mug"} for subject in subjects],
-        }  # fmt: skip
-        (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))
-        prepared = prepare(tmp_path / "manifest.yaml")
-        record(prepared, home)
-        return prepared.plan.submission
-
-    return make
-
-
-def seed_of(name):
-    """Differs from test to test, so that none finds another's bundle."""
-    return crc32(name.encode()) % 10_000
-
-
-def lane(home, tracking, desk, pack=1, must_leave=stays, then=None):
-    resources = load_submission(home, desk._submission).row.resources
-    setup = LaneSetup("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
-    return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
-
-
-def jobs_of(home, submission):
-    return {job.spec.subject: job for job in load_submission(home, submission).jobs}
 
 
 def log_of(home, job):

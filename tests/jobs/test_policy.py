@@ -4,25 +4,18 @@ import errno
 
 import pytest
 import torch
+from job_rows import spec
 
-from lorafleet.config import Recipe, Validation
 from lorafleet.errors import BaseModelError, BundleError, DataError, ManifestError, NonFiniteError, UnreachableError
-from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.kinds import classify
 from lorafleet_jobs.policy import TENURE_SECONDS, Claim, advance, gives_way, next_jobs
 from lorafleet_jobs.recycle import RECYCLE_JOBS, should_recycle
 from lorafleet_jobs.rows import JobRow
 from lorafleet_jobs.watchdog import LifeSigns, Watchdog
 
-SPEC = JobSpec(
-    id="j", submission="s", subject="j", adapter="j", base="toy-playground", folder="/photos", images=(),
-    class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(), steps=7, validation=Validation(),
-    dataset_fingerprint="f",
-)  # fmt: skip
-
 
 def row(name: str, position: int, **more) -> JobRow:
-    return JobRow("s", name, position, SPEC, **{"run_id": "r", "steps": 100, **more})
+    return JobRow("s", name, position, spec("j", "s"), **{"run_id": "r", "steps": 100, **more})
 
 
 def names(rows):

@@ -4,36 +4,12 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from job_rows import SUBMISSION, filled, job
 
-from lorafleet.config import Recipe, Resources, Validation
 from lorafleet_jobs import rows
-from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.rows import BACKOFF_MOST, ENDED, LEASE_SECONDS, QUARANTINE_LANES, SEEDS, WAITS
-from lorafleet_jobs.store import JobStore, SubmissionRow
 
-SUBMISSION = "pets-0123456789"
 KINDS = ["data", "recipe", "memory", "non-finite", "lost", "stalled", "publish", "storage", "defect"]
-
-
-def spec(job: str, submission: str = SUBMISSION) -> JobSpec:
-    return JobSpec(
-        id=job, submission=submission, subject=job, adapter=job, base="toy-playground", folder="/photos", images=(),
-        class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(), steps=7, validation=Validation(),
-        dataset_fingerprint="f",
-    )  # fmt: skip
-
-
-def filled(url: str, count: int, submission: str = SUBMISSION, **resources) -> JobStore:
-    store = JobStore(url)
-    row = SubmissionRow(submission, "pets", "toy-playground", "name: pets\n", 2, Resources(**resources))
-    store.add(row, tuple(spec(f"job{n}", submission) for n in range(count)), now=0.0)
-    for n in range(count):
-        store.set_run(submission, f"job{n}", f"run{n}")
-    return store
-
-
-def job(store: JobStore, name: str):
-    return next(row for row in store.jobs(SUBMISSION) if row.id == name)
 
 
 class Lanes(RuleBasedStateMachine):

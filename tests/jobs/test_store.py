@@ -4,38 +4,15 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from job_rows import SUBMISSION, filled, job, spec
 from sqlalchemy import text
 
-from lorafleet.config import Recipe, Resources, Validation
+from lorafleet.config import Resources
 from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet_jobs.desk import SteadyClock, StoreDesk
-from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.policy import TENURE_SECONDS
 from lorafleet_jobs.rows import LEASE_SECONDS, overall
 from lorafleet_jobs.store import JobStore, SubmissionRow
-
-SUBMISSION = "pets-0123456789"
-
-
-def spec(job: str, submission: str = SUBMISSION) -> JobSpec:
-    return JobSpec(
-        id=job, submission=submission, subject=job, adapter=job, base="toy-playground", folder="/photos", images=(),
-        class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(), steps=7, validation=Validation(),
-        dataset_fingerprint="f",
-    )  # fmt: skip
-
-
-def filled(url: str, count: int, submission: str = SUBMISSION, **resources) -> JobStore:
-    store = JobStore(url)
-    row = SubmissionRow(submission, "pets", "toy-playground", "name: pets\n", 2, Resources(**resources))
-    store.add(row, tuple(spec(f"job{n}", submission) for n in range(count)), now=0.0)
-    for n in range(count):
-        store.set_run(submission, f"job{n}", f"run{n}")
-    return store
-
-
-def job(store: JobStore, name: str):
-    return next(row for row in store.jobs(SUBMISSION) if row.id == name)
 
 
 def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(database):

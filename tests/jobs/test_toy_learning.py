@@ -1,4 +1,4 @@
-"""The judges agree that training learns: six subjects of one class, told apart by their adapters' samples alone."""
+"""The judges agree that training learns: six subjects of one class, a pack, told apart by their adapters' samples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.presets import resolve_recipe
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.pack import step_together
 from lorafleet_jobs.train.training import Training
 
 NOUN, SUBJECTS = "mug", 6
@@ -56,16 +56,14 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
     subjects = write_subjects(tmp_path, [NOUN] * SUBJECTS)
     galleries = [as_tensor(subject.gallery()) for subject in subjects]
     hits, places, base_hits = 0, 0, 0
-    for index, subject in enumerate(subjects):
-        job = Training.prepare(spec_of(subject, base), warm)
-        warm.clear()
-        with torch.no_grad():
-            base_made = samples(job, warm, "a")
-        for step in range(1, job.spec.steps + 1):
-            step_alone(job, step)
+    jobs = [Training.prepare(spec_of(subject, base), warm) for subject in subjects]
+    plain = [samples(job, warm, "a") for job in jobs]
+    for step in range(1, jobs[0].spec.steps + 1):
+        losses = step_together([(job, step) for job in jobs])
+    assert all(isinstance(loss, float) for loss in losses)
+    for index, (job, base_made) in enumerate(zip(jobs, plain, strict=True)):
         job.learned.install(warm)
-        with torch.no_grad():
-            made = samples(job, warm, "TOK")
+        made = samples(job, warm, "TOK")
         warm.clear()
         hits += sum(found == index for found in recognise(judge, made, galleries))
         base_hits += sum(found == index for found in recognise(judge, base_made, galleries))

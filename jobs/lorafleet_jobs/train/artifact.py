@@ -33,8 +33,23 @@ def publishable(
     out: Path,
 ) -> Bundle:
     """Writes the bundle of a finished job to `out`, whole or not at all."""
+    card = _card(spec, loaded, learned, metrics, run_id)
+    files = {WEIGHTS: lora_file(learned, card)} if learned.low_rank else {}
+    if learned.vectors is not None:
+        one, two = (vectors.detach().cpu().contiguous() for vectors in learned.vectors)
+        files[EMBEDDINGS] = save({"clip_l": one, "clip_g": two})
+    png = io.BytesIO()
+    preview.save(png, "PNG")
+    files[PREVIEW] = png.getvalue()
+    files[README] = model_card(card, loaded.base).encode()
+    return write_bundle(out, card, files)
+
+
+def _card(
+    spec: JobSpec, loaded: LoadedBase, learned: Learned, metrics: dict[str, float], run_id: str | None
+) -> AdapterCard:
     rank = learned.low_rank[UNET].rank if UNET in learned.low_rank else _text_rank(learned)
-    card = AdapterCard(
+    return AdapterCard(
         name=spec.adapter,
         base=loaded.base.name,
         base_fingerprint=loaded.base.fingerprint,
@@ -57,15 +72,6 @@ def publishable(
         run_id=run_id,
         lorafleet_version=__version__,
     )
-    files = {WEIGHTS: lora_file(learned, card)} if learned.low_rank else {}
-    if learned.vectors is not None:
-        one, two = (vectors.detach().cpu().contiguous() for vectors in learned.vectors)
-        files[EMBEDDINGS] = save({"clip_l": one, "clip_g": two})
-    png = io.BytesIO()
-    preview.save(png, "PNG")
-    files[PREVIEW] = png.getvalue()
-    files[README] = model_card(card, loaded.base).encode()
-    return write_bundle(out, card, files)
 
 
 def lora_file(learned: Learned, card: AdapterCard) -> bytes:

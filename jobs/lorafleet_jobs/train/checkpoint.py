@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from lorafleet.synced import write_synced
 from lorafleet_jobs.train.training import Training
 
 TENSORS, REST = "state.safetensors", "state.json"
@@ -40,8 +40,8 @@ def save_checkpoint(folder: Path, training: Training, step: int, losses: Sequenc
     target, scratch = folder / f"step-{step:06d}", folder / f".{uuid.uuid4().hex}"
     scratch.mkdir(parents=True)
     try:
-        _write(scratch / TENSORS, data)
-        _write(scratch / REST, json.dumps(said).encode())
+        write_synced(scratch / TENSORS, data)
+        write_synced(scratch / REST, json.dumps(said).encode())
         shutil.rmtree(target, ignore_errors=True)
         scratch.rename(target)
     finally:
@@ -134,10 +134,3 @@ def _unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tensors[value["tensor"]]
         return {key: _unflatten(inner, tensors) for key, inner in value["pairs"]}
     return [_unflatten(inner, tensors) for inner in value] if isinstance(value, list) else value
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())

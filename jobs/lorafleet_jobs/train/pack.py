@@ -126,7 +126,8 @@ def _backward(asked: Sequence[Asked], calls: SharedCalls) -> tuple[list[float], 
 def _answers(asked: Sequence[Asked], calls: SharedCalls) -> tuple[Tensor, ...]:
     """What the base says to each micro-batch, every group of rows with its job's adapter, in one call."""
     warm, checkpointing = asked[0].training.warm, asked[0].training.spec.recipe.gradient_checkpointing
-    if warm.unet.is_gradient_checkpointing != checkpointing:  # walks all modules
+    # One block tells for all; switching, and asking the UNet itself, walk every module.
+    if warm.unet.down_blocks[0].gradient_checkpointing != checkpointing:
         (warm.unet.enable_gradient_checkpointing if checkpointing else warm.unet.disable_gradient_checkpointing)()
     conditioning = calls.conditioning(
         [(each.training.prompts, each.question.captions, _dropout([each])) for each in asked]

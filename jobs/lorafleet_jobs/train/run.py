@@ -152,14 +152,13 @@ class Crew:
         return run
 
     def step(self) -> list[Ended]:
-        """One step of every job; returns those that ended with it. The base carries nothing afterwards."""
+        """One step of every job; returns those that ended with it. The base carries no adapter afterwards."""
         try:
             outcomes = self._outcomes(self.runs)
             self.room.measure(len(self.runs), self.warm.device)
             ends = [(run, _end(run, loss)) for run, loss in zip(self.runs, outcomes, strict=True)]
         finally:
             self.warm.clear()
-            self.warm.unet.disable_gradient_checkpointing()
         self.runs = [run for run, end in ends if end is None]
         return [(run, end) for run, end in ends if end is not None]
 
@@ -232,3 +231,4 @@ def train_job(
                 raise end
     finally:
         warm.clear()
+        warm.unet.disable_gradient_checkpointing()

@@ -17,15 +17,25 @@ Predict = Callable[[Tensor, Tensor, Conditioning, Tensor], Tensor]
 
 
 class Noise:
-    """Standard noise of n rows, each from a CPU generator of its own, as diffusers draws it for one image."""
+    """Standard noise of n rows, each from a CPU generator of its own, as diffusers draws it for one image.
 
-    def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> None:
+    `dtype` is what it is drawn in.
+    """
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        shape: tuple[int, ...],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        self._shape, self._device = (1, *shape), device
+        self._shape, self._device, self._dtype = (1, *shape), device, dtype
 
     def draw(self) -> Tensor:
         """The next noise [n, c, h, w], fp32: the first latent's, then that of each step that adds some."""
-        return torch.cat([torch.randn(self._shape, generator=own) for own in self._generators]).to(self._device)
+        rows = [torch.randn(self._shape, generator=own, dtype=self._dtype) for own in self._generators]
+        return torch.cat(rows).to(self._device, torch.float32)
 
 
 @torch.no_grad()

@@ -18,11 +18,10 @@ from mlflow.exceptions import MlflowException
 from lorafleet.bundle import CARD, Bundle, sha256_of
 from lorafleet.bundle_cache import CAPACITY, BundleCache, CacheStats, Verifier
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
-from lorafleet.ports import AdapterVersion
+from lorafleet.ports import CHAMPION, AdapterVersion
 from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching, sqlite_file
 
 ARTIFACT = "adapter"
-CHAMPION = "champion"
 DIGEST = "card_sha256"
 PAGE = 1000
 log = logging.getLogger(__name__)

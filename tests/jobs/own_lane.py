@@ -1,0 +1,27 @@
+"""What tests share that run a lane in their own process: real trainer, rows and MLflow, and no cluster."""
+
+from zlib import crc32
+
+from lorafleet.home import Home
+from lorafleet.tracking import MlflowTracking
+from lorafleet_jobs.desk import LaneSetup, StoreDesk
+from lorafleet_jobs.lane import Lane, Leaving, stays
+from lorafleet_jobs.report import load_submission
+from lorafleet_jobs.rows import JobRow
+
+
+def lane(home: Home, tracking: MlflowTracking, desk: StoreDesk, pack: int = 1, must_leave=stays, then=None) -> Leaving:
+    """A lane's life, with the resources of the desk's submission."""
+    resources = load_submission(home, desk._submission).row.resources
+    setup = LaneSetup("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
+    return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
+
+
+def jobs_of(home: Home, submission: str) -> dict[str, JobRow]:
+    """By subject."""
+    return {job.spec.subject: job for job in load_submission(home, submission).jobs}
+
+
+def seed_of(name: str) -> int:
+    """Of a submission; differs from test to test, so that none finds another's bundle."""
+    return crc32(name.encode()) % 10_000
