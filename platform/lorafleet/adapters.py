@@ -93,9 +93,8 @@ def check_adapter(bundle: Bundle, shapes: Shapes, widths: tuple[int, int]) -> Ad
                 f"adapter {card.name!r}: {key!r} gives layer {layer!r} its {kind} a second time; train again"
             )
         rank = card.rank if part == UNET else card.text_encoder_rank
-        tensors[kind] = _checked(card.name, key, tensor, _shape(kind, rank, shapes[part][layer])).flatten(
-            0 if kind == "m" else 1
-        )
+        checked = _checked(card.name, key, tensor, factor_shape(kind, rank, shapes[part][layer]))
+        tensors[kind] = checked.flatten(0 if kind == "m" else 1)
     vectors = _vectors(bundle, widths)
     if not found and vectors is None:
         raise BundleError(f"adapter {card.name!r} binds no layer and has no learned tokens; train or fetch it again")
@@ -121,8 +120,8 @@ def _bind(name: str, key: str, shapes: Shapes) -> tuple[str, str, Kind]:
     )
 
 
-def _shape(kind: Kind, rank: int, layer: LayerShape) -> tuple[int, ...]:
-    """Of a tensor in the file, as PEFT writes it."""
+def factor_shape(kind: Kind, rank: int, layer: LayerShape) -> tuple[int, ...]:
+    """Of a tensor in a file, as PEFT writes it, for a layer of that shape."""
     n_in, n_out, *kernel = layer
     ones = [1 for _ in kernel]
     return {"A": (rank, n_in, *kernel), "B": (n_out, rank, *ones), "m": (*ones[:1], n_out, *ones)}[kind]

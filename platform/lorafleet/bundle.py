@@ -84,6 +84,11 @@ class AdapterCard(Strict):
         """Alpha / rank, the same for every part."""
         return self.alpha / self.rank if self.rank else 1.0
 
+    @property
+    def imported_from(self) -> str:
+        """The file of another program that it was made of; empty for what was trained here."""
+        return str(self.recipe.get("imported_from", ""))
+
 
 @dataclass(frozen=True)
 class Bundle:

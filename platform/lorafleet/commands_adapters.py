@@ -1,4 +1,4 @@
-"""The commands `adapters ls`, `show` and `export`, and `ui`: what is registered, for eyes and for other programs."""
+"""The group `adapters`, and `ui`: what is registered, for eyes and for other programs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lorafleet.commands_import import import_file
+
 if TYPE_CHECKING:
+    from lorafleet.bundle import AdapterCard
     from lorafleet.ports import AdapterVersion
     from lorafleet.tracking import MlflowRegistry
 
@@ -16,10 +19,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 
 def register(app: typer.Typer) -> None:
     """Adds the group `adapters`, and `ui`."""
-    group = typer.Typer(help="The adapters that were trained and registered.", no_args_is_help=True)
+    group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
     group.command("ls")(ls)
     group.command("show")(show)
     group.command("export")(export)
+    group.command("import")(import_file)
     app.add_typer(group, name="adapters")
     app.command("ui")(ui)
 
@@ -35,7 +39,7 @@ def ls(as_json: AsJson = False) -> int:
         print_json({"adapters": [_document(one) for one in found]})
         return 0
     if not found:
-        note("no adapter is registered yet; train some: lorafleet submit MANIFEST")
+        note("no adapter is registered yet; train some: lorafleet submit MANIFEST, or: lorafleet adapters import FILE")
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("adapter", "version", "aliases", "base", "prompt it with"):
@@ -49,7 +53,7 @@ def ls(as_json: AsJson = False) -> int:
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)], as_json: AsJson = False
 ) -> int:
-    """Show one adapter version: how to prompt it, what it was trained on, where it lies. Exit code 3: there is none."""
+    """Show one adapter version: how to prompt it, what it came from, where it lies. Exit code 3: there is none."""
     from lorafleet.bundle import read_bundle
     from lorafleet.console import out, print_json
 
@@ -62,8 +66,8 @@ def show(
     facts = {
         "adapter": f"{found.name}@{found.version}" + (f" ({', '.join(found.aliases)})" if found.aliases else ""),
         "base": f"{card.base} ({card.base_fingerprint})",
-        "prompt it with": " ".join(found.triggers),
-        "trained on": f"{card.images} images as {card.instance_prompt!r}, {card.steps} steps",
+        "prompt it with": " ".join(found.triggers) or "any prompt; it has no trigger",
+        **_origin(card),
         "rank, alpha": f"{card.rank}, {card.alpha:g}",
         "licence": card.licence,
         "run": found.run_id or "none",
@@ -137,6 +141,12 @@ def _registry() -> MlflowRegistry:
 
     home = Home.from_environment()
     return MlflowRegistry(home.tracking_uri, home.adapter_cache)
+
+
+def _origin(card: AdapterCard) -> dict[str, str]:
+    if card.imported_from:
+        return {"imported from": f"{card.imported_from} ({card.recipe['format']}'s format)"}
+    return {"trained on": f"{card.images} images as {card.instance_prompt!r}, {card.steps} steps"}
 
 
 def _document(adapter: AdapterVersion) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from lorafleet.bases import Base
 from lorafleet.numerics.latents import LatentScale
 from lorafleet.numerics.rowlora import RowLoRA
 from lorafleet.numerics.text import Conditioning, PromptEncoder
-from lorafleet.targets import TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, is_target
+from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, TEXT_SERVED, UNET, is_target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,8 +31,8 @@ class LoadedBase:
     """The parts of one base on one device.
 
     The UNet and the text encoders have the dtype of `precision`; the VAE is fp32 always. `lora` wraps the linear layers
-    and convolutions of the UNet and the attention of the text encoders, by `lorafleet.targets.PARTS`; nothing else can
-    change.
+    and convolutions of the UNet and the transformer layers of the text encoders, by `lorafleet.targets.PARTS`; nothing
+    else can change.
     """
 
     base: Base
@@ -78,8 +78,8 @@ class LoadedBase:
             module.requires_grad_(False).eval().to(device)
         lora = {
             UNET: RowLoRA(unet, lambda _: True),
-            TEXT_ENCODER: RowLoRA(encoders[0], lambda name: is_target(name, TEXT)),
-            TEXT_ENCODER_2: RowLoRA(encoders[1], lambda name: is_target(name, TEXT)),
+            TEXT_ENCODER: RowLoRA(encoders[0], lambda name: is_target(name, TEXT_SERVED)),
+            TEXT_ENCODER_2: RowLoRA(encoders[1], lambda name: is_target(name, TEXT_SERVED)),
         }
         return cls(base, unet, vae, PromptEncoder(tokenizers, encoders), lora, torch.device(device))
 

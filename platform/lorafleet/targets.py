@@ -6,7 +6,8 @@ A UNet's presets and the ends of its modules' names:
     attn+ff      the transformer blocks' feed-forward layers as well (OneTrainer's "attn-mlp")
     all-linear   every linear layer: projections and time embeddings too (kohya's nearest relative)
 
-A list is taken as ends of names. The text encoders' LoRA sits on their attention's projections.
+A list is taken as ends of names. The text encoders' LoRA is trained on their attention's projections; kohya's relatives
+also train the feed-forward layers, so those are served.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 ALL_LINEAR = "all-linear"
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_SERVED = (*TEXT, "fc1", "fc2")
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 PARTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
 """The models of a base that can carry LoRA; also the prefixes of diffusers' keys."""

@@ -8,7 +8,7 @@ import torch
 from lorafleet.bases import find_base
 from lorafleet.config import Recipe, Resources, Validation
 from lorafleet.loaded import LoadedBase
-from lorafleet.targets import UNET, select
+from lorafleet.targets import TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
 from lorafleet_jobs.estimate import (
     LARGEST_PACK,
     Machine,
@@ -35,8 +35,9 @@ def loaded() -> LoadedBase:
 
 def test_layers_are_those_that_carry_adapters(loaded: LoadedBase) -> None:
     assert dict(SIZE.layers[UNET]) == loaded.lora[UNET].linear
-    for part, lora in loaded.lora.items():
-        assert sorted(SIZE.layers[part].values()) == sorted(lora.linear.values())
+    for part in (TEXT_ENCODER, TEXT_ENCODER_2):
+        linear = loaded.lora[part].linear
+        assert sorted(SIZE.layers[part].values()) == sorted(linear[name] for name in select(linear, TEXT))
     assert len(select(SIZE.layers[UNET], "attn")) < len(select(SIZE.layers[UNET], "attn+ff")) < len(SIZE.layers[UNET])
 
 

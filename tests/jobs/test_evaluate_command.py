@@ -5,12 +5,18 @@ import socket
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
+from lorafleet.bases import find_base
 from lorafleet.bundle import read_bundle
 from lorafleet.cli import new_app, run
 from lorafleet.errors import DataError, NotFoundError
 from lorafleet.home import Home
+from lorafleet.importing import Import, import_adapter
+from lorafleet.loaded import LoadedBase
+from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_manifest, write_subjects
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs.commands_evaluate import register_evaluate
@@ -146,3 +152,14 @@ def test_a_home_without_anything_is_told_so(tmp_path):
     with pytest.raises(NotFoundError, match="neither a submission nor an adapter"):
         find(["cup"], home, registry(home))
     assert not home.root.exists()
+
+
+def test_an_imported_adapter_has_no_pictures_to_be_scored_by(tmp_path, with_mlflow):
+    home, base = Home(with_mlflow(tmp_path / "home")), find_base("toy-sdxl")
+    layer = "lora_unet_mid_block_attentions_0_proj_in"
+    width = LoadedBase.load(base).lora[UNET].linear["mid_block.attentions.0.proj_in"]
+    tensors = {f"{layer}.lora_down.weight": torch.ones(2, width[0]), f"{layer}.lora_up.weight": torch.ones(width[1], 2)}
+    save_file(tensors, tmp_path / "style.safetensors")
+    import_adapter(Import(file=tmp_path / "style.safetensors", name="style", base=base.name), home)
+    with pytest.raises(NotFoundError, match=r"'style' was imported from style\.safetensors: no pictures"):
+        find(["style"], home, registry(home))

@@ -74,12 +74,17 @@ def _of_word(word: str, home: Home, registry: AdapterRegistry) -> list[Trained |
             f"{word!r} is neither a submission nor an adapter here; see lorafleet adapters ls, or status"
         )
     adapter = registry.resolve(name, version or None)
-    job_id = read_bundle(adapter.path).card.job_id
-    job = _job(job_id, home)
+    card = read_bundle(adapter.path).card
+    if card.imported_from:
+        raise NotFoundError(
+            f"adapter {word!r} was imported from {card.imported_from}: no pictures of its subject are known here; "
+            "evaluate adapters that were trained here"
+        )
+    job = _job(card.job_id, home)
     if job is None:
         raise NotFoundError(
-            f"adapter {word!r} was trained under another home: the pictures of job {job_id} are not recorded here; "
-            "set LORAFLEET_HOME to the home that trained it"
+            f"adapter {word!r} was trained under another home: the pictures of job {card.job_id} are not recorded "
+            "here; set LORAFLEET_HOME to the home that trained it"
         )
     return [Trained(f"{adapter.name}@{adapter.version}", job.spec, adapter.path, adapter.run_id or job.run_id)]
 

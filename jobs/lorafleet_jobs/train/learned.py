@@ -19,7 +19,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.factors import Factors, Stacked, stack
 from lorafleet.numerics.rowlora import RowDropout, RowLoRA
 from lorafleet.numerics.text import Vectors, new_vectors
-from lorafleet.targets import PARTS, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
+from lorafleet.targets import PARTS, TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
 
 Kind = Literal["unet", "text", "tokens"]
 
@@ -102,7 +102,7 @@ class Learned:
             rank = recipe.text_encoder_lora.rank or recipe.rank
             for part in (TEXT_ENCODER, TEXT_ENCODER_2):
                 lora = loaded.lora[part]
-                low_rank[part] = LowRank.new(lora, list(lora.linear), rank, recipe.dora, draws)
+                low_rank[part] = LowRank.new(lora, select(lora.linear, TEXT), rank, recipe.dora, draws)
         return cls(low_rank, recipe.scale(), _new_tokens(recipe, loaded, draws))
 
     def install(self, loaded: LoadedBase, weight: float = 1.0) -> None:

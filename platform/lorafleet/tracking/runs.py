@@ -35,6 +35,7 @@ PARENT = "mlflow.parentRunId"
 HOME = "lorafleet.home"
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 VERSION = "adapter_version"
+IMPORTS = "imports"
 PAGE = 1000
 RESUME_SECONDS = 1.0
 """How long a beginning attempt waits to be seen; after that it goes on, and is seen later."""
@@ -92,6 +93,11 @@ class MlflowTracking:
             self.client.log_inputs(child, [job.dataset])
             self.client.update_run(child, status="SCHEDULED")
         return child
+
+    def start_import(self, name: str, job_id: str, tags: Mapping[str, str]) -> str:
+        """Opens the run of an adapter that was not trained here, in the experiment `imports`; returns its run id."""
+        with reaching(self.uri):
+            return self._opened(self._experiment(IMPORTS), name, {"job_id": job_id}, tags)
 
     def resume(self, run_id: str, attempt: int) -> None:
         """Marks a run as running, in its nth attempt, at once or after an outage; what it says again is one point."""
