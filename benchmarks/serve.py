@@ -10,7 +10,7 @@
     (e) the step engine
 
 Requests come all at once, and at a constant rate that does not wait for answers. Rounds are interleaved, so that a
-noisy machine disturbs all alike. Prints tables and writes `benchmarks/results/serve.json`.
+noisy machine disturbs all alike. Prints tables, writes `benchmarks/results/serve.json` and draws `docs/serve.svg`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import serve_chart
 import serve_sdxl
 import torch
 from serve_arms import GUIDANCE, AllResident, Arm, Engine, LoadEach, MixedBatches
@@ -250,6 +251,8 @@ def main() -> None:
     data = toy(arguments)
     print(report(data))
     (arguments.out or RESULT).write_text(json.dumps(data, indent=2) + "\n")
+    if arguments.out is None:
+        serve_chart.draw(data)
 
 
 if __name__ == "__main__":

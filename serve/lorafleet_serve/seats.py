@@ -229,12 +229,14 @@ class _Factors:
                     wide[mark[0] : before[0], run].zero_()
 
     def stacked(self, layout: Layout, names: frozenset[str], seats: slice, gains: bool) -> dict[str, Stacked]:
-        """Views of some layers of some seats."""
+        """Views of some layers of some seats; of convolutions copies of A, whose kernels must lie together."""
         A, B, gain = self.A[seats], self.B[seats], self.gain[seats]
-        return {
-            name: Stacked(A[..., layout.A[name]], B[..., layout.B[name]].mT, gain[:, layout.B[name]] if gains else None)
-            for name in names
-        }
+        found = {}
+        for name in names:
+            a, b = layout.A[name], layout.B[name]
+            down = A[..., a] if a.start < layout.linear[0] else A[..., a].contiguous()
+            found[name] = Stacked(down, B[..., b].mT, gain[:, b] if gains else None)
+        return found
 
 
 def _mark(row: Row) -> Mark | None:
