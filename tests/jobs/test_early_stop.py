@@ -38,6 +38,7 @@ def lorafleet(*arguments):
     return run(app, [str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_what_does_badly_ends_early_and_the_best_is_published(manifest, tmp_path, with_mlflow, monkeypatch, capsys):
     home = Home(with_mlflow(tmp_path / "home"))
     monkeypatch.setenv("LORAFLEET_HOME", str(home.root))

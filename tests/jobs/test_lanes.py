@@ -23,7 +23,7 @@ from lorafleet_jobs.report import load_submission, store_url
 from lorafleet_jobs.submit import record, submit
 
 SUBJECTS = ("cup", "jug", "pan", "pot")
-STEPS = 60
+STEPS = 36
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 

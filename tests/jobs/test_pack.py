@@ -122,7 +122,7 @@ def check_pack(warm, photos, pack, bar):
         compare(training, lonely, bar)
 
 
-@settings(max_examples=6, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=4, deadline=None, suppress_health_check=QUIET)
 @given(pack=PACKS)
 def test_a_pack_changes_nothing_in_float64(doubled, photos, pack):
     check_pack(doubled, photos, pack, EXACT)
@@ -217,7 +217,7 @@ SEATED = (
 )
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=3, deadline=None, suppress_health_check=QUIET)
 @given(joins=st.lists(st.integers(0, 4), min_size=5, max_size=5), order=st.permutations(range(5)))
 def test_in_seats_every_job_comes_out_the_same_to_the_bit_whoever_joins_and_leaves(warm, photos, joins, order):
     specs = [spec_of(warm, photos, 3, **SEATED[i]) for i in order]

@@ -168,8 +168,13 @@ def _plain(config):
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("optimizer", ["adamw", "prodigy"])
+@pytest.mark.parametrize(
+    ("optimizer", "case"),
+    [
+        *(("prodigy", case) for case in CASES),
+        *(pytest.param("adamw", case, marks=[pytest.mark.slow] if case != "lora" else []) for case in CASES),
+    ],
+)
 def test_twenty_steps_equal_diffusers_and_peft(warm, photos, case, optimizer):
     options = {"weight_decay": 0.0} if case == "pivotal" else {}  # theirs would decay the whole vocabulary
     ours = training(warm, photos, optimizer=optimizer, optimizer_options=options, **CASES[case])

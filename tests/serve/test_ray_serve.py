@@ -119,7 +119,7 @@ def test_errors_cross_the_process_with_their_status(server):
     assert server.post(URL, json={"prompt": "a", "size": "40x999"}).status_code == 422
     assert server.get("/readyz").json() == {"status": "ready"}
     assert server.get("/v1/models").json()["data"][0]["id"] == "toy-playground"
-    assert len(server.get("/v1/adapters").json()["adapters"]) == 5
+    assert "few-steps" in [one["name"] for one in server.get("/v1/adapters").json()["adapters"]]
 
 
 @pytest.fixture
@@ -190,6 +190,7 @@ def test_a_replica_killed_under_load_is_replaced_and_no_image_is_wrong(server, i
     assert server.get("/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_serve_yaml_is_deployed_over_it_while_a_request_runs(server, request):
     config = yaml.safe_load((request.config.rootpath / "serve" / "serve.yaml").read_text())
     config["applications"][0]["args"]["device"] = "cpu"
