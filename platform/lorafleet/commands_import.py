@@ -9,7 +9,7 @@ import typer
 
 
 def import_file(
-    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, exists=True, dir_okay=False)],
     name: Annotated[str, typer.Option("--name", help="Of the adapter; its newest version becomes champion.")],
     base: Annotated[str, typer.Option("--base", help="The base that it is for.")],
     words: Annotated[

@@ -95,7 +95,7 @@ def train(tracking, run_id, spool, attempt, first, last, wire, course):
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=QUIET)
+@settings(max_examples=2, deadline=None, suppress_health_check=QUIET)
 @given(attempts=ATTEMPTS)
 def test_whatever_happens_the_curve_is_that_of_an_uninterrupted_run(
     server, direct, new_run, tmp_path_factory, attempts
