@@ -135,7 +135,8 @@ class MlflowRegistry:
             aliases = ", ".join(sorted({alias for one in own for alias in one.aliases})) or "none"
             return f"adapter {name!r} has no version or alias {wanted!r}; versions: {versions}; aliases: {aliases}"
         names = ", ".join(sorted({one.name for one in there})[:20])
-        return f"there is no adapter {name!r}; " + (f"there are: {names}" if names else "submit a manifest, or import a file: lorafleet adapters import")
+        remedy = f"there are: {names}" if names else "submit a manifest, or import a file: lorafleet adapters import"
+        return f"there is no adapter {name!r}; {remedy}"
 
     def _own(self, version: Any) -> tuple[Path, ...]:
         """Folders of this machine where the bundle was put when it was published, the artifact's first."""
