@@ -120,6 +120,17 @@ def _bind(name: str, key: str, shapes: Shapes) -> tuple[str, str, Kind]:
     )
 
 
+def factor_key(part: str, layer: str, kind: Kind) -> str:
+    """What a bundle calls a layer's tensor within its part, as PEFT spells it.
+
+    Of a text encoder's magnitudes transformers' loader wants the whole parameter's name, with `.weight`; without, it
+    loads the bundle with fresh ones and only warns.
+    """
+    if part == UNET:
+        return f"{layer}.{'lora_magnitude_vector' if kind == 'm' else f'lora_{kind}.weight'}"
+    return f"text_model.{layer}.{'lora_magnitude_vector' if kind == 'm' else f'lora_{kind}'}.weight"
+
+
 def factor_shape(kind: Kind, rank: int, layer: LayerShape) -> tuple[int, ...]:
     """Of a tensor in a file, as PEFT writes it, for a layer of that shape."""
     n_in, n_out, *kernel = layer

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from lorafleet.commands_import import import_file
-
 if TYPE_CHECKING:
     from lorafleet.bundle import AdapterCard
     from lorafleet.ports import AdapterVersion
@@ -19,6 +17,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdou
 
 def register(app: typer.Typer) -> None:
     """Adds the group `adapters`, and `ui`."""
+    from lorafleet.commands_import import import_file
+
     group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
     group.command("ls")(ls)
     group.command("show")(show)
@@ -36,7 +36,7 @@ def ls(as_json: AsJson = False) -> int:
 
     found = _registry().list()
     if as_json:
-        print_json({"adapters": [_document(one) for one in found]})
+        print_json({"adapters": [document(one) for one in found]})
         return 0
     if not found:
         note("no adapter is registered yet; train some: lorafleet submit MANIFEST, or: lorafleet adapters import FILE")
@@ -61,7 +61,7 @@ def show(
     found = _registry().resolve(adapter, version or None)
     card = read_bundle(found.path).card
     if as_json:
-        print_json({**_document(found), "card": card.model_dump(mode="json")})
+        print_json({**document(found), "card": card.model_dump(mode="json")})
         return 0
     facts = {
         "adapter": f"{found.name}@{found.version}" + (f" ({', '.join(found.aliases)})" if found.aliases else ""),
@@ -149,7 +149,8 @@ def _origin(card: AdapterCard) -> dict[str, str]:
     return {"trained on": f"{card.images} images as {card.instance_prompt!r}, {card.steps} steps"}
 
 
-def _document(adapter: AdapterVersion) -> dict[str, Any]:
+def document(adapter: AdapterVersion) -> dict[str, Any]:
+    """What `--json` tells of an adapter version."""
     return {
         "name": adapter.name, "version": adapter.version, "aliases": list(adapter.aliases), "base": adapter.base,
         "triggers": list(adapter.triggers), "path": str(adapter.path),

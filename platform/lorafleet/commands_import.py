@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lorafleet.commands_adapters import AsJson, document
+
 
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, exists=True, dir_okay=False)],
@@ -19,7 +21,7 @@ def import_file(
         Path | None, typer.Option("--embeddings", help="A textual inversion (clip_l, clip_g) that <NAME> stands for.")
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="Of the file.")] = "unknown",
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Register a LoRA file (.safetensors of kohya, PEFT or diffusers) as an adapter, to serve it."""
     from lorafleet.config.strict import parse
@@ -31,10 +33,7 @@ def import_file(
     asked = {"file": file, "name": name, "base": base, "words": words, "embeddings": embeddings, "licence": licence}
     found, known = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment())
     if as_json:
-        print_json({
-            "name": found.name, "version": found.version, "aliases": list(found.aliases), "base": found.base,
-            "triggers": list(found.triggers), "path": str(found.path), "new": not known,
-        })  # fmt: skip
+        print_json({**document(found), "new": not known})
         return 0
     out.print(f"{found.name}@{found.version}" + (" (was there already)" if known else ""), markup=False)
     return 0

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorafleet import __version__
-from lorafleet.adapters import check_adapter
+from lorafleet.adapters import check_adapter, factor_key
 from lorafleet.bases import HUB, Base, find_base
 from lorafleet.bundle import (
     EMBEDDINGS,
@@ -70,6 +71,14 @@ class Import(Strict):
             raise ValueError("words and embeddings both say what the trigger stands for; give one of them")
         return self
 
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """sha256 of the file, and of the embeddings if there are; BundleError if one is not there or too large."""
+        files = [self.file, *([self.embeddings] if self.embeddings is not None else [])]
+        for file in files:
+            check_size(file)
+        return tuple(map(sha256_of, files))
+
 
 @dataclass(frozen=True)
 class Unwritten(Bundle):
@@ -103,7 +112,7 @@ def import_adapter(wanted: Import, home: Home) -> tuple[AdapterVersion, bool]:
         tracking.settle(there.run_id, "FINISHED")  # whoever imported it may have died before saying so
         return there, True
     made = make_bundle(wanted, home.bundles)
-    tags = {"adapter": wanted.name, "file": wanted.file.name, "sha256": str(made.card.recipe["sha256"])}
+    tags = {"adapter": wanted.name, "file": wanted.file.name, "sha256": wanted.digests[0]}
     run_id = tracking.start_import(wanted.name, job_id, tags)
     bundle = made.write(run_id)
     tracking.log_bundle(run_id, bundle.path)
@@ -148,27 +157,19 @@ def shape_of(base: Base) -> LoadedBase:
 
 def identity(wanted: Import, base: Base) -> str:
     """Of everything that shapes the bundle, so that other words or another licence are another version."""
-    files = [wanted.file, *([wanted.embeddings] if wanted.embeddings is not None else [])]
-    for file in files:
-        check_size(file)
-    told = [*map(sha256_of, files), wanted.name, base.fingerprint, wanted.words, wanted.licence]
+    told = [*wanted.digests, wanted.name, base.fingerprint, wanted.words, wanted.licence]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _weights_file(lora: ForeignLoRA) -> bytes:
-    """PEFT's names at a scale of 1, with zeros up to the one rank that a part's layers have in a bundle.
-
-    The text encoders' layers are called as in trained bundles, with `text_model.`.
-    """
+    """A bundle's names at a scale of 1, with zeros up to the one rank that a part's layers have in a bundle."""
     tensors: dict[str, Tensor] = {}
     for (part, layer), pair in lora.layers.items():
         rank = lora.rank(UNET) if part == UNET else lora.rank(*TEXT_ENCODERS)
-        before, ending = ("", "") if part == UNET else ("text_model.", ".weight")
-        name = f"{part}.{before}{layer}"
-        tensors[f"{name}.lora_A.weight"] = _padded(pair.A, 0, rank)
-        tensors[f"{name}.lora_B.weight"] = _padded(pair.B, 1, rank)
+        tensors[f"{part}.{factor_key(part, layer, 'A')}"] = _padded(pair.A, 0, rank)
+        tensors[f"{part}.{factor_key(part, layer, 'B')}"] = _padded(pair.B, 1, rank)
         if pair.m is not None:
-            tensors[f"{name}.lora_magnitude_vector{ending}"] = pair.m.contiguous()
+            tensors[f"{part}.{factor_key(part, layer, 'm')}"] = pair.m.contiguous()
     return bytes(save(tensors))
 
 
@@ -211,7 +212,7 @@ def _card(wanted: Import, base: Base, lora: ForeignLoRA, triggers: tuple[Trigger
         "triggers": triggers,
         "class_noun": "",
         "instance_prompt": "",
-        "recipe": {"imported_from": wanted.file.name, "format": lora.format, "sha256": sha256_of(wanted.file)},
+        "recipe": {"imported_from": wanted.file.name, "format": lora.format, "sha256": wanted.digests[0]},
         "dataset_fingerprint": "",
         "images": 0,
         "steps": 0,

@@ -1,4 +1,7 @@
-"""MLflow as it really is: one SQLite store for each module that asks. Plain functions are in `tracked_jobs`."""
+"""MLflow as it really is, one SQLite store for each module that asks, and commands on a home of their own.
+
+Plain functions are in `tracked_jobs` and `lora_files`.
+"""
 
 import sys
 import uuid
@@ -24,3 +27,16 @@ def tracking(home):
 @pytest.fixture
 def parent(tracking):
     return tracking.start_submission("pets", uuid.uuid4().hex, {"lanes": "2"}, "name: pets\n")
+
+
+@pytest.fixture
+def lorafleet(tmp_path, monkeypatch, with_mlflow):
+    """lorafleet("adapters", "ls") runs a command on adapters; returns its exit code."""
+    from lorafleet.cli import new_app, run
+    from lorafleet.commands_adapters import register
+
+    monkeypatch.setenv("LORAFLEET_HOME", str(with_mlflow(tmp_path / "home")))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    app = new_app()
+    register(app)
+    return lambda *arguments: run(app, [str(argument) for argument in arguments])

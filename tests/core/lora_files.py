@@ -47,9 +47,13 @@ def written(folder, tensors, metadata=None, name="style.safetensors"):
 def own(file, warm, folder, **more):
     """By part and layer, what the imported bundle adds to each weight; and the bundle."""
     bundle = make_bundle(Import(file=file, name="style", base="toy-sdxl", **more), folder / "bundles").write()
-    adapter = load_adapter(read_bundle(bundle.path), warm)
-    deltas = {(part, name): f.B @ f.A for part, layers in adapter.parts.items() for name, f in layers.items()}
-    return deltas, bundle
+    return deltas_of(read_bundle(bundle.path), warm), bundle
+
+
+def deltas_of(bundle, warm):
+    """By part and layer, what a bundle adds to each weight."""
+    adapter = load_adapter(bundle, warm)
+    return {(part, name): f.B @ f.A for part, layers in adapter.parts.items() for name, f in layers.items()}
 
 
 def stock(file):

@@ -6,22 +6,18 @@ import json
 
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline
+from lora_files import BASE, assert_same, deltas_of, stock
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from lorafleet.adapters import load_adapter
-from lorafleet.bases import find_base
 from lorafleet.bundle import EMBEDDINGS, PREVIEW, README, WEIGHTS, AdapterCard, Trigger, write_bundle
-from lorafleet.cli import new_app, run
-from lorafleet.commands_adapters import register
 from lorafleet.errors import BundleError
 from lorafleet.export import export_diffusers, export_kohya, kohya_name
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import PARTS, UNET, select
 from lorafleet.tracking import MlflowTracking
 
-BASE = find_base("toy-sdxl")
 TRIGGERS = (
     Trigger(trigger="<rex>", abstraction="TOK", tokens=(0, 1)),
     Trigger(trigger="<rex/TOK2>", abstraction="TOK2", tokens=(2, 3)),
@@ -86,34 +82,12 @@ def random_bundle(warm, folder, targets, rank, text_rank, scale, dora=False, tok
     return write_bundle(folder / "bundle", card, files)
 
 
-def stock_deltas(file):
-    """By part and layer, what stock diffusers adds to each weight after reading a kohya file."""
-    pipe = StableDiffusionXLPipeline.from_pretrained(BASE.path, dtype=torch.float32)
-    pipe.load_lora_weights(str(file.parent), weight_name=file.name)
-    found = {}
-    for part in PARTS:
-        for name, module in getattr(pipe, part).named_modules():
-            for adapter in getattr(module, "lora_A", {}):
-                layer = name.removeprefix("text_model.").removesuffix(".base_layer")
-                found[part, layer] = module.get_delta_weight(adapter).detach().flatten(1)
-    return found
-
-
-def own_deltas(bundle, warm):
-    adapter = load_adapter(bundle, warm)
-    return {(part, name): f.B @ f.A for part, layers in adapter.parts.items() for name, f in layers.items()}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_stock_diffusers_reads_the_same_deltas_from_the_kohya_file(warm, tmp_path, kind):
     bundle = random_bundle(warm, tmp_path, *KINDS[kind])
     file = export_kohya(bundle, tmp_path / "out")[0]
     assert file == tmp_path / "out" / "loras" / "rex.safetensors"
-    ours, theirs = own_deltas(bundle, warm), stock_deltas(file)
-    assert theirs.keys() == ours.keys()
-    for place, delta in ours.items():
-        torch.testing.assert_close(theirs[place], delta, rtol=1e-5, atol=1e-6)
-        assert delta.abs().max() > 0
+    assert_same(deltas_of(bundle, warm), stock(file))
 
 
 def merged(file, warm, norm_of_the_sum):
@@ -204,15 +178,6 @@ def test_for_diffusers_the_files_are_the_bundles_own(warm, tmp_path):
     assert [path.name for path in written] == [WEIGHTS, EMBEDDINGS, README, PREVIEW]
     for path in written:
         assert path.read_bytes() == (bundle.path / path.name).read_bytes()
-
-
-@pytest.fixture
-def lorafleet(tmp_path, monkeypatch, with_mlflow):
-    monkeypatch.setenv("LORAFLEET_HOME", str(with_mlflow(tmp_path / "home")))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    app = new_app()
-    register(app)
-    return lambda *arguments: run(app, [str(argument) for argument in arguments])
 
 
 def test_the_command_writes_a_registered_version(lorafleet, warm, tmp_path, capsys):

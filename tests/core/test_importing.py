@@ -11,8 +11,6 @@ from safetensors.torch import load_file
 
 from lorafleet.adapters import load_adapter
 from lorafleet.bundle import EMBEDDINGS, README, read_bundle
-from lorafleet.cli import new_app, run
-from lorafleet.commands_adapters import register
 from lorafleet.errors import BundleError
 from lorafleet.export import kohya_tensors
 from lorafleet.importing import Import, identity, make_bundle
@@ -107,15 +105,6 @@ def test_embeddings_for_something_else(warm, tmp_path, tensors):
     file, other = written(tmp_path, pairs(warm)), written(tmp_path, tensors, name="token.safetensors")
     with pytest.raises(BundleError, match=r"token\.safetensors: .*give a textual inversion for SDXL"):
         make_bundle(Import(file=file, name="style", base="toy-sdxl", embeddings=other), tmp_path)
-
-
-@pytest.fixture
-def lorafleet(tmp_path, monkeypatch, with_mlflow):
-    monkeypatch.setenv("LORAFLEET_HOME", str(with_mlflow(tmp_path / "home")))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    app = new_app()
-    register(app)
-    return lambda *arguments: run(app, [str(argument) for argument in arguments])
 
 
 def test_the_command_registers_a_version_once(lorafleet, warm, tmp_path, capsys):

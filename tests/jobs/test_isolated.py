@@ -148,7 +148,7 @@ def member(rank, folder, setup, database, submission):
     if rank:
         follow_lane(setup)
     else:
-        tracking = MlflowTracking(setup.tracking_uri, setup.home / "artifacts")
+        tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
         assert Lane(setup, Cancelling(database, submission, workers=2), tracking, mates=Mates()).run() == "drained"
     dist.destroy_process_group()
 

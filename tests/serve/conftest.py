@@ -153,4 +153,10 @@ def registry(bundle_root):
 @pytest.fixture(scope="session")
 def tools():
     """The makers above, for tests that build their own bundles."""
-    return {"make_bundle": make_bundle, "card_for": card_for, "some_weights": some_weights}
+    return {
+        "make_bundle": make_bundle,
+        "card_for": card_for,
+        "some_weights": some_weights,
+        "stock_weights": stock_weights,
+        "FEW_STEPS": FEW_STEPS,
+    }

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load, load_file, save_file
 
 from lorafleet.bases import find_base
 from lorafleet.export import kohya_tensors
@@ -18,11 +17,6 @@ from lorafleet_serve.requests import AdapterUse, GenerateRequest
 
 BASE = find_base("toy-sdxl")
 BAR = 2 / 255
-FEW_STEPS = [
-    "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "time_emb_proj",
-    "conv1", "conv2", "conv_shortcut", "downsamplers.0.conv", "upsamplers.0.conv",
-]  # fmt: skip
-"""What LCM-LoRA for SDXL adapts."""
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +27,9 @@ def engine():
 
 
 @pytest.fixture(scope="module")
-def factors():
+def factors(tools, tmp_path_factory):
     """Of an adapter like LCM-LoRA, under PEFT's names."""
-    unet = UNet2DConditionModel.from_pretrained(BASE.path, subfolder="unet", dtype=torch.float32)
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=FEW_STEPS))
-    draws = torch.Generator().manual_seed(3)
-    for name, parameter in unet.named_parameters():
-        if "lora_" in name:
-            parameter.data = torch.randn(parameter.shape, generator=draws) * 0.05
-    return {f"unet.{key}": tensor.contiguous() for key, tensor in get_peft_model_state_dict(unet).items()}
+    return load(tools["stock_weights"](BASE, 4, 4, 3, 0.05, tmp_path_factory.mktemp("stock"), tools["FEW_STEPS"]))
 
 
 def learned(folder):
@@ -56,8 +44,6 @@ def stock(file, prompt, more):
     pipe.scheduler = scheduler_for("lcm", BASE.scheduler)
     pipe.load_lora_weights(str(file.parent), weight_name=file.name)
     if more:
-        from safetensors.torch import load_file
-
         vectors, names = load_file(more["embeddings"]), ["<s0>", "<s1>"]
         for key, part in (("clip_l", ""), ("clip_g", "_2")):
             pipe.load_textual_inversion(

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from lorafleet import __version__
+from lorafleet.adapters import factor_key
 from lorafleet.bundle import EMBEDDINGS, PREVIEW, README, WEIGHTS, AdapterCard, Bundle, write_bundle
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import ALL_LINEAR, PRESETS, TEXT, TEXT_ENCODER, UNET
@@ -101,20 +102,13 @@ def in_order(data: bytes) -> bytes:
 
 
 def _layers(part: str, low: LowRank) -> dict[str, torch.Tensor]:
-    """Tensors by key.
-
-    Of a text encoder's magnitudes transformers' loader wants the whole parameter's name, with `.weight`; without, it
-    loads the bundle with fresh ones and only warns.
-    """
-    before, magnitude = (
-        ("", "lora_magnitude_vector") if part == UNET else ("text_model.", "lora_magnitude_vector.weight")
-    )
+    """Tensors by key."""
     found: dict[str, torch.Tensor] = {}
     for name, factors in low.factors().items():
-        found[f"{before}{name}.lora_A.weight"] = factors.A
-        found[f"{before}{name}.lora_B.weight"] = factors.B
+        found[factor_key(part, name, "A")] = factors.A
+        found[factor_key(part, name, "B")] = factors.B
         if factors.m is not None:
-            found[f"{before}{name}.{magnitude}"] = factors.m
+            found[factor_key(part, name, "m")] = factors.m
     return {key: tensor.detach().cpu().clone() for key, tensor in found.items()}
 
 

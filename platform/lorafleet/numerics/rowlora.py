@@ -91,22 +91,23 @@ class RowLoRALinear(RowLayer):
         return self.base.in_features, self.base.out_features
 
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
-        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)
-        rows = x.reshape(len(A), -1, x.shape[-1])
-        low = (rows if self.dropout is None else self.dropout(rows, self.index)) @ A.mT
-        delta = low @ B.mT
+        delta = self._low(x, stacked) @ stacked.B.to(x.dtype).mT
         if stacked.gain is not None:
             plain = y if self.base.bias is None else y - self.base.bias
             delta = delta + (stacked.gain - 1).to(x.dtype)[:, None] * plain.reshape(delta.shape)
         return delta.reshape(y.shape)
 
     def _add_to(self, y: Tensor, x: Tensor, stacked: Stacked) -> None:
-        if stacked.gain is not None or self.dropout is not None:
+        if stacked.gain is not None:
             super()._add_to(y, x, stacked)
             return
-        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)  # one pass over y instead of three
-        low = x.reshape(len(A), -1, x.shape[-1]) @ A.mT
-        y.view(len(A), -1, y.shape[-1]).baddbmm_(low, B.mT)
+        low = self._low(x, stacked)
+        y.view(len(low), -1, y.shape[-1]).baddbmm_(low, stacked.B.to(x.dtype).mT)  # one pass over y instead of three
+
+    def _low(self, x: Tensor, stacked: Stacked) -> Tensor:
+        """`x` by the groups' A, [g, rows of a group, R]."""
+        rows = x.reshape(len(stacked.A), -1, x.shape[-1])
+        return (rows if self.dropout is None else self.dropout(rows, self.index)) @ stacked.A.to(x.dtype).mT
 
 
 class RowLoRAConv2d(RowLayer):
@@ -152,12 +153,14 @@ class RowLoRA:
 
     def __init__(self, model: nn.Module, wanted: Callable[[str], bool]) -> None:
         self.layers: dict[str, RowLayer] = {}
+        index = 0
         for name, module in list(model.named_modules()):
             plain = name.removeprefix("text_model.")
-            layer = row_layer(module, len(self.linear)) if wanted(plain) else None
+            layer = row_layer(module, index) if wanted(plain) else None
             if layer is not None:
                 self.layers[plain] = layer
                 model.set_submodule(name, layer)
+                index += isinstance(layer, RowLoRALinear)  # dropout is drawn by it, and only these are trained
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
