@@ -1,7 +1,7 @@
 """What packs are worth: eight jobs by eight processes, one after another, in one pack, and by plain PEFT, side by side.
 
     ./dev bench packs                                on a toy base, one thread
-    ./dev bench packs --compiled                     seats and torch.compile beside them (`packs_compiled.py`)
+    ./dev bench packs --compiled                     with a call for each job, and compiled (`packs_compiled.py`)
     ./dev bench packs --base sdxl-random             the full SDXL architecture, for accelerators (`packs_sdxl.py`)
 
     (a) a process for each job, each importing, loading the base and training by diffusers and PEFT (`packs_reference`)
@@ -161,11 +161,11 @@ def report(data: dict[str, Any]) -> str:
             f"peak memory, batch 1: eight of (a) at once {found['eight_of_a']:.0f} MiB, the pack {found['pack']:.0f} "
             f"MiB: {found['pack/eight_of_a']:.2f} of it"
         )
-    for batch, m in (data["seats"] or {}).items():
-        shared, seated, compiled = (m[f"{name}_milliseconds"] for name in ("shared", "seated", "compiled"))
+    for batch, m in (data["calls"] or {}).items():
+        shared, own, compiled = (m[f"{name}_milliseconds"] for name in ("shared", "own", "compiled"))
         lines.append(
-            f"a step of the pack, batch {batch}: shared {shared:.0f} ms, seated {seated:.0f} ms "
-            f"({m['shared/seated']:.2f}x), seated and compiled {compiled:.0f} ms ({m['shared/compiled']:.2f}x), after "
+            f"a step of the pack, batch {batch}: shared {shared:.0f} ms, each job's own {own:.0f} ms "
+            f"({m['shared/own']:.2f}x), compiled {compiled:.0f} ms ({m['shared/compiled']:.2f}x), after "
             f"{m['compiling_seconds']:.0f} s of compiling"
         )
     return "\n".join(lines)
@@ -186,7 +186,7 @@ def toy(arguments: argparse.Namespace) -> dict[str, Any]:
         "base": arguments.base, "threads": arguments.threads, "rounds": arguments.rounds, "jobs": JOBS, "rank": RANK,
         "steps": arguments.steps, "extended_to_steps": whole, "batches": batches,
         "memory_mib": memory(base, arguments) if linux else None,
-        "seats": {b: packs_compiled.measure(base, JOBS, RANK, b) for b in BATCHES} if arguments.compiled else None,
+        "calls": {b: packs_compiled.measure(base, JOBS, RANK, b) for b in BATCHES} if arguments.compiled else None,
     }  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=None, help="of each job: 30; of sdxl-random: 4")
     parser.add_argument("--out", type=Path, default=None)
-    parser.add_argument("--compiled", action="store_true", help="also packs in seats, plain and compiled")
+    parser.add_argument("--compiled", action="store_true", help="also with calls of one job each, and compiled")
     parser.add_argument("--pack-memory", action="store_true", help=argparse.SUPPRESS)
     packs_sdxl.add_options(parser)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What seats and torch.compile are worth: the same pack of eight, its calls shared, seated, and seated and compiled.
+"""What sharing calls is worth, and torch.compile: the same pack of eight, its calls shared, each job's own, compiled.
 
 Steps are interleaved, so that a noisy machine disturbs all alike. Part of `packs.py`.
 """
@@ -15,7 +15,7 @@ import packs_arms as arms
 
 from lorafleet.bases import Base
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.calls import SeatedCalls, SharedCalls
+from lorafleet_jobs.train.calls import CompiledCalls, OwnCalls, SharedCalls
 from lorafleet_jobs.train.pack import step_together
 from lorafleet_jobs.train.training import Training
 
@@ -25,7 +25,7 @@ STEPS = 40
 def measure(base: Base, jobs: int, rank: int, batch: int) -> dict[str, float]:
     """Milliseconds of a pack's step in each way, medians, and how long the first, compiling step took."""
     warm = LoadedBase.load(base)
-    calls = {"shared": SharedCalls(), "seated": SeatedCalls(warm, jobs), "compiled": SeatedCalls(warm, jobs, 0, True)}
+    calls = {"shared": SharedCalls(), "own": OwnCalls(), "compiled": CompiledCalls(warm, jobs)}
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with tempfile.TemporaryDirectory() as folder:
         specs = arms.jobs(Path(folder), base.name, jobs, steps=len(calls) * (STEPS + 1), rank=rank, batch_size=batch)
@@ -44,6 +44,6 @@ def measure(base: Base, jobs: int, rank: int, batch: int) -> dict[str, float]:
     print(f"batch {batch}: {said}, compiling {taken['compiled'][0]:.0f} s", file=sys.stderr, flush=True)
     return {
         **{f"{name}_milliseconds": value for name, value in found.items()},
-        "shared/seated": found["shared"] / found["seated"], "shared/compiled": found["shared"] / found["compiled"],
+        "shared/own": found["shared"] / found["own"], "shared/compiled": found["shared"] / found["compiled"],
         "compiling_seconds": taken["compiled"][0],
     }  # fmt: skip

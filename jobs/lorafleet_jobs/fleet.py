@@ -77,11 +77,11 @@ def fleet_of(row: SubmissionRow, jobs: Sequence[JobRow], home: Home, found: Clus
 def _pack(row: SubmissionRow, gpus: float, share: int) -> int:
     """As planned; on a GPU, where a lane measures what its jobs take (`train.room`), `auto` is as many as pay.
 
-    Fixed seats are taken from the first step on, so that nothing could be measured before.
+    A compiled pack has its seats from the first step on, so that nothing could be measured before.
     """
     resources = row.resources
     planned = 1 if resources.pack == "auto" else resources.pack
     said = yaml.safe_load(row.manifest).get("resources", {}).get("pack", "auto")
-    if gpus == 0 or said != "auto" or resources.exact or resources.compile:
+    if gpus == 0 or said != "auto" or resources.compile:
         return planned
     return max(planned, min(LARGEST_PACK, share))

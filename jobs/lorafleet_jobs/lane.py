@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lorafleet.bases import find_base
 from lorafleet.bundle import Bundle
+from lorafleet.deterministic import use_deterministic_algorithms
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
@@ -30,7 +31,7 @@ from lorafleet_jobs.runs import stopped_tags
 from lorafleet_jobs.scoring import contest_of
 from lorafleet_jobs.spans import Spans
 from lorafleet_jobs.train import FAILURES, Cancelled, Crew, JobRun, Order, Stopped
-from lorafleet_jobs.train.calls import SeatedCalls, SharedCalls
+from lorafleet_jobs.train.calls import CompiledCalls, OwnCalls, SharedCalls
 from lorafleet_jobs.watchdog import LifeSigns, Watchdog, die
 
 if TYPE_CHECKING:
@@ -191,16 +192,19 @@ class Lane:
             base, precision = held.wants
             self._signs.now(f"loading {base}")
             self._spans.now("load")
+            if self.setup.resources.exact:
+                use_deterministic_algorithms(self.setup.device)
             warm = LoadedBase.load(find_base(base), self.setup.device, precision)
             self._crew = (held.wants, Crew(warm, self.home.cache, self._calls(warm)))
             self._spans.now("start")
         return self._crew[1]
 
     def _calls(self, warm: LoadedBase) -> SharedCalls:
-        resources = self.setup.resources
-        if not (resources.exact or resources.compile):
-            return SharedCalls()
-        return SeatedCalls(warm, self.setup.pack, self.setup.rank, resources.compile)
+        if self.setup.resources.exact:
+            return OwnCalls()
+        if self.setup.resources.compile:
+            return CompiledCalls(warm, self.setup.pack, self.setup.rank)
+        return SharedCalls()
 
     def _step(self) -> None:
         assert self._crew is not None  # somebody has joined it

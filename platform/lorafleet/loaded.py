@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorafleet.bases import Base
+from lorafleet.numerics.factors import Stacked
 from lorafleet.numerics.latents import LatentScale
-from lorafleet.numerics.rowlora import RowLoRA
+from lorafleet.numerics.rowlora import RowDropout, RowLoRA
 from lorafleet.numerics.text import Conditioning, PromptEncoder
 from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, TEXT_SERVED, UNET, is_target
 
@@ -82,6 +84,30 @@ class LoadedBase:
             TEXT_ENCODER_2: RowLoRA(encoders[1], lambda name: is_target(name, TEXT_SERVED)),
         }
         return cls(base, unet, vae, PromptEncoder(tokenizers, encoders), lora, torch.device(device))
+
+    @contextmanager
+    def carrying(
+        self, parts: Sequence[str], adapters: Mapping[str, Mapping[str, Stacked]], dropout: RowDropout | None = None
+    ) -> Iterator[None]:
+        """While it lasts, these parts carry these adapters, by part; a part without one carries none.
+
+        Afterwards they carry nothing, whatever was raised: no adapter outlives the calls that it was installed for.
+        """
+        with ExitStack() as stack:
+            for part in parts:
+                stack.enter_context(self.lora[part].carrying(adapters.get(part), dropout))
+            yield
+
+    @contextmanager
+    def checkpointing(self, wanted: bool) -> Iterator[None]:
+        """While it lasts, the UNet computes activations again in the backward pass, if wanted, and keeps few."""
+        if wanted:
+            self.unet.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            if wanted:
+                self.unet.disable_gradient_checkpointing()
 
     def clear(self) -> None:
         """Takes every adapter off."""

@@ -24,6 +24,8 @@ TEXT_SERVED = (*TEXT, "fc1", "fc2")
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 PARTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
 """The models of a base that can carry LoRA; also the prefixes of diffusers' keys."""
+TEXT_PARTS = (TEXT_ENCODER, TEXT_ENCODER_2)
+"""Those that encode prompts."""
 
 
 def is_target(layer: str, targets: str | Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafleet.bases import find_base
+from lorafleet.errors import RequestError
 from lorafleet.numerics.text import PromptEncoder, new_vectors, split_prompt
 
 TOKENS = {"<dog-rex>": (0, 1), "<mug>": (2,), "TOK": (0, 1)}
@@ -52,7 +53,7 @@ def by_stock(pipe, prompt, clip_skip=None):
 @torch.no_grad()
 @pytest.mark.parametrize("prompt", [
     "", "a photo of a dog", "  Two   spaces, and Capitals! ", "!dog! what!!", "naïve café — 東京",
-    " ".join(["a very long prompt that does not fit"] * 10),
+    " ".join(["fills"] * 15),
 ])  # fmt: skip
 def test_plain_prompts(encoder, stock, prompt):
     conditioning = encoder.encode(encoder.token_ids(split_prompt(prompt, {})))
@@ -73,6 +74,11 @@ def test_skipped_layers(encoder, stock, vectors, clip_skip):
     assert torch.equal(conditioning.context, usual.context) == (not clip_skip)
 
 
+def test_what_does_not_fit_is_refused_and_never_cut_off(encoder):
+    with pytest.raises(RequestError, match="250 tokens; at most 30 fit here"):
+        encoder.token_ids([" ".join(["a very long prompt that does not fit"] * 10)])
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(("prompt", "by_name"), [
     ("a photo of <dog-rex> on a beach", "a photo of <s0><s1> on a beach"),
@@ -80,7 +86,7 @@ def test_skipped_layers(encoder, stock, vectors, clip_skip):
     ("a photo of TOK, dog", "a photo of <s0><s1>, dog"),
     ("<mug> beside <dog-rex>", "<s2> beside <s0><s1>"),
     ("a<mug>b", "a<s2>b"),
-    ("<dog-rex> " + "green field " * 30 + "<mug>", "<s0><s1> " + "green field " * 30 + "<s2>"),
+    ("<dog-rex> " + "red dog " * 6 + "<mug>", "<s0><s1> " + "red dog " * 6 + "<s2>"),
 ])  # fmt: skip
 def test_learned_tokens(encoder, stock, vectors, prompt, by_name):
     conditioning = encoder.encode(encoder.token_ids(split_prompt(prompt, TOKENS)), vectors)

@@ -19,6 +19,7 @@ from lorafleet_jobs.train import Crew, Order
 from lorafleet_jobs.train import run as run_module
 from lorafleet_jobs.train.checkpoint import KEPT, REST, TENSORS, resume, save_checkpoint
 from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.progress import History
 from lorafleet_jobs.train.training import Training
 
 STEPS = 6
@@ -65,10 +66,9 @@ def test_a_resumed_job_goes_on_to_the_bit(warm, photos, tmp_path, recipe, stop):
     whole = fresh(warm, photos, **recipe)
     losses = run(whole, 1, STEPS)
     half = fresh(warm, photos, **recipe)
-    save_checkpoint(tmp_path, half, stop, run(half, 1, stop))
+    save_checkpoint(tmp_path, half, History(stop, run(half, 1, stop), 12.5))
     later = fresh(warm, photos, **recipe)
-    step, before = resume(tmp_path, later)
-    assert (step, before) == (stop, losses[:stop])
+    assert resume(tmp_path, later) == History(stop, losses[:stop], 12.5)
     assert run(later, stop + 1, STEPS) == losses[stop:]
     with whole.published(), later.published():
         for a, b in zip(whole.learned.parameters(), later.learned.parameters(), strict=True):
@@ -79,7 +79,7 @@ def test_a_resumed_job_goes_on_to_the_bit(warm, photos, tmp_path, recipe, stop):
 def test_tokens_survive_and_stay_frozen_after_the_pivot(warm, photos, tmp_path):
     """The reference loses learned tokens on resume, and trains them again if the pivot has passed (P1, P3)."""
     half = fresh(warm, photos)
-    save_checkpoint(tmp_path, half, 4, run(half, 1, 4))
+    save_checkpoint(tmp_path, half, History(4, run(half, 1, 4)))
     later = fresh(warm, photos)
     resume(tmp_path, later)
     kept = [vectors.detach().clone() for vectors in half.learned.vectors]
@@ -92,9 +92,9 @@ def test_tokens_survive_and_stay_frozen_after_the_pivot(warm, photos, tmp_path):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(warm, photos, tmp_path, damage):
     training = fresh(warm, photos)
     run(training, 1, 2)
-    save_checkpoint(tmp_path, training, 2, [0.5, 0.25])
+    save_checkpoint(tmp_path, training, History(2, [0.5, 0.25]))
     run(training, 3, 3)
-    newest = save_checkpoint(tmp_path, training, 3, [0.5, 0.25, 0.125])
+    newest = save_checkpoint(tmp_path, training, History(3, [0.5, 0.25, 0.125]))
     data = (newest / TENSORS).read_bytes()
     if damage == "cut":
         (newest / TENSORS).write_bytes(data[:-9])
@@ -104,20 +104,20 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(warm, photos, tm
         (newest / REST).unlink()
     else:
         (newest / REST).write_text("{")
-    assert resume(tmp_path, fresh(warm, photos)) == (2, [0.5, 0.25])
+    assert resume(tmp_path, fresh(warm, photos)) == History(2, [0.5, 0.25])
 
 
 def test_another_job_s_checkpoint_is_not_taken(warm, photos, tmp_path):
     training = fresh(warm, photos)
-    save_checkpoint(tmp_path, training, 1, run(training, 1, 1))
-    assert resume(tmp_path, fresh(warm, photos, job="1" * 16)) == (0, [])
-    assert resume(tmp_path / "nowhere", fresh(warm, photos)) == (0, [])
+    save_checkpoint(tmp_path, training, History(1, run(training, 1, 1)))
+    assert resume(tmp_path, fresh(warm, photos, job="1" * 16)) == History()
+    assert resume(tmp_path / "nowhere", fresh(warm, photos)) == History()
 
 
 def test_the_last_two_are_kept(warm, photos, tmp_path):
     training = fresh(warm, photos)
     for step in range(1, 5):
-        save_checkpoint(tmp_path, training, step, run(training, step, step))
+        save_checkpoint(tmp_path, training, History(step, run(training, step, step)))
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000003", "step-000004"]
     assert KEPT == 2
 

@@ -102,10 +102,8 @@ def test_defect_03_p8_captions_are_encoded_as_stock_pipelines_encode_prompts(eac
     """With frozen text encoders and, at its start, with their LoRA; without start and end both outputs are others."""
     captions = ["a photo of TOK dog", "a red dog, sitting on grass", "dog"]
     work = training(each_base, photos, pivotal=None, **recipe)
-    work.learned.install(each_base)
     with torch.no_grad():
         ours = work.prompts.encode(captions)
-    each_base.clear()
     pipe = StableDiffusionXLPipeline.from_pretrained(each_base.base.path, dtype=torch.float32)
     context, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
     torch.testing.assert_close(ours.context, context, rtol=1e-5, atol=1e-5)

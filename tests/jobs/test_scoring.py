@@ -30,7 +30,7 @@ from lorafleet_jobs.scoring import RECENT, ToyScore, contest_of, recent_loss
 from lorafleet_jobs.store import JobStore, SubmissionRow
 from lorafleet_jobs.tables import open_database, sqlite_url
 from lorafleet_jobs.train import Cancelled, Crew, NoContest, Order, Stopped
-from lorafleet_jobs.train.calls import SeatedCalls
+from lorafleet_jobs.train.calls import OwnCalls
 
 STEPS = 9
 EARLY = EarlyStop(first=2, eta=2, metric="score")
@@ -80,7 +80,7 @@ class Kept(NullTracker):
 
 def train(warm, folder, specs, ask=None, checkpoints=False):
     """Trains jobs in one crew; `ask(spec, rung, score)` answers their rungs. Returns ends and trackers by job."""
-    crew, ends, trackers = Crew(warm, calls=SeatedCalls(warm, 4)), {}, {spec.id: Kept() for spec in specs}
+    crew, ends, trackers = Crew(warm, calls=OwnCalls()), {}, {spec.id: Kept() for spec in specs}
     for spec in specs:
         contest = contest_of(spec, lambda rung, score, spec=spec: ask(spec, rung, score), "cpu") if ask else NoContest()
         half_way = folder / "half-way" / spec.id if checkpoints else None

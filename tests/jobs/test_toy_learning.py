@@ -11,6 +11,7 @@ from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import Noise, sample
+from lorafleet.targets import UNET
 from lorafleet.toy.judges import as_tensor, load_judge, recognise
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
@@ -62,9 +63,8 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
         losses = step_together([(job, step) for job in jobs])
     assert all(isinstance(loss, float) for loss in losses)
     for index, (job, base_made) in enumerate(zip(jobs, plain, strict=True)):
-        job.learned.install(warm)
-        made = samples(job, warm, "TOK")
-        warm.clear()
+        with warm.carrying((UNET,), job.learned.adapters(warm, (UNET,))):
+            made = samples(job, warm, "TOK")
         hits += sum(found == index for found in recognise(judge, made, galleries))
         base_hits += sum(found == index for found in recognise(judge, base_made, galleries))
         places += sum(seen["background"] == b for seen, b in zip(judge.read(made), BACKGROUNDS, strict=True))

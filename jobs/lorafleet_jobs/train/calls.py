@@ -1,13 +1,12 @@
-"""How the jobs of a pack share calls of the base: as many as there are, or in seats that are always all taken.
+"""How the jobs of a pack call the base: as many together as there are, each alone, or so many that nothing recompiles.
 
 Knows how many groups of rows a call has and what shapes their adapters come in; refuses to know losses and gradients.
-A matrix product's last bits depend on its shape, never on a neighbour's rows. So with seats, where every call has one
-shape, a job's result is the same to the bit whoever sits beside it, and a compiled UNet is never compiled again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -26,23 +25,60 @@ Shape = tuple[object, ...]
 Prompted = tuple[JobPrompts, Sequence[str], RowDropout | None]
 
 
+PATIENCE = 100
+"""Calls of a size that fitted before a larger one is tried again; twice as many after each time it did not."""
+
+
+@dataclass
+class SizeLimit:
+    """How many jobs share a call of one shape, since more did not fit in memory."""
+
+    jobs: int
+    patience: int = PATIENCE
+    fitted: int = 0
+    """Calls of so many jobs since the limit was set."""
+
+    def tried(self) -> None:
+        """A call of so many jobs fitted; after enough of them twice as many are tried, for what was in the way may go.
+
+        What is in the way may be a preview's or another process's memory, or a neighbour in the pack that has ended.
+        """
+        self.fitted += 1
+        if self.fitted >= self.patience:
+            self.jobs, self.fitted = 2 * self.jobs, 0
+
+    def halved(self, jobs: int) -> None:
+        """A call of so many jobs did not fit."""
+        self.jobs, self.patience, self.fitted = max(1, jobs // 2), 2 * self.patience, 0
+
+
 class SharedCalls:
-    """As many jobs a call as there are; fewer where that many did not fit in memory before."""
+    """As many jobs a call as there are; fewer where that many did not fit in memory not long ago."""
 
     unet: Callable[..., Any] | None = None
     """What answers instead of the base's own UNet."""
 
     def __init__(self) -> None:
-        self._most: dict[Shape, int] = {}
+        self._limits: dict[Shape, SizeLimit] = {}
 
     def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
         """The calls that it takes to ask so many."""
-        most = self._most.get(shape, len(asked))
+        limit = self._limits.get(shape)
+        most = len(asked) if limit is None else limit.jobs
         return [asked[i : i + most] for i in range(0, len(asked), most)]
 
     def overflowed(self, shape: Shape, jobs: int) -> None:
-        """So many jobs of a shape did not fit; from now on half as many share a call."""
-        self._most[shape] = max(1, jobs // 2)
+        """So many jobs of a shape did not fit; from now on half as many share a call, until more are tried again."""
+        if (limit := self._limits.get(shape)) is None:
+            self._limits[shape] = SizeLimit(max(1, jobs // 2))
+        else:
+            limit.halved(jobs)
+
+    def fitted(self, shape: Shape, jobs: int) -> None:
+        """A call of so many jobs fitted."""
+        limit = self._limits.get(shape)
+        if limit is not None and jobs >= limit.jobs:
+            limit.tried()
 
     def seated(self, shape: Shape, asked: Sequence[T]) -> Sequence[T]:
         """Who takes part in a call: those who ask, first."""
@@ -57,34 +93,45 @@ class SharedCalls:
         return stacked
 
 
-class SeatedCalls(SharedCalls):
-    """Every call has all seats taken: free ones are parked, repeating the first job's rows for an answer nobody reads.
+class OwnCalls(SharedCalls):
+    """Each job has calls of its own, which are what they would be if it trained alone: so its bits are too.
 
-    Factors come in the widest rank met so far, at least `rank`, on all layers met so far. `compiled` puts
-    `torch.compile` around the UNet, `backend` as there.
+    Several jobs in one call cannot promise that: kernels give a row other last bits at another place of a batch.
     """
 
-    def __init__(
-        self, warm: LoadedBase, seats: int, rank: int = 0, compiled: bool = False, backend: str = "inductor"
-    ) -> None:
+    def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
+        """One call for each."""
+        return [asked[i : i + 1] for i in range(len(asked))]
+
+
+class CompiledCalls(SharedCalls):
+    """Calls of a UNet that is compiled once, though jobs join and leave: every call has the same number of seats.
+
+    Free seats are parked, repeating the first job's rows for an answer nobody reads. Factors come in the widest rank
+    met so far, at least `rank`, on all layers met so far.
+    """
+
+    def __init__(self, warm: LoadedBase, seats: int, rank: int = 0, backend: str = "inductor") -> None:
+        """`backend` is torch.compile's."""
         super().__init__()
         self.seats = seats
         self._rank, self._gains, self._layers = rank, False, dict[str, None]()
-        if compiled:
-            self.unet = torch.compile(warm.unet, dynamic=False, backend=backend)
+        self.unet = torch.compile(warm.unet, dynamic=False, backend=backend)
 
     def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
         """At most so many a call as there are seats."""
-        self._most.setdefault(shape, self.seats)
-        return super().split(shape, asked)
+        most = self._seats(shape)
+        return [asked[i : i + most] for i in range(0, len(asked), most)]
+
+    def fitted(self, shape: Shape, jobs: int) -> None:
+        """Nothing: another number of seats would be compiled anew."""
 
     def seated(self, shape: Shape, asked: Sequence[T]) -> Sequence[T]:
         """Those who ask, then the first once more for each free seat."""
-        return [*asked, *[asked[0]] * (self._most[shape] - len(asked))]
+        return [*asked, *[asked[0]] * (self._seats(shape) - len(asked))]
 
-    def conditioning(self, jobs: Sequence[Prompted]) -> list[Conditioning]:
-        """Each job's captions in calls of its own: how many captions there are differs from step to step."""
-        return [conditioning_of([job])[0] for job in jobs]
+    def _seats(self, shape: Shape) -> int:
+        return self._limits[shape].jobs if shape in self._limits else self.seats
 
     def layers(self, stacked: Mapping[str, Stacked], lora: RowLoRA) -> Mapping[str, Stacked]:
         """Contiguous, padded to what the widest pack so far had; a layer that nobody adapts adds zero."""

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,19 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from lorafleet.synced import write_synced
+from lorafleet_jobs.train.progress import History
 from lorafleet_jobs.train.training import Training
 
 TENSORS, REST = "state.safetensors", "state.json"
 KEPT = 2
 
 
-def save_checkpoint(folder: Path, training: Training, step: int, losses: Sequence[float]) -> Path:
-    """Writes a training's state after `step`; older checkpoints but one go."""
+def save_checkpoint(folder: Path, training: Training, history: History) -> Path:
+    """Writes a training's state after the last step of `history`; older checkpoints but one go."""
     tensors: dict[str, Tensor] = {}
-    rest = _flatten(_state(training) | {"losses": list(losses)}, "state", tensors)
+    step = history.step
+    kept = {"losses": list(history.losses), "seconds": history.seconds}
+    rest = _flatten(_state(training) | kept, "state", tensors)
     data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     said = {"job": training.spec.id, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "state": rest}
     target, scratch = folder / f"step-{step:06d}", folder / f".{uuid.uuid4().hex}"
@@ -51,19 +54,19 @@ def save_checkpoint(folder: Path, training: Training, step: int, losses: Sequenc
     return target
 
 
-def resume(folder: Path, training: Training) -> tuple[int, list[float]]:
-    """Puts the newest sound checkpoint of this very job into a fresh training; returns its step and losses so far.
+def resume(folder: Path, training: Training) -> History:
+    """Puts the newest sound checkpoint of this very job into a fresh training; returns what came before it.
 
-    (0, []) if there is none. One that is damaged, or that this training cannot have written, is passed over for the
-    one before it.
+    An empty history if there is none. One that is damaged, or that this training cannot have written, is passed over
+    for the one before it.
     """
     for path in reversed(_written(folder)):
         found = _read(path, training.spec.id)
         if found is not None and _fits(found[1], training):
             step, state = found
             _restore(training, state, step)
-            return step, state["losses"]
-    return 0, []
+            return History(step, state["losses"], state["seconds"])
+    return History()
 
 
 def _state(training: Training) -> dict[str, Any]:
@@ -90,7 +93,7 @@ def _restore(training: Training, state: Mapping[str, Any], step: int) -> None:
 def _fits(state: Mapping[str, Any], training: Training) -> bool:
     """Whether it is of this training's making: the same parts and shapes, and numbers. Another release's may not be."""
     fresh = _state(training)
-    if state.keys() != fresh.keys() | {"losses"}:
+    if state.keys() != fresh.keys() | {"losses", "seconds"}:
         return False
     learned = state["learned"]
     return (

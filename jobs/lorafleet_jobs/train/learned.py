@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from lorafleet.config import Recipe
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.factors import Factors, Stacked, stack
-from lorafleet.numerics.rowlora import RowDropout, RowLoRA
+from lorafleet.numerics.rowlora import RowLoRA
 from lorafleet.numerics.text import Vectors, new_vectors
-from lorafleet.targets import PARTS, TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
+from lorafleet.targets import PARTS, TEXT, TEXT_PARTS, UNET, select
 
 Kind = Literal["unet", "text", "tokens"]
 
@@ -100,26 +100,22 @@ class Learned:
             low_rank[UNET] = LowRank.new(lora, layers, recipe.rank, recipe.dora, draws)
         if recipe.text_encoder_lora is not None:
             rank = recipe.text_encoder_lora.rank or recipe.rank
-            for part in (TEXT_ENCODER, TEXT_ENCODER_2):
+            for part in TEXT_PARTS:
                 lora = loaded.lora[part]
                 low_rank[part] = LowRank.new(lora, select(lora.linear, TEXT), rank, recipe.dora, draws)
         return cls(low_rank, recipe.scale(), _new_tokens(recipe, loaded, draws))
 
-    def install(self, loaded: LoadedBase, weight: float = 1.0) -> None:
-        """Makes the base's next calls carry this adapter on every row."""
-        self._install(loaded, PARTS, weight)
-
-    def install_text(self, loaded: LoadedBase, dropout: RowDropout | None = None) -> None:
-        """The same for the text encoders alone."""
-        self._install(loaded, (TEXT_ENCODER, TEXT_ENCODER_2), 1.0, dropout)
-
-    def _install(
-        self, loaded: LoadedBase, parts: Sequence[str], weight: float, dropout: RowDropout | None = None
-    ) -> None:
-        for part in parts:
-            lora, low = loaded.lora[part], self.low_rank.get(part)
-            layers = stacked(lora, [low], [self.scale * weight]) if low is not None and weight else None
-            lora.set(layers, dropout)
+    def adapters(
+        self, base: LoadedBase, parts: Sequence[str] = PARTS, weight: float = 1.0
+    ) -> dict[str, dict[str, Stacked]]:
+        """What has been learned, by part of the base, for one group of rows; nothing at weight 0."""
+        if not weight:
+            return {}
+        return {
+            part: stacked(base.lora[part], [self.low_rank[part]], [self.scale * weight])
+            for part in parts
+            if part in self.low_rank
+        }
 
     def sets(self) -> list[ParameterSet]:
         """Everything trainable, by learning rate."""
@@ -127,7 +123,7 @@ class Learned:
         if UNET in self.low_rank:
             unet = self.low_rank[UNET]
             found.append(ParameterSet("unet", [unet.flat], [unet.shapes]))
-        text = [self.low_rank[part] for part in (TEXT_ENCODER, TEXT_ENCODER_2) if part in self.low_rank]
+        text = [self.low_rank[part] for part in TEXT_PARTS if part in self.low_rank]
         if text:
             found.append(ParameterSet("text", [low.flat for low in text], [low.shapes for low in text]))
         if self.vectors is not None:

@@ -8,6 +8,7 @@ trainings and the base; refuses to know when a job starts, ends and reports (`ru
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,8 +33,8 @@ class Asked:
 
     @property
     def shape(self) -> tuple[object, ...]:
-        """What micro-batches of one call have in common."""
-        return (*self.question.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing)
+        """What micro-batches of one call have in common: rows, their size, checkpointing, chunks of their captions."""
+        return (*self.question.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, self.question.chunks)
 
 
 Outcome = float | LorafleetError
@@ -97,50 +98,72 @@ def _ask(asked: Sequence[Asked], calls: SharedCalls) -> list[float]:
     """
     losses: list[float] = []
     for part in calls.split(asked[0].shape, asked):
-        try:
-            found, gradients = _backward(part, calls)
-        except torch.OutOfMemoryError:
-            if len(part) == 1:
-                raise
-            calls.overflowed(asked[0].shape, len(part))
+        seated = calls.seated(asked[0].shape, part)
+        answered = _forward_backward_if_it_fits(part, seated, calls)
+        if answered is None:
+            calls.overflowed(asked[0].shape, len(seated))
             losses += _ask(part, calls)
             continue
-        for each, own in zip(part, gradients, strict=True):
+        calls.fitted(asked[0].shape, len(part))
+        for each, own in zip(part, answered.gradients, strict=True):
             each.training.add_gradients(own, 1 / each.training.spec.recipe.gradient_accumulation)
-        losses += found
+        losses += answered.losses
     return losses
 
 
-def _backward(asked: Sequence[Asked], calls: SharedCalls) -> tuple[list[float], list[tuple[Tensor | None, ...]]]:
-    answers = _answers(calls.seated(asked[0].shape, asked), calls)
-    losses = [each.question.loss(F) for each, F in zip(asked, answers, strict=False)]  # parked seats' are not read
-    owned = [each.training.trained() for each in asked]
-    flat = torch.autograd.grad(torch.stack(losses).sum(), [p for own in owned for p in own], allow_unused=True)
+@dataclass(frozen=True)
+class Answered:
+    """Of each micro-batch of a call its loss, and its gradients in the order of its training's `trained()`."""
+
+    losses: list[float]
+    gradients: list[tuple[Tensor | None, ...]]
+
+
+def _forward_backward_if_it_fits(
+    asked: Sequence[Asked], seated: Sequence[Asked], calls: SharedCalls
+) -> Answered | None:
+    """None if these micro-batches do not fit in memory together; raises torch.OutOfMemoryError if one alone does not.
+
+    When it returns, nothing of a call that failed is held any more: its exception, whose traceback keeps every frame
+    and so every activation alive, is gone, and what the allocator kept for it has been given back.
+    """
+    try:
+        return _forward_backward(asked, seated, calls)
+    except torch.OutOfMemoryError:
+        if len(seated) == 1:
+            raise
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _forward_backward(asked: Sequence[Asked], seated: Sequence[Asked], calls: SharedCalls) -> Answered:
+    """One call of the base for all these micro-batches, every group of rows with its job's adapter, and its gradients.
+
+    `seated` are those who take part in the call, `asked` first; what it says to the others is not read.
+    The base carries the adapters until the backward pass is done, for checkpointing calls layers again in it.
+    """
+    base, recipe = seated[0].training.warm, seated[0].training.spec.recipe
+    conditioning = calls.conditioning(
+        [(each.training.prompts, each.question.captions, _dropout([each])) for each in seated]
+    )
+    lora, learned = base.lora[UNET], [each.training.learned for each in seated]
+    layers = stacked(lora, [each.low_rank.get(UNET) for each in learned], [each.scale for each in learned])
+    x = torch.cat([each.question.noisy.x for each in seated])
+    t = torch.cat([each.question.noisy.t for each in seated])
+    time_ids = torch.cat([each.question.time_ids for each in seated])
+    adapters = {UNET: calls.layers(layers, lora)}
+    with base.carrying((UNET,), adapters, _dropout(seated)), base.checkpointing(recipe.gradient_checkpointing):
+        outputs = base.predict(x, t, Conditioning.cat(conditioning), time_ids, calls.unet).chunk(len(seated))
+        losses = [each.question.loss(F) for each, F in zip(asked, outputs, strict=False)]
+        owned = [each.training.trained() for each in asked]
+        flat = torch.autograd.grad(torch.stack(losses).sum(), [p for own in owned for p in own], allow_unused=True)
     gradients: list[tuple[Tensor | None, ...]] = []
     for own in owned:
         start = sum(len(before) for before in gradients)
         gradients.append(flat[start : start + len(own)])
-    return [loss.item() for loss in losses], gradients
-
-
-def _answers(asked: Sequence[Asked], calls: SharedCalls) -> tuple[Tensor, ...]:
-    """What the base says to each micro-batch, every group of rows with its job's adapter, in one call."""
-    warm, checkpointing = asked[0].training.warm, asked[0].training.spec.recipe.gradient_checkpointing
-    # One block tells for all; switching, and asking the UNet itself, walk every module.
-    if warm.unet.down_blocks[0].gradient_checkpointing != checkpointing:
-        (warm.unet.enable_gradient_checkpointing if checkpointing else warm.unet.disable_gradient_checkpointing)()
-    conditioning = calls.conditioning(
-        [(each.training.prompts, each.question.captions, _dropout([each])) for each in asked]
-    )
-    lora, learned = warm.lora[UNET], [each.training.learned for each in asked]
-    layers = stacked(lora, [each.low_rank.get(UNET) for each in learned], [each.scale for each in learned])
-    lora.set(calls.layers(layers, lora), _dropout(asked))
-    x = torch.cat([each.question.noisy.x for each in asked])
-    t = torch.cat([each.question.noisy.t for each in asked])
-    time_ids = torch.cat([each.question.time_ids for each in asked])
-    joined = Conditioning(torch.cat([c.context for c in conditioning]), torch.cat([c.pooled for c in conditioning]))
-    answers: tuple[Tensor, ...] = warm.predict(x, t, joined, time_ids, calls.unet).chunk(len(asked))
-    return answers
+    return Answered([loss.item() for loss in losses], gradients)
 
 
 def _dropout(asked: Sequence[Asked]) -> RowDropout | None:

@@ -1,17 +1,25 @@
-"""A job's prompts as conditioning: encoded while tokens or text encoders are learned, remembered once they are not."""
+"""A job's prompts as conditioning: encoded while tokens or text encoders are learned, remembered once they are not.
+
+Encoding takes what it is done with as an argument, the job's own tokens and adapters, and leaves nothing on the base: a
+prompt's conditioning cannot depend on what was encoded before it. Captions of any length are encoded in chunks, as
+serving does (`lorafleet.numerics.chunks`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lorafleet.bundle import Trigger
+from lorafleet.errors import DataError, RequestError
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.chunks import chunk_ids, lengthened
+from lorafleet.numerics.factors import Stacked
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, Piece, split_prompt
-from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2
+from lorafleet.targets import TEXT_PARTS
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import Learned
 
@@ -42,29 +50,59 @@ def triggers_of(spec: JobSpec) -> tuple[Trigger, ...]:
 class JobPrompts:
     """Conditioning for captions and validation prompts of one job."""
 
-    def __init__(self, spec: JobSpec, loaded: LoadedBase, learned: Learned) -> None:
-        self.loaded, self.learned = loaded, learned
+    def __init__(self, spec: JobSpec, base: LoadedBase, learned: Learned) -> None:
+        self.spec, self.base, self.learned = spec, base, learned
         self.triggers: dict[str, Piece] = {}
         for trigger in triggers_of(spec):
             self.triggers |= dict.fromkeys((trigger.trigger, trigger.abstraction), trigger.tokens or trigger.text)
         self.remembered: dict[str, Conditioning] = {}
+        self._ids: dict[str, tuple[Tensor, Tensor]] = {}
 
     def remember(self, captions: Sequence[str]) -> Conditioning:
-        """Conditioning of captions that nothing learned changes any more; the text encoder LoRA must be installed."""
+        """Conditioning of captions that nothing learned changes any more, each encoded once."""
         with torch.no_grad():
             if len(self.remembered) > REMEMBERED:  # shuffled captions never repeat
                 self.remembered.clear()
             self.remembered |= {c: self.encode([c]) for c in dict.fromkeys(captions) if c not in self.remembered}
-        return _joined([self.remembered[caption] for caption in captions])
+            length = max(self.remembered[caption].context.shape[1] for caption in captions)
+            return Conditioning.cat(
+                [lengthened(self.remembered[c], length, lambda c=c: self._filler(c)) for c in captions]  # type: ignore[misc]
+            )
 
-    def encode(self, captions: Sequence[str]) -> Conditioning:
-        """Conditioning of captions with what is installed now, "" as no prompt; nothing remembered."""
-        return encode_together([(self, captions)])[0]
+    def encode(self, captions: Sequence[str], weight: float = 1.0, dropout: RowDropout | None = None) -> Conditioning:
+        """Conditioning of captions, "" as no prompt, with the job's tokens and text encoder LoRA; nothing remembered.
+
+        The LoRA counts `weight`, 0 for not at all. Context [n, length k, w] for the k chunks of the longest caption;
+        shorter ones are filled up with chunks of the empty prompt. Raises DataError for one that is too long.
+        """
+        return encode_together([(self, captions)], self.learned.adapters(self.base, TEXT_PARTS, weight), dropout)[0]
+
+    def chunks(self, captions: Sequence[str]) -> int:
+        """How many chunks the longest of these captions takes. Raises DataError for one that is too long."""
+        return max(len(self.ids(caption)[0]) for caption in captions)
+
+    def ids(self, caption: str) -> tuple[Tensor, Tensor]:
+        """Token ids [k, length] of a caption's chunks for both encoders; reserved ids name the job's own vectors."""
+        if caption not in self._ids:
+            if len(self._ids) > REMEMBERED:
+                self._ids.clear()
+            try:
+                self._ids[caption] = chunk_ids(self.base.prompts, split_prompt(caption, self.triggers))
+            except RequestError as problem:
+                raise DataError(f"{self.spec.subject}: caption {caption[:60]!r}...: {problem}; shorten it") from problem
+        return self._ids[caption]
 
     @property
     def own_encoders(self) -> bool:
         """Whether the job has LoRA on the text encoders, so that its prompts cannot be encoded with others'."""
-        return any(part in self.learned.low_rank for part in (TEXT_ENCODER, TEXT_ENCODER_2))
+        return any(part in self.learned.low_rank for part in TEXT_PARTS)
+
+    def _filler(self, caption: str) -> Conditioning:
+        """What fills a caption up to the length of a longer one: the empty prompt, or no prompt if it is "" itself."""
+        if not caption:
+            return self.remembered[caption]
+        with self.base.carrying(TEXT_PARTS, self.learned.adapters(self.base, TEXT_PARTS)):
+            return empty_prompt(self.base)
 
 
 def conditioning_of(jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout | None]]) -> list[Conditioning]:
@@ -73,54 +111,66 @@ def conditioning_of(jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout |
     Prompts that only learned tokens change are encoded in one call for all jobs, each with its own tokens; those of
     a job with LoRA on the text encoders in a call of its own, with its dropout.
     """
-    found: dict[int, Conditioning] = {}
-    plain = [i for i, (job, *_) in enumerate(jobs) if not job.own_encoders]
-    if plain:
-        jobs[plain[0]][0].loaded.clear()
-    together = [i for i in plain if jobs[i][0].learned.prompts_change]
+    conditioning: dict[int, Conditioning] = {}
+    together = [i for i, (job, *_) in enumerate(jobs) if job.learned.prompts_change and not job.own_encoders]
     if together:
-        found |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
+        conditioning |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
     for i, (job, captions, dropout) in enumerate(jobs):
-        if job.own_encoders:
-            job.learned.install_text(job.loaded, dropout if job.learned.prompts_change else None)
-            found[i] = job.encode(captions) if job.learned.prompts_change else job.remember(captions)
-        elif i not in found:
-            found[i] = job.remember(captions)
-    return [found[i] for i in range(len(jobs))]
+        if i not in conditioning:
+            changing = job.learned.prompts_change
+            conditioning[i] = job.encode(captions, dropout=dropout) if changing else job.remember(captions)
+    return [conditioning[i] for i in range(len(jobs))]
 
 
-def encode_together(jobs: Sequence[tuple[JobPrompts, Sequence[str]]]) -> list[Conditioning]:
-    """Each job's captions in one call of the text encoders; every caption once, its tokens rows of a joint table."""
-    loaded = jobs[0][0].loaded
+def encode_together(
+    jobs: Sequence[tuple[JobPrompts, Sequence[str]]],
+    adapters: Mapping[str, Mapping[str, Stacked]] | None = None,
+    dropout: RowDropout | None = None,
+) -> list[Conditioning]:
+    """Each job's captions in one call of the text encoders; every caption once, its tokens rows of a joint table.
+
+    `adapters` are the LoRA that the text encoders carry meanwhile, by part.
+    """
+    base = jobs[0][0].base
     ids: list[tuple[Tensor, Tensor]] = []
-    places: list[dict[str, int]] = []
-    offset = 0
+    places: list[dict[str, list[int]]] = []
+    offset = chunks = 0
     for job, captions in jobs:
         places.append({})
         for caption in dict.fromkeys(captions):
             if caption:
-                places[-1][caption] = len(ids)
-                ids.append(loaded.prompts.token_ids(_moved(split_prompt(caption, job.triggers), offset)))
+                ids.append(base.prompts.with_rows_moved(job.ids(caption), offset))
+                places[-1][caption] = list(range(chunks, chunks + len(ids[-1][0])))
+                chunks += len(ids[-1][0])
         offset += 0 if job.learned.vectors is None else len(job.learned.vectors[0])
     tables = [job.learned.vectors for job, _ in jobs if job.learned.vectors is not None]
     vectors = (torch.cat([t[0] for t in tables]), torch.cat([t[1] for t in tables])) if tables else None
+    rows = [_chunk_rows(captions, place, chunks) for place, (_, captions) in zip(places, jobs, strict=True)]
     parts = []
-    if ids:
-        parts.append(loaded.prompts.encode((torch.cat([i[0] for i in ids]), torch.cat([i[1] for i in ids])), vectors))
-    if any("" in captions for _, captions in jobs):
-        parts.append(loaded.unconditional(1))  # the last row is no prompt
-    encoded = _joined(parts)
-    rows = [
-        torch.tensor([place.get(caption, len(ids)) for caption in captions], device=loaded.device)
-        for place, (_, captions) in zip(places, jobs, strict=True)
+    with base.carrying(TEXT_PARTS, adapters or {}, dropout):
+        if ids:
+            parts.append(base.prompts.encode((torch.cat([i[0] for i in ids]), torch.cat([i[1] for i in ids])), vectors))
+        if any(chunks in row for own in rows for row in own):
+            parts.append(base.unconditional(1))
+        if any(-1 in row for own in rows for row in own):
+            parts.append(empty_prompt(base))
+    encoded = Conditioning.cat(parts)
+    indices = [torch.tensor(own, device=base.device) for own in rows]
+    return [Conditioning(encoded.context[i].flatten(1, 2), encoded.pooled[i[:, 0]]) for i in indices]
+
+
+def empty_prompt(base: LoadedBase) -> Conditioning:
+    """One chunk of the empty prompt, encoded with what the text encoders carry."""
+    return base.prompts.encode(base.prompts.token_ids([""]))
+
+
+def _chunk_rows(captions: Sequence[str], place: Mapping[str, list[int]], nothing: int) -> list[list[int]]:
+    """For each caption the encoded rows of its chunks, all of one length: -1 is the empty prompt, the last row.
+
+    `nothing` is the row of no prompt.
+    """
+    length = max((len(place[caption]) for caption in captions if caption), default=1)
+    return [
+        [*place[caption], *[-1] * (length - len(place[caption]))] if caption else [nothing] * length
+        for caption in captions
     ]
-    return [Conditioning(encoded.context[row], encoded.pooled[row]) for row in rows]
-
-
-def _moved(pieces: Sequence[Piece], offset: int) -> list[Piece]:
-    """Pieces whose token rows start at `offset` of a joint table."""
-    return [piece if isinstance(piece, str) else tuple(offset + row for row in piece) for piece in pieces]
-
-
-def _joined(parts: Sequence[Conditioning]) -> Conditioning:
-    return Conditioning(torch.cat([c.context for c in parts]), torch.cat([c.pooled for c in parts]))

@@ -24,6 +24,8 @@ class Room:
     """MiB that jobs may take together."""
     idle: float = 0.0
     """MiB of the base alone."""
+    peak: float | None = None
+    """MiB that were allocated on the device at the height of the last step; None where nothing is measured."""
     _seen: dict[int, float] = field(default_factory=dict)
     """The most that so many jobs took, MiB."""
 
@@ -38,9 +40,10 @@ class Room:
         return cls(USABLE * (free + cached) / MIB, torch.cuda.memory_allocated(device) / MIB)
 
     def measure(self, jobs: int, device: torch.device) -> None:
-        """After a step of so many jobs."""
+        """After a step of so many jobs; the device's own record of its peak begins anew."""
         if self.capacity is not None:
-            self.took(jobs, torch.cuda.max_memory_allocated(device) / MIB - self.idle)
+            self.peak = torch.cuda.max_memory_allocated(device) / MIB
+            self.took(jobs, self.peak - self.idle)
             torch.cuda.reset_peak_memory_stats(device)
 
     def took(self, jobs: int, mib: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from lorafleet_jobs.train.calls import SharedCalls
 from lorafleet_jobs.train.checkpoint import resume, save_checkpoint
 from lorafleet_jobs.train.contest import Contest, NoContest, Stopped
 from lorafleet_jobs.train.pack import Outcome, step_alone, step_together
-from lorafleet_jobs.train.progress import Progress
+from lorafleet_jobs.train.progress import History, Progress
 from lorafleet_jobs.train.room import Room
 from lorafleet_jobs.train.team import Alone
 from lorafleet_jobs.train.training import Training
@@ -77,18 +78,19 @@ class JobRun:
         self.order = order
         self.training = Training.prepare(order.spec, warm, cache, order.team)
         self.validator = Validator(order.spec, warm, self.training.prompts, self.training.learned)
-        self.progress = Progress(order.tracker, order.spec, order.on_step)
         folder = order.checkpoints
-        self.step, self.progress.losses = (0, []) if folder is None else resume(folder, self.training)
+        history = History() if folder is None else resume(folder, self.training)
+        self.step = history.step
+        self.progress = Progress(order.tracker, order.spec, order.on_step, history)
         self.saved = time.monotonic()
         if self.step == 0:
             order.doing("preview")
             self.validator.log_base(order.tracker)
 
-    def after(self, loss: float) -> None:
-        """One step has been taken. Raises what `on_step` and the contest raise."""
+    def after(self, loss: float, peak: float | None = None) -> None:
+        """One step has been taken, with so much memory in MiB. Raises what `on_step` and the contest raise."""
         self.step += 1
-        self.progress.after(self.step, loss, self.training.optimizer)
+        self.progress.after(self.step, loss, self.training.optimizer, peak)
         contest, tracker, pictures = self.order.contest, self.order.tracker, list[Image.Image]()
         compared = contest.is_due(self.step)
         if self.validator.is_due(self.step) or (compared and contest.looks):
@@ -104,7 +106,7 @@ class JobRun:
         """Keeps the job as it is now, if it is kept half-way at all. Raises OSError."""
         if self.order.checkpoints is not None:
             self.order.doing("checkpoint")
-            save_checkpoint(self.order.checkpoints, self.training, self.step, self.progress.losses)
+            save_checkpoint(self.order.checkpoints, self.training, self.progress.history(self.step))
         self.saved = time.monotonic()
 
     @property
@@ -152,13 +154,10 @@ class Crew:
         return run
 
     def step(self) -> list[Ended]:
-        """One step of every job; returns those that ended with it. The base carries no adapter afterwards."""
-        try:
-            outcomes = self._outcomes(self.runs)
-            self.room.measure(len(self.runs), self.warm.device)
-            ends = [(run, _end(run, loss)) for run, loss in zip(self.runs, outcomes, strict=True)]
-        finally:
-            self.warm.clear()
+        """One step of every job; returns those that ended with it."""
+        outcomes = self._outcomes(self.runs)
+        self.room.measure(len(self.runs), self.warm.device)
+        ends = [(run, _end(run, loss, self.room.peak)) for run, loss in zip(self.runs, outcomes, strict=True)]
         self.runs = [run for run, end in ends if end is None]
         return [(run, end) for run, end in ends if end is not None]
 
@@ -171,16 +170,17 @@ class Crew:
             return step_together([(run.training, run.step + 1) for run in runs], self.calls)
         except FAILURES as problem:
             if len(runs) == 1:
+                traceback.clear_frames(problem.__traceback__)  # they keep what the next job may need room for
                 return [problem]
         return [outcome for run in runs for outcome in self._outcomes([run])]
 
 
-def _end(run: JobRun, loss: Outcome | Exception) -> Bundle | Exception | None:
-    """How a job ended with this step; None if it goes on."""
+def _end(run: JobRun, loss: Outcome | Exception, peak: float | None) -> Bundle | Exception | None:
+    """How a job ended with this step, at whose height so many MiB were allocated; None if it goes on."""
     if isinstance(loss, Exception):
         return loss
     try:
-        run.after(loss)
+        run.after(loss, peak)
         return run.bundle() if run.done else None
     except (Cancelled, Stopped, *FAILURES) as problem:
         if not run.done:
@@ -196,16 +196,13 @@ class Follower:
     ) -> None:
         """Stands where the first worker does before it begins. Raises DataError."""
         self.training = Training.prepare(spec, warm, cache, team)
-        self.step = 0 if checkpoints is None else resume(checkpoints, self.training)[0]
+        self.step = 0 if checkpoints is None else resume(checkpoints, self.training).step
 
     def run(self) -> None:
         """Ends when the job does. Raises DataError, or NonFiniteError if the job or another worker failed."""
-        try:
-            while self.step < self.training.spec.steps:
-                self.step += 1
-                step_alone(self.training, self.step)
-        finally:
-            self.training.warm.clear()
+        while self.step < self.training.spec.steps:
+            self.step += 1
+            step_alone(self.training, self.step)
 
 
 def train_job(
@@ -222,13 +219,9 @@ def train_job(
     Raises DataError, NonFiniteError, or what `on_step` raises. The base is as before afterwards, whatever happens.
     """
     crew = Crew(warm, cache)
-    try:
-        crew.join(Order(spec, out, tracker, on_step, run_id))
-        while True:
-            for _, end in crew.step():
-                if isinstance(end, Bundle):
-                    return end
-                raise end
-    finally:
-        warm.clear()
-        warm.unet.disable_gradient_checkpointing()
+    crew.join(Order(spec, out, tracker, on_step, run_id))
+    while True:
+        for _, end in crew.step():
+            if isinstance(end, Bundle):
+                return end
+            raise end

@@ -37,6 +37,8 @@ class Question:
 
     noisy: Noisy
     captions: list[str]
+    chunks: int
+    """Of the longest caption, as the text encoders take them."""
     time_ids: Tensor
     """[n, 6]."""
     target: Tensor
@@ -72,7 +74,6 @@ class Training:
     @classmethod
     def prepare(cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None, team: Alone | None = None) -> Training:
         """Reads the images and draws the first weights. Raises DataError."""
-        warm.clear()
         learned = Learned.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
         objective, dataset = objective_for(warm.base, spec.recipe), Dataset.open(spec, warm, cache)
         return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned), team or Alone())
@@ -107,7 +108,8 @@ class Training:
             target[batch.predicted] = self._base_output(batch, noisy).to(target)
         weights = batch.weights * self.objective.weight(sigma)
         dropout = (self.spec.recipe.dropout, self._stream("dropout", index).initial_seed())
-        return Question(noisy, batch.captions, batch.time_ids, target, weights, batch.mask, dropout)
+        chunks = self.prompts.chunks(batch.captions)
+        return Question(noisy, batch.captions, chunks, batch.time_ids, target, weights, batch.mask, dropout)
 
     def trained(self) -> list[nn.Parameter]:
         """What the next gradients are of."""
@@ -176,11 +178,12 @@ class Training:
 
     @torch.no_grad()
     def _base_output(self, batch: Batch, noisy: Noisy) -> Tensor:
-        """What the base itself says of the rows of prior mode `predict`, adapter off: their target."""
-        self.warm.clear()
+        """What the base itself says of the rows of prior mode `predict`, without the adapter: their target."""
         rows = batch.predicted
         captions = [caption for caption, row in zip(batch.captions, rows.tolist(), strict=True) if row]
-        return self.warm.predict(noisy.x[rows], noisy.t[rows], self.prompts.encode(captions), batch.time_ids[rows])
+        return self.warm.predict(
+            noisy.x[rows], noisy.t[rows], self.prompts.encode(captions, weight=0), batch.time_ids[rows]
+        )
 
     def _stream(self, purpose: str, index: int) -> torch.Generator:
         return stream(self.spec.recipe.seed, purpose, index)

@@ -12,6 +12,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import Noise, sample
 from lorafleet.ports import JobTracker
+from lorafleet.targets import UNET
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import Learned
 from lorafleet_jobs.train.prompts import ABSTRACTION, JobPrompts
@@ -71,16 +72,13 @@ class Validator:
     def picture(self, text: str, weight: float | None) -> Image.Image:
         """One picture; `weight` None is the base without the adapter."""
         loaded, side = self.loaded, self.spec.recipe.resolution or self.loaded.base.resolution
-        if weight is None:
-            loaded.clear()
-        else:
-            self.learned.install(loaded, weight)
-        positive, empty = self.prompts.encode([text]), loaded.unconditional(1)
+        positive, empty = self.prompts.encode([text, ""], weight or 0.0).rows()
         latent = side // loaded.base.vae_factor
         shape = (loaded.vae.config.latent_channels, latent, latent)
         noise = Noise([self.spec.validation.seed], shape, loaded.device)
         time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
-        z = sample(loaded.predict, self.table, noise, positive, empty, time_ids, loaded.base.default_guidance)
+        with loaded.carrying((UNET,), self.learned.adapters(loaded, (UNET,), weight or 0.0)):
+            z = sample(loaded.predict, self.table, noise, positive, empty, time_ids, loaded.base.default_guidance)
         pixels = loaded.decode(z)[0].permute(1, 2, 0).cpu().numpy()
         image = Image.fromarray((pixels * 255).round().astype(np.uint8))
         factor = -(-SHOWN_AT_LEAST // side)

@@ -50,15 +50,25 @@ class Resources(Strict):
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """How many jobs a lane trains at once; auto is as many as memory has room for. Results do not depend on it."""
     exact: bool = False
-    """Packs in fixed seats: no bit of a result depends on what else is trained, at the cost of parked seats' time."""
+    """Each job of a pack calls the base alone: no bit of its result depends on what else is trained. A pack is then
+    hardly faster than one job after another. On a GPU deterministic kernels are chosen too."""
     compile: bool = False
-    """torch.compile around the UNet, in fixed seats, so that joining and leaving never compiles again."""
+    """torch.compile around the UNet, in calls of one size, so that joining and leaving never compiles again."""
     max_running: Annotated[int, Field(ge=1, le=4096)] | None = None
     """No more jobs than so many are trained at once, over all lanes; by default lanes and packs are the only bound."""
     checkpoint_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """What an interruption can cost of a job; keeping it half-way takes a fraction of a second."""
     stall_seconds: Annotated[float, Field(ge=5, le=86_400)] = 1800.0
     """A lane in which nothing moves for so long hangs, and is ended; a base is loaded in far less."""
+
+    @model_validator(mode="after")
+    def _exact_or_compiled(self) -> Resources:
+        if self.exact and self.compile:
+            raise ValueError(
+                "exact and compile are both on; a compiled call is shared by several jobs, an exact one is one job's "
+                "own. Leave one of them out"
+            )
+        return self
 
 
 class Validation(Strict):

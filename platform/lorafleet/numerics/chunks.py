@@ -1,4 +1,4 @@
-"""Prompts with weights and of any length, as requests bring them; training has neither: `PromptEncoder.encode`.
+"""Prompts of any length, and with weights, as requests bring them; captions of training have no weights.
 
 * **Length**: tokens go in chunks of what fits (75 of CLIP's 77), each with a start and end of its own, encoded alone;
   their hidden states follow each other along the sequence. The pooled output is the first chunk's, as compel's and the
@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -61,13 +62,7 @@ def encode_prompt(
         z, z0 = told.context, empty().context
         return Conditioning(torch.where(w == 1, z, z0 + w * (z - z0)), told.pooled)
 
-    ones, twos = (chunks(encoder, i, prompt) for i in (0, 1))
-    count = max(len(ones), len(twos))
-    if count > MAX_CHUNKS:
-        raise RequestError(
-            f"a prompt of {sum(map(len, ones))} tokens; at most {MAX_CHUNKS * (encoder.length - 2)} are allowed"
-        )
-    encoded = [encode(one, two) for one, two in zip(_filled(ones, count), _filled(twos, count), strict=True)]
+    encoded = [encode(one, two) for one, two in _paired_chunks(encoder, prompt)]
     return Conditioning(torch.cat([chunk.context for chunk in encoded], dim=1), encoded[0].pooled)
 
 
@@ -90,6 +85,16 @@ def chunks(encoder: PromptEncoder, i: int, prompt: Sequence[Weighted]) -> list[C
     return found
 
 
+def chunk_ids(encoder: PromptEncoder, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    """Token ids [k, length] for each encoder of a prompt without weights, in the k chunks that it takes.
+
+    RequestError if it has more than `MAX_CHUNKS` chunks.
+    """
+    pairs = _paired_chunks(encoder, [Weighted(piece) for piece in pieces])
+    one, two = (torch.cat([encoder.framed(i, [token for token, _ in pair[i]]) for pair in pairs]) for i in (0, 1))
+    return one, two
+
+
 def lengthened(told: Conditioning, length: int, empty: Callable[[], Conditioning]) -> Conditioning:
     """The same with a context of `length`, filled up with chunks of the empty prompt, as compel does.
 
@@ -103,8 +108,15 @@ def lengthened(told: Conditioning, length: int, empty: Callable[[], Conditioning
     return Conditioning(torch.cat([told.context, more], dim=1), told.pooled)
 
 
-def _filled(found: list[Chunk], count: int) -> list[Chunk]:
-    return found + [[]] * (count - len(found))
+def _paired_chunks(encoder: PromptEncoder, prompt: Sequence[Weighted]) -> list[tuple[Chunk, Chunk]]:
+    """A prompt's chunks for both encoders; where one has fewer, empty chunks follow. RequestError if too long."""
+    ones, twos = (chunks(encoder, i, prompt) for i in (0, 1))
+    count = max(len(ones), len(twos))
+    if count > MAX_CHUNKS:
+        raise RequestError(
+            f"a prompt of {sum(map(len, ones))} tokens; at most {MAX_CHUNKS * (encoder.length - 2)} are allowed"
+        )
+    return list(zip_longest(ones, twos, fillvalue=[]))
 
 
 def _weights(encoder: PromptEncoder, one: Chunk, two: Chunk) -> Tensor:

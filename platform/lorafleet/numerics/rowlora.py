@@ -11,7 +11,8 @@ in `factors`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -176,6 +177,18 @@ class RowLoRA:
         for name, layer in self.layers.items():
             layer.carried = stacked.get(name) if stacked is not None else None
             layer.dropout = dropout
+
+    @contextmanager
+    def carrying(self, stacked: Mapping[str, Stacked] | None, dropout: RowDropout | None = None) -> Iterator[None]:
+        """While it lasts, forwards carry what `stack` made, None for nothing; afterwards nothing, whatever was raised.
+
+        With gradient checkpointing the backward pass belongs inside: it calls the layers again.
+        """
+        self.set(stacked, dropout)
+        try:
+            yield
+        finally:
+            self.set(None)
 
     def set_spans(self, spans: Sequence[tuple[slice, Mapping[str, Stacked]]]) -> None:
         """Makes the next forwards carry adapters on spans of the batch's rows, written in place: for inference."""

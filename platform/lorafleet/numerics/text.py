@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorafleet.errors import RequestError
+
 Vectors = tuple[Tensor, Tensor]
 """Learned tokens for both encoders, [n, w1] and [n, w2]."""
 Piece = str | tuple[int, ...]
@@ -32,6 +34,15 @@ class Conditioning:
 
     context: Tensor
     pooled: Tensor
+
+    @classmethod
+    def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
+        """The rows of all parts, which have one length, one after another."""
+        return cls(torch.cat([part.context for part in parts]), torch.cat([part.pooled for part in parts]))
+
+    def rows(self) -> list[Conditioning]:
+        """Each row as one of its own."""
+        return [Conditioning(self.context[i : i + 1], self.pooled[i : i + 1]) for i in range(len(self.context))]
 
 
 def split_prompt(prompt: str, triggers: Mapping[str, Piece]) -> list[Piece]:
@@ -98,9 +109,23 @@ class PromptEncoder:
         return one, two
 
     def token_ids(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
-        """Token ids [1, length] for each encoder: start, text, end, padding; what does not fit is cut off."""
+        """Token ids [1, length] for each encoder: start, text, end, padding.
+
+        RequestError for what does not fit; `chunks.encode_prompt` takes prompts of any length.
+        """
         one, two = ([token for piece in pieces for token in self.piece_ids(i, piece)] for i in (0, 1))
-        return self.framed(0, one[: self.length - 2]), self.framed(1, two[: self.length - 2])
+        room = self.length - 2
+        if max(len(one), len(two)) > room:
+            raise RequestError(f"a prompt of {max(len(one), len(two))} tokens; at most {room} fit here; shorten it")
+        return self.framed(0, one), self.framed(1, two)
+
+    def with_rows_moved(self, ids: tuple[Tensor, Tensor], offset: int) -> tuple[Tensor, Tensor]:
+        """The same ids for vectors that stand `offset` rows further down in a longer table."""
+        one, two = (
+            torch.where(own >= embedding.base.num_embeddings, own + offset, own)
+            for own, embedding in zip(ids, self.embeddings, strict=True)
+        )
+        return one, two
 
     def piece_ids(self, i: int, piece: Piece) -> list[int]:
         """Ids of one piece for encoder `i`, 0 or 1, without start and end."""

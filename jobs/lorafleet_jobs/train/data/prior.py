@@ -94,7 +94,6 @@ class Maker:
     def make(self, seed: int) -> bytes:
         """One picture as PNG; one at a time, so that it does not depend on others."""
         loaded = self.loaded
-        loaded.clear()
         latent = self.side // loaded.base.vae_factor
         noise = Noise([seed], (loaded.vae.config.latent_channels, latent, latent), loaded.device)
         z = sample(
