@@ -17,7 +17,7 @@ from lorafleet.numerics.text import Conditioning, split_prompt
 from lorafleet_jobs.evaluate.arms import Arm
 
 ROWS = 8
-"""Pictures of one batch. The last batch is filled up: UNet rows are the same to the bit only at one batch shape."""
+"""Pictures of one batch. The last batch is filled up, so that all have one shape, and arms compare call by call."""
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@
                          state.json           everything else, and the tensors' sha256; written last
 
 Batches and noise are functions of the job and a step, so no generator and no data position is kept: a resumed job goes
-on as if it had never stopped, to the bit on the same hardware. Learned tokens are parameters like any others, and what
+on as if it had never stopped: to the bit on a CPU of the same kind, on a GPU with `resources.exact`, else to rounding
+(its attention's backward pass adds up in no fixed order). Learned tokens are parameters like any others, and what
 is frozen follows from the step. Written to a temporary sibling, fsynced, renamed; the last two are kept. Knows files
 and state; refuses to know when to save.
 """
