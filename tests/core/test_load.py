@@ -61,6 +61,7 @@ def test_a_manifest_survives_its_own_json(tmp_path: Path) -> None:
         (GOOD + "resorces: {lanes: 2}\n", "unknown key 'resorces'; did you mean 'resources'?"),
         (GOOD + "resources: {lane: 2}\n", "unknown key 'resources.lane'; did you mean 'lanes'?"),
         (GOOD.replace("class:", "clas:"), "unknown key 'subjects.0.clas'; did you mean 'class'?"),
+        (GOOD + "resources: {exact: true, compile: true}\n", "exact and compile are both on"),
         (GOOD + "resources: {lanes: 0}\n", "resources.lanes is 0; Input should be greater than or equal to 1"),
         ("name: a\nsubjects: [{name: b}]\n", "give either images (one folder) or glob (one subject a folder)"),
         ("name: a\nsubjects: [{name: b, glob: c}]\n", "subjects of a glob are named after their folders"),

@@ -5,6 +5,7 @@ import socket
 import time
 
 import pytest
+import torch
 from own_lane import jobs_of, lane
 
 from lorafleet.errors import NotFoundError
@@ -13,6 +14,7 @@ from lorafleet_jobs import rows
 from lorafleet_jobs.desk import StoreDesk
 from lorafleet_jobs.report import open_store, store_url
 from lorafleet_jobs.rows import BACKOFF_SECONDS, LEASE_SECONDS
+from lorafleet_jobs.train.calls import OwnCalls
 
 
 def test_a_job_that_fails_fails_alone_and_says_why_in_one_line(home, tracking, recorded, tmp_path):
@@ -136,3 +138,24 @@ def test_an_outage_of_mlflow_delays_publishing_but_loses_no_training(home, track
     job = jobs_of(home, submission)["pan"]
     assert (job.state, job.attempts, job.version) == ("succeeded", 3, 1)
     assert json.loads((home.bundles / job.id / "adapter.json").read_text()) == card
+
+
+@pytest.fixture
+def undecided():
+    """Torch as it was before a lane asked for deterministic algorithms."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_an_exact_lane_trains_a_pack_in_calls_of_one_job_with_deterministic_algorithms(
+    home, tracking, recorded, undecided, monkeypatch
+):
+    asked = []
+    split = OwnCalls.split
+    monkeypatch.setattr(OwnCalls, "split", lambda self, *rest: asked.append(split(self, *rest)) or asked[-1])
+    submission = recorded(home, "exact", "a", "b", steps=2, exact=True)
+    assert lane(home, tracking, StoreDesk(store_url(home), submission), pack=2) == "drained"
+    assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
+    assert {len(part) for parts in asked for part in parts} == {1}
+    assert any(len(parts) == 2 for parts in asked), "both jobs were in one pack"
+    assert torch.are_deterministic_algorithms_enabled()

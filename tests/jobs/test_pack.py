@@ -155,6 +155,22 @@ def test_a_compiled_pack_is_not_compiled_again_when_jobs_join_and_leave(photos):
     compare(rest[3], prepared_for(warm, specs[3], 2), CLOSE)
 
 
+def test_every_shape_of_aspect_buckets_is_compiled(photos):
+    """Torch gives up after eight shapes unless it is told otherwise, and calls the rest uncompiled."""
+    warm, graphs = LoadedBase.load(find_base("toy-sdxl")), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    unet, one = CompiledCalls(warm, 1, backend=backend).unet, torch.zeros(1)
+    conditioning = warm.unconditional(1)
+    for height in range(4, 40, 4):
+        with torch.no_grad():
+            warm.predict(torch.zeros(1, 4, height, 8), one, conditioning, torch.zeros(1, 6), unet)
+    assert len(graphs) == 9
+
+
 def prepared_for(warm, spec, steps):
     training = prepared(warm, spec)
     for step in range(1, steps + 1):

@@ -29,6 +29,13 @@ PATIENCE = 100
 """Calls of a size that fitted before a larger one is tried again; twice as many after each time it did not."""
 
 
+MOST_SHAPES = 256
+"""Shapes of calls that are compiled; beyond its own default of 8 torch would call the rest uncompiled.
+
+Aspect buckets alone have 17 at 1024 pixels, and batch sizes, checkpointing and long captions multiply them.
+"""
+
+
 @dataclass
 class SizeLimit:
     """How many jobs share a call of one shape, since more did not fit in memory."""
@@ -111,12 +118,16 @@ class CompiledCalls(SharedCalls):
     met so far, at least `rank`, on all layers met so far.
     """
 
-    def __init__(self, warm: LoadedBase, seats: int, rank: int = 0, backend: str = "inductor") -> None:
+    def __init__(
+        self, warm: LoadedBase, seats: int, rank: int = 0, backend: str | Callable[..., Any] = "inductor"
+    ) -> None:
         """`backend` is torch.compile's."""
         super().__init__()
         self.seats = seats
         self._rank, self._gains, self._layers = rank, False, dict[str, None]()
-        self.unet = torch.compile(warm.unet, dynamic=False, backend=backend)
+        self.unet = torch.compile(  # type: ignore[call-overload]  # the stubs do not know the limit
+            warm.unet, dynamic=False, backend=backend, recompile_limit=MOST_SHAPES
+        )
 
     def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
         """At most so many a call as there are seats."""
