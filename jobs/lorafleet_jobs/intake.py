@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorafleet.bases import HUB, SHIPPED, Base, find_base
+from lorafleet.bases import Base, fetchable, find_base
 from lorafleet.config import Manifest, Recipe
 from lorafleet.config.load import load_manifest
 from lorafleet.config.sweep import nested
@@ -59,19 +59,19 @@ class Prepared:
 def examine(manifest_path: Path, base: str | None = None) -> Checked:
     """Loads a manifest and checks its subjects; `base` overrides the manifest's.
 
-    A base that is not on this machine is no error here: `base_problem` says so, and low resolution is not judged.
+    A relative path in the manifest starts at its folder. A base of the hub's that is not on this machine is no error
+    here: `base_problem` says so, and low resolution is not judged.
     Raises ManifestError for what the manifest itself gets wrong.
     """
     manifest = load_manifest(manifest_path)
     folder = manifest_path.absolute().parent
     if base is not None:
         manifest = manifest.with_changes(base=base)
-    elif manifest.base.startswith(("./", "../")):
-        manifest = manifest.with_changes(base=str((folder / manifest.base).resolve()))
     if manifest.early_stop is not None and manifest.early_stop.weights is not None:
         weights = str((folder / Path(manifest.early_stop.weights).expanduser()).resolve())
         manifest = manifest.with_changes(early_stop=manifest.early_stop.with_changes(weights=weights))
-    found, problem = _base_if_here(manifest.base)
+    found, problem = _base_if_here(manifest.base, folder if base is None else None)
+    manifest = manifest.with_changes(base=found.name if found is not None else manifest.base)
     toy = found.is_toy if found is not None else False
     points = tuple(resolve_points(manifest, toy, str(manifest_path)))
     recipes = [one.recipe for one in points]
@@ -129,10 +129,10 @@ def _needs(recipes: Sequence[Recipe], side: int | None) -> Needs:
     )
 
 
-def _base_if_here(name: str) -> tuple[Base | None, str]:
+def _base_if_here(name: str, beside: Path | None) -> tuple[Base | None, str]:
     try:
-        return find_base(name), ""
+        return find_base(name, beside), ""
     except BaseModelError as problem:
-        if name in SHIPPED or not (name in HUB or "/" in name):
+        if not fetchable(name, beside):
             raise  # no such base anywhere: a mistake in the manifest
         return None, str(problem)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
 from lorafleet.bases import Base
 from lorafleet.config import Recipe
-from lorafleet.errors import BaseModelError
 from lorafleet.targets import PARTS, TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
-
-_HEADER_LIMIT = 100 * 10**6  # safetensors' own
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class BaseSize:
 
 def measure_base(base: Base) -> BaseSize:
     """Counts a base's parameters and lists its layers by its safetensors headers. Raises BaseModelError."""
-    parts = {part: dict(_shapes(base, part)) for part in (*PARTS, "vae")}
+    parts = {part: {name: one.shape for name, one in base.tensors(part).items()} for part in (*PARTS, "vae")}
     parameters = sum(prod(shape) for shapes in parts.values() for shape in shapes.values())
     layers = {part: dict(_linear(parts[part])) for part in PARTS}
     for part in (TEXT_ENCODER, TEXT_ENCODER_2):
@@ -62,15 +57,3 @@ def _linear(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, tuple[
     for name, shape in shapes.items():
         if name.endswith(".weight") and len(shape) == 2:
             yield name.removesuffix(".weight"), (shape[1], shape[0])
-
-
-def _shapes(base: Base, part: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of a part's tensors; a variant beside the full weights says the same names again."""
-    for file in sorted((base.path / part).glob("*.safetensors")):
-        try:
-            with file.open("rb") as stream:
-                (length,) = struct.unpack("<Q", stream.read(8))
-                header = json.loads(stream.read(min(length, _HEADER_LIMIT)))
-        except (OSError, ValueError, struct.error) as problem:
-            raise BaseModelError(f"base {base.name!r}: cannot read {file} ({problem}); fetch the base again") from None
-        yield from ((name, tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__")

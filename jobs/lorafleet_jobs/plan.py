@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from lorafleet.bases import SHIPPED, Base
+from lorafleet.bases import Base
 from lorafleet.config import Manifest, Recipe
 from lorafleet.config.strict import Strict
 from lorafleet_jobs.class_images import ClassFolder, images_of
@@ -100,7 +99,7 @@ def _draft(
         submission="",
         subject=report.name,
         adapter=report.name,
-        base=base.name if base.name in SHIPPED or not Path(base.name).expanduser().is_dir() else str(base.path),
+        base=base.name,
         folder=str(report.subject.folder),
         images=images,
         class_images=images_of(recipe, class_folders),

@@ -75,7 +75,7 @@ class Adapter:
 def load_adapter(bundle: Bundle | Path, loaded: LoadedBase) -> Adapter:
     """Reads, verifies and checks a bundle for a base; BundleError (WrongBaseError) says what does not fit."""
     if isinstance(bundle, Path):
-        bundle = read_bundle(bundle, loaded.base.fingerprint)
+        bundle = read_bundle(bundle, loaded.base)
     adapter = check_adapter(bundle, {part: lora.shapes() for part, lora in loaded.lora.items()}, loaded.prompts.widths)
     parts = {part: loaded.lora[part].with_norms(layers) for part, layers in adapter.parts.items()}
     return replace(adapter, parts=parts)

@@ -1,19 +1,22 @@
 """Which bases there are, where they lie, and which family each belongs to.
 
-A family is read from the base's own files (scheduler and VAE configuration), never guessed from its name. Imports no
-torch: `plan` and `check` ask here too.
+A family is read from the base's own files (scheduler and VAE configuration), never guessed from its name; a base is
+told from another by the values of its weights. Imports no torch: `plan` and `check` ask here too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from lorafleet.errors import BaseModelError
+from lorafleet.weights import PartFiles, Stored, headers_digest, part_files, tensors_of, values_digest
 
 Prediction = Literal["epsilon", "v_prediction", "edm"]
 
@@ -22,6 +25,11 @@ HUB = {
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
     "playground-v2.5": "playgroundai/playground-v2.5-1024px-aesthetic",
 }
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+WEIGHED = ("unet", *TEXT_ENCODERS)
+"""The parts that adapters are made for."""
+VALUES = "v2-"
+"""What a fingerprint of values begins with; older ones are of files."""
 LICENCES = {
     "toy-sdxl": "apache-2.0",
     "toy-playground": "apache-2.0",
@@ -34,7 +42,8 @@ LICENCES = {
 class Base:
     """A base pipeline on disk in the diffusers layout.
 
-    `name` is what the user wrote; `path` is a folder with a `model_index.json`.
+    `name` is its short name, its hub id or the whole path of its folder, by which it is found from anywhere; `path` is
+    a folder with a `model_index.json`.
     """
 
     name: str
@@ -103,59 +112,109 @@ class Base:
             return 5.0
         return 4.0 if self.is_toy else 3.0
 
+    def files(self, part: str) -> PartFiles:
+        """What a part ("unet", "vae", "text_encoder", "text_encoder_2") is loaded from. Raises BaseModelError."""
+        return part_files(self.path / part, "model" if part in TEXT_ENCODERS else "diffusion_pytorch_model")
+
+    def tensors(self, part: str) -> dict[str, Stored]:
+        """The tensors of a part's files by name: their shapes, and where they lie."""
+        return tensors_of(self.files(part))
+
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies the weights: sha256 over the UNet's and text encoders' safetensors.
+        """Identifies the weights of the UNet and the text encoders that are loaded, by their values.
 
-        Of each file the size and the first and last 64 KiB are hashed: the header with every name, shape and offset,
-        and enough data that a fine-tuned copy differs, without reading gigabytes.
+        Of every tensor the name, the shape and up to 192 values are hashed, rounded to fp16: some 2400 tensors and one
+        MiB of SDXL's 7 GB. So fp32 and fp16 copies, shards and one file, and whatever else lies in the folder make no
+        difference. Fine-tuning does, however small the step: it moves every tensor that it trains, and among the
+        thousands of sampled values some cross a rounding boundary. What changes no more than a few rows of one tensor
+        (one token's vector) may go unseen. A bf16 copy is another base: what its rounding took away cannot be had back.
         """
-        return self._hash_of("unet", "text_encoder", "text_encoder_2")
+        digest = hashlib.sha256(b"".join(values_digest(self.tensors(part), as_fp16=True) for part in WEIGHED))
+        return f"{VALUES}{digest.hexdigest()[:16]}"
 
     @cached_property
     def vae_fingerprint(self) -> str:
-        """Identifies what latents are made with: the VAE's safetensors as in `fingerprint`, and its configuration."""
+        """Identifies what latents are made with: the VAE's values as they are stored, and its configuration."""
         config = json.dumps(self.config("vae"), sort_keys=True)
-        return hashlib.sha256(f"{self._hash_of('vae')}/{config}".encode()).hexdigest()[:16]
+        digest = values_digest(self.tensors("vae"), as_fp16=False)
+        return hashlib.sha256(f"{digest.hex()}/{config}".encode()).hexdigest()[:16]
 
-    def _hash_of(self, *parts: str) -> str:
-        digest = hashlib.sha256()
-        for part in parts:
-            files = sorted((self.path / part).glob("*.safetensors"))
-            if not files:
-                raise BaseModelError(
-                    f"base {self.name!r}: {self.path / part} holds no safetensors; give a diffusers folder"
-                )
-            for file in files:
-                size = file.stat().st_size
-                digest.update(f"{part}/{file.name}:{size}\n".encode())
-                with file.open("rb") as stream:
-                    digest.update(stream.read(65536))
-                    stream.seek(max(0, size - 65536))
-                    digest.update(stream.read(65536))
-        return digest.hexdigest()[:16]
+    def is_named(self, fingerprint: str) -> bool:
+        """Whether an adapter's card with this fingerprint means this base.
+
+        Cards from before fingerprints were of values name a hash of the files that lay in the folder then: accepted
+        if it is that of the files that are loaded, or of all that lie there now.
+        """
+        if fingerprint.startswith(VALUES):
+            return fingerprint == self.fingerprint
+        loaded = {part: self.files(part).paths for part in WEIGHED}
+        there = {part: tuple((self.path / part).glob("*.safetensors")) for part in WEIGHED}
+        return fingerprint in (headers_digest(loaded), headers_digest(there))
 
 
-def find_base(name: str) -> Base:
+def find_base(name: str, beside: Path | None = None) -> Base:
     """Finds a base by its short name, a local folder, or a hub id already in the local Hugging Face cache.
 
-    Nothing is downloaded. Raises BaseModelError with what to do if it is not there.
+    A relative path starts at `beside`, by default where one stands. Nothing is downloaded. Raises BaseModelError with
+    what to do if it is not there.
     """
     if name in SHIPPED:
         return Base(name, SHIPPED[name])
-    folder = Path(name).expanduser()
-    if (folder / "model_index.json").is_file():
-        return Base(name, folder.resolve())
-    if folder.is_dir():
-        raise BaseModelError(f"base {name!r} is a folder without model_index.json; give one saved by diffusers")
+    path = _path(name, beside)
+    if os.path.isfile(path / "model_index.json"):
+        return Base(str(path.resolve()), path.resolve())
+    if name not in HUB:  # a short name is a folder only where that is a base
+        _refuse_what_is_there(name, path)
     hub_id = HUB.get(name, name)
-    if "/" in hub_id and not hub_id.startswith((".", "/", "~")) and (cached := _in_hub_cache(hub_id)) is not None:
+    if fetchable(name, beside) and (cached := _in_hub_cache(hub_id)) is not None:
         return Base(name, cached)
-    known = ", ".join((*SHIPPED, *HUB))
-    hint = f"; fetch it first: hf download {hub_id}" if "/" in hub_id and not hub_id.startswith(("/", ".", "~")) else ""
-    raise BaseModelError(
-        f"base {name!r} is not here{hint}. Allowed: {known}, a local diffusers folder, or a cached hub id"
-    )
+    raise BaseModelError(_not_here(name, path, hub_id, fetchable(name, beside)))
+
+
+def fetchable(name: str, beside: Path | None = None) -> bool:
+    """Whether `hf download` may get it: a short name of the hub's, or a hub id where no file or folder is so called."""
+    from huggingface_hub.errors import HFValidationError
+
+    if name in HUB:
+        return True
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or os.path.exists(_path(name, beside)):
+        return False
+    try:
+        _in_hub_cache(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def _path(name: str, beside: Path | None) -> Path:
+    return (beside or Path.cwd()) / os.path.expanduser(name)  # which leaves an unknown ~user alone
+
+
+def _refuse_what_is_there(name: str, path: Path) -> None:
+    """Names a folder or file for what it is, rather than not finding it."""
+    if os.path.isdir(path):
+        raise BaseModelError(f"base {name!r} is a folder without model_index.json; give one saved by diffusers")
+    if os.path.exists(path):
+        raise BaseModelError(
+            f"base {name!r} is a file, and a base is a diffusers folder; make one of a checkpoint with diffusers: "
+            "StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+        )
+
+
+def _not_here(name: str, path: Path, hub_id: str, can_be_fetched: bool) -> str:
+    allowed = f"Allowed: {', '.join((*SHIPPED, *HUB))}, a local diffusers folder, or a cached hub id"
+    if "://" in name:
+        there = re.match(r"https?://huggingface\.co/([\w.-]+/[\w.-]+)", name)
+        hint = f"run hf download {there[1]} and give {there[1]}" if there else "download it and give the folder"
+        return f"base {name!r} is a URL, and nothing is downloaded from one; {hint}"
+    if can_be_fetched:
+        folder = "" if name in HUB else f" (nor is there a folder {path})"
+        return f"base {name!r} is not here{folder}; fetch it first: hf download {hub_id}. {allowed}"
+    if "/" in name:
+        hint = f"; {name.rstrip('/')!r} would be a hub id" if fetchable(name.rstrip("/")) else ""
+        return f"base {name!r} is not here: there is no folder {path}{hint}. {allowed}"
+    return f"base {name!r} is not here. {allowed}"
 
 
 def _in_hub_cache(hub_id: str) -> Path | None:

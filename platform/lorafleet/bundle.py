@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from lorafleet.bases import VALUES, Base
 from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import BundleError, WrongBaseError
@@ -147,8 +148,8 @@ def write_bundle(target: Path, card: AdapterCard, files: Mapping[str, bytes]) ->
     return Bundle(target, card)
 
 
-def read_bundle(path: Path, base_fingerprint: str | None = None) -> Bundle:
-    """Opens a bundle and verifies it; with a fingerprint, also that it was made for that base.
+def read_bundle(path: Path, base: Base | None = None) -> Bundle:
+    """Opens a bundle and verifies it; with a base, also that it was made for that one.
 
     Raises BundleError that says which file and why: no valid card, a missing or altered file, another base, no
     safetensors. Whether the tensors fit the base's layers is for whoever loads them to check.
@@ -171,9 +172,18 @@ def read_bundle(path: Path, base_fingerprint: str | None = None) -> Bundle:
             raise BundleError(f"{file}: contents do not match the sha256 in {CARD}; fetch the bundle again")
     if WEIGHTS not in card.sha256 and EMBEDDINGS not in card.sha256:
         raise BundleError(f"{path}: {CARD} lists neither {WEIGHTS} nor {EMBEDDINGS}; only safetensors are accepted")
-    if base_fingerprint is not None and card.base_fingerprint != base_fingerprint:
+    if base is not None and not base.is_named(card.base_fingerprint):
         raise WrongBaseError(
             f"adapter {card.name!r} was made for base {card.base!r} ({card.base_fingerprint}), not for this one "
-            f"({base_fingerprint}); serve that base instead"
+            f"({base.fingerprint}); {_remedy(card)}"
         )
     return Bundle(path, card)
+
+
+def _remedy(card: AdapterCard) -> str:
+    if card.base_fingerprint.startswith(VALUES):
+        return "serve that base instead"
+    return (
+        "serve that base instead. Its card is from when files were compared, not values: if only other files lay "
+        f"beside the same weights then, register its {WEIGHTS} again: lorafleet adapters import"
+    )

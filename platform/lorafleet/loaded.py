@@ -46,11 +46,12 @@ class LoadedBase:
 
     @classmethod
     def load(cls, base: Base, device: str = "cpu", precision: str = "fp32") -> LoadedBase:
-        """Reads the parts from the base's folder (safetensors only)."""
+        """Reads the parts from the base's folder (safetensors only), of each the files that its fingerprint is of."""
         dtype = DTYPES[precision]
 
         def part(kind: Any, name: str, dtype: torch.dtype) -> Any:
-            return kind.from_pretrained(base.path, subfolder=name, dtype=dtype, use_safetensors=True)
+            variant = base.files(name).variant
+            return kind.from_pretrained(base.path, subfolder=name, variant=variant, dtype=dtype, use_safetensors=True)
 
         tokenizers = tuple(CLIPTokenizer.from_pretrained(base.path / name) for name in ("tokenizer", "tokenizer_2"))
         return cls.of_parts(

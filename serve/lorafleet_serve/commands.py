@@ -51,11 +51,9 @@ def serve(
     from lorafleet.errors import RequestError
     from lorafleet_serve.serve_args import ServeArgs
 
-    found = find_base(base)
-    name = str(found.path) if Path(base).is_dir() else base
     said = {
-        "base": name, "max_rows": max_rows, "max_step_ms": max_step_ms, "exact": exact, "replicas": replicas,
-        "max_replicas": max_replicas, "gpus_per_replica": gpus_per_replica,
+        "base": find_base(base).name, "max_rows": max_rows, "max_step_ms": max_step_ms, "exact": exact,
+        "replicas": replicas, "max_replicas": max_replicas, "gpus_per_replica": gpus_per_replica,
         "bundles": None if bundles is None else str(bundles.resolve()),
     }  # fmt: skip
     args = parse(ServeArgs, said, "serve", RequestError)

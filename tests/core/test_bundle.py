@@ -12,16 +12,18 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from lorafleet.bases import find_base
 from lorafleet.bundle import CARD, WEIGHTS, AdapterCard, Trigger, read_bundle, write_bundle
-from lorafleet.errors import BundleError
+from lorafleet.errors import BundleError, WrongBaseError
 
+BASE, OTHER = find_base("toy-sdxl"), find_base("toy-playground")
 FILES = {WEIGHTS: save({"unet.a.lora.down.weight": torch.ones(2, 3)}), "preview.png": b"png", "README.md": b"# rex"}
 
 
 def card(**changes):
     return AdapterCard(
         **{
-            "name": "rex", "base": "toy-sdxl", "base_fingerprint": "f" * 16, "prediction": "epsilon", "rank": 2,
+            "name": "rex", "base": "toy-sdxl", "base_fingerprint": BASE.fingerprint, "prediction": "epsilon", "rank": 2,
             "alpha": 2.0, "targets": ("to_q",), "triggers": (Trigger(trigger="<rex>", abstraction="TOK", text="TOK"),),
             "class_noun": "dog", "instance_prompt": "a photo of TOK dog", "recipe": {}, "dataset_fingerprint": "d",
             "images": 4, "steps": 10, "licence": "apache-2.0", "job_id": "j", "lorafleet_version": "0",
@@ -32,7 +34,7 @@ def card(**changes):
 
 def test_what_is_written_is_read(tmp_path):
     written = write_bundle(tmp_path / "rex", card(), FILES)
-    read = read_bundle(tmp_path / "rex", "f" * 16)
+    read = read_bundle(tmp_path / "rex", BASE)
     assert read.card == written.card
     assert set(read.card.sha256) == set(FILES)
     assert read.weights()["unet.a.lora.down.weight"].shape == (2, 3)
@@ -82,8 +84,15 @@ def test_damage_is_named(tmp_path, damage, says):
 
 def test_another_base_is_refused_by_name(tmp_path):
     write_bundle(tmp_path / "rex", card(), FILES)
-    with pytest.raises(BundleError, match="made for base 'toy-sdxl'"):
-        read_bundle(tmp_path / "rex", "0" * 16)
+    with pytest.raises(WrongBaseError, match=r"made for base 'toy-sdxl'.*; serve that base instead$"):
+        read_bundle(tmp_path / "rex", OTHER)
+
+
+def test_a_card_from_before_fingerprints_were_of_values_fits_or_says_what_to_do(tmp_path):
+    write_bundle(tmp_path / "rex", card(base_fingerprint="1ccd2d487063697d"), FILES)  # toy-sdxl's files, as it was then
+    assert read_bundle(tmp_path / "rex", BASE).card.name == "rex"
+    with pytest.raises(WrongBaseError, match=r"serve that base instead.*lorafleet adapters import"):
+        read_bundle(tmp_path / "rex", OTHER)
 
 
 def _write_forever(target):

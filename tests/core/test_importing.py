@@ -44,7 +44,7 @@ def test_the_card_says_what_it_is(warm, tmp_path):
     tensors = pairs(warm, (*PRESETS["attn+ff"], *CONVOLUTIONS), text=True, ranks=(4,))
     file = written(tmp_path, tensors)
     _, bundle = own(file, warm, tmp_path, words="pixel art style", licence="openrail++")
-    card = read_bundle(bundle.path, BASE.fingerprint).card
+    card = read_bundle(bundle.path, BASE).card
     assert sorted(card.targets) == sorted((*PRESETS["attn+ff"], *CONVOLUTIONS))
     assert (card.rank, card.text_encoder_rank, card.scale, card.dora) == (4, 4, 1.0, False)
     assert [(one.trigger, one.abstraction, one.text) for one in card.triggers] == [
@@ -129,7 +129,7 @@ def test_the_command_registers_a_version_once(lorafleet, warm, tmp_path, capsys)
     assert {len(run.data.tags["sha256"]) for run in runs} == {64}
     registry = MlflowRegistry(tracking.uri, home / "cache")
     found = registry.resolve("pixel", "1")
-    assert load_adapter(read_bundle(found.path, BASE.fingerprint), warm).touches_text
+    assert load_adapter(read_bundle(found.path, BASE), warm).touches_text
     assert read_bundle(found.path).card.run_id == found.run_id
 
     assert lorafleet("adapters", "show", "pixel@1") == 0
@@ -163,6 +163,7 @@ def test_an_interrupted_import_goes_on_in_its_run(lorafleet, warm, tmp_path, cap
         (("--words", "pixel", "--embeddings", "x.safetensors"), "words and embeddings both say"),
         (("--embeddings", "nowhere.safetensors"), "nowhere.safetensors: there is no such file"),
         (("--base", "nowhere"), "base 'nowhere' is not here"),
+        (("--base", "models/sdxl/fp16"), "there is no folder"),
     ],
 )
 def test_mistakes_are_one_line_and_nothing_is_registered(lorafleet, warm, tmp_path, capsys, more, says):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lorafleet.cli import new_app, run
 from lorafleet_jobs.commands_intake import register_intake
-from lorafleet_jobs.intake import examine
+from lorafleet_jobs.intake import prepare
 
 REX = "{name: rex, images: rex, class: dog}"
 
@@ -122,6 +122,10 @@ BAD = [
     (manifest(REX, more="recipe: {stepz: 3}\n"), "unknown key 'recipe.stepz'; did you mean 'recipe.steps'?"),
     (manifest(REX, more="sweep: {rnk: [3]}\n"), "unknown key 'sweep.rnk'; did you mean 'sweep.rank'?"),
     (manifest(REX, more="base: toy-sdlx\n"), "base 'toy-sdlx' is not here. Allowed: toy-sdxl,"),
+    (manifest(REX, more="base: models/sdxl/fp16\n"), "models/sdxl/fp16' is not here: there is no folder /"),
+    (manifest(REX, more="base: https://huggingface.co/a/sdxl\n"), "is a URL, and nothing is downloaded from one"),
+    (manifest(REX, more="base: a/sdxl/\n"), "'a/sdxl' would be a hub id"),
+    (manifest(REX, more="base: m.yaml\n"), "base 'm.yaml' is a file, and a base is a diffusers folder"),
     (manifest(REX, more="recipe: {clip_skip: 2}\n"), "unknown key 'recipe.clip_skip'; SDXL-shaped bases are"),
     (manifest(REX, more="recipe: {objective: edm}\n"), "recipe.objective is edm, but base toy-playground is trained"),
     (
@@ -173,11 +177,27 @@ def test_without_learned_tokens_a_prompt_needs_no_tok(here: Path) -> None:
     assert call(here, "plan", text, "--json") == 0
 
 
-def test_a_relative_base_is_found_beside_the_manifest(here: Path) -> None:
+@pytest.mark.parametrize("name", ["./base", "base", "models/base"])
+def test_a_relative_base_is_found_beside_the_manifest(here: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from lorafleet.bases import find_base
 
-    (here / "base").symlink_to(find_base("toy-sdxl").path)
-    (here / "m.yaml").write_text(manifest(REX, more="base: ./base\n"))
-    found = examine(here / "m.yaml").base
-    assert found is not None
-    assert found.fingerprint == find_base("toy-sdxl").fingerprint
+    (here / name).parent.mkdir(exist_ok=True)
+    (here / name).symlink_to(find_base("toy-sdxl").path)
+    (here / "m.yaml").write_text(manifest(REX, more=f"base: {name}\n"))
+    monkeypatch.chdir("/")
+    prepared = prepare(here / "m.yaml")
+    assert prepared.base.fingerprint == find_base("toy-sdxl").fingerprint
+    assert find_base(prepared.plan.jobs[0].base).path == prepared.base.path  # from wherever a lane stands
+    assert prepared.manifest.base == prepared.base.name
+
+
+def test_a_relative_base_of_the_command_line_is_found_where_one_stands(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lorafleet.bases import find_base
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "mine").symlink_to(find_base("toy-sdxl").path)
+    (here / "m.yaml").write_text(manifest(REX))
+    monkeypatch.chdir(elsewhere)
+    assert prepare(here / "m.yaml", "mine").base.path == find_base("toy-sdxl").path.resolve()

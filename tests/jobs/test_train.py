@@ -141,7 +141,7 @@ def test_stock_diffusers_makes_the_same_picture_from_the_bundle(warm, photos, tm
 
 def test_bundle_is_verified_on_read(warm, photos, tmp_path):
     bundle, _ = trained(job(warm, photos, steps=1), warm, tmp_path / "bundle")
-    card = read_bundle(bundle.path, warm.base.fingerprint).card
+    card = read_bundle(bundle.path, warm.base).card
     assert (card.name, card.steps, card.rank, card.triggers[0].trigger) == ("rex", 1, 4, "<rex>")
     assert set(card.sha256) == {WEIGHTS, EMBEDDINGS, "preview.png", "README.md"}
 

@@ -93,9 +93,15 @@ def test_adapters_of_two_bases_do_not_mix(lorafleet, bundle_root, capsys):
     assert "toy-playground and toy-sdxl" in capsys.readouterr().err
 
 
-def test_serve_refuses_an_unknown_base_before_starting_anything(lorafleet, capsys):
-    assert lorafleet("serve", "--base", "no-such-base") == 2
-    assert "toy-playground" in capsys.readouterr().err
+@pytest.mark.parametrize("command", [("serve",), ("generate", "a dog")])
+@pytest.mark.parametrize(
+    ("base", "says"), [("no-such-base", "toy-playground"), ("models/sdxl/fp16", "there is no folder /")]
+)
+def test_an_unknown_base_is_refused_before_anything_is_started(lorafleet, capsys, command, base, says):
+    assert lorafleet(*command, "--base", base) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
 
 
 def test_folder_registry(registry, tmp_path):

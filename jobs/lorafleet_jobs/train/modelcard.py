@@ -34,7 +34,9 @@ def model_card(card: AdapterCard, base: Base) -> str:
 
 
 def _diffusers(card: AdapterCard, hub_id: str, base: Base) -> str:
-    where = f"platform/lorafleet/toy/weights/{base.name}" if base.is_toy else hub_id  # toy bases are in the repository
+    where = (
+        f"platform/lorafleet/toy/weights/{base.path.name}" if base.is_toy else hub_id
+    )  # toy bases are in the repository
     tokens = [row for trigger in card.triggers for row in trigger.tokens]
     subject = "".join(f"<s{row}>" for row in card.triggers[0].tokens) or card.triggers[0].text
     lines = [

@@ -92,6 +92,7 @@ def _write_configuration(folder: Path, unet: UNet2DConditionModel, vae: Autoenco
         module.save_config(folder / name)
     EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({"force_zeros_for_empty_prompt": True}))
-    for name in ("unet", "text_encoder", "text_encoder_2"):
+    stems = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "text_encoder_2": "model"}
+    for name, stem in stems.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
-        save_file({"seed": torch.tensor([seed])}, folder / name / "made_from_seed.safetensors")
+        save_file({"made_from_seed": torch.tensor([seed])}, folder / name / f"{stem}.safetensors")

@@ -1,0 +1,198 @@
+"""Which safetensors files of a base's part are loaded, what their headers say, and a fixed sample of their values.
+
+Knows diffusers' and transformers' file names and safetensors' layout. Refuses to read whole files, and imports no
+torch: `plan` and `check` ask here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from lorafleet.errors import BaseModelError
+
+_HEADER_LIMIT = 100 * 10**6  # safetensors' own
+_FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_WIDTHS = {dtype: np.dtype(kind).itemsize for dtype, kind in _FLOATS.items()}
+_RUNS, _RUN = 3, 64
+
+
+@dataclass(frozen=True)
+class PartFiles:
+    """The files that a part of a base is loaded from."""
+
+    variant: str | None
+    """What diffusers and transformers call it; None for files without one in their names."""
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies."""
+
+    path: Path
+    dtype: str
+    """As safetensors spells it."""
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte in the file."""
+    stop: int
+
+
+def part_files(folder: Path, stem: str) -> PartFiles:
+    """What is loaded of a part: the files without a variant if they are there, else the one variant that is.
+
+    `stem` is what the file is called before `.safetensors`. Raises BaseModelError with what to do if there is nothing
+    to load, a shard is missing, or there are several variants and nothing says which is meant.
+    """
+    names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    found = sorted({kind for name in names if (kind := _variant(name, stem)) is not None})
+    if not found:
+        raise BaseModelError(f"{folder} holds no {stem}.safetensors; give a folder that diffusers saved as safetensors")
+    if found[0] and len(found) > 1:
+        raise BaseModelError(
+            f"{folder} holds the variants {', '.join(found)} and no {stem}.safetensors; leave one of them there"
+        )
+    variant = found[0] or None
+    return PartFiles(variant, tuple(_paths(folder, stem, variant)))
+
+
+def _variant(name: str, stem: str) -> str | None:
+    """The variant that a file is, or is the index of, "" for none; None for a shard or something else."""
+    word = r"\.(?P<variant>(?!.*-of-)[\w-]+)"
+    patterns = (
+        rf"{stem}({word})?\.safetensors",
+        rf"{stem}\.safetensors\.index({word})?\.json",
+        rf"{stem}\.safetensors{word}\.index\.json",  # as diffusers wrote it before 2025
+    )
+    for pattern in patterns:
+        if match := re.fullmatch(pattern, name):
+            return match["variant"] or ""
+    return None
+
+
+def _paths(folder: Path, stem: str, variant: str | None) -> Iterator[Path]:
+    """One file, or the shards of an index. Where both lie there diffusers takes the shards, transformers the file."""
+    dot = f".{variant}" if variant else ""
+    single = folder / f"{stem}{dot}.safetensors"
+    indices = [folder / f"{stem}.safetensors.index{dot}.json", folder / f"{stem}.safetensors{dot}.index.json"]
+    index = next((path for path in indices if path.is_file()), None)
+    if index is None or (single.is_file() and stem == "model"):
+        yield single
+        return
+    try:
+        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
+        raise BaseModelError(f"cannot read {index} ({problem!r}); fetch the base again") from None
+    for shard in shards:
+        if not (folder / shard).is_file():
+            raise BaseModelError(f"{index} names {shard}, which is not there; fetch the base again")
+        yield folder / shard
+
+
+def tensors_of(files: PartFiles) -> dict[str, Stored]:
+    """Every tensor of a part by its name, from the files' headers. Raises BaseModelError."""
+    return {name: stored for path in files.paths for name, stored in _header(path)}
+
+
+def _header(path: Path) -> Iterator[tuple[str, Stored]]:
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(min(length, _HEADER_LIMIT)))
+        size = path.stat().st_size
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, stop = (8 + length + int(offset) for offset in entry["data_offsets"])
+                if stop > size:
+                    raise ValueError(f"{size} bytes are too few for {name}")
+                if entry["dtype"] in _FLOATS and stop - start != prod(entry["shape"]) * _WIDTHS[entry["dtype"]]:
+                    raise ValueError(f"{stop - start} bytes do not fit the shape of {name}")
+                yield name, Stored(path, entry["dtype"], tuple(entry["shape"]), start, stop)
+    except (OSError, ValueError, LookupError, TypeError, struct.error) as problem:
+        raise BaseModelError(f"cannot read {path} ({problem}); fetch the base again") from None
+
+
+def values_digest(tensors: Mapping[str, Stored], as_fp16: bool) -> bytes:
+    """sha256 over names, shapes and of each tensor 192 values: its first, middle and last 64, all of a smaller one.
+
+    With `as_fp16` floats are rounded to fp16 first, as whoever saves an fp16 copy rounds them, so that fp64, fp32 and
+    fp16 copies have one digest; without, the dtype counts too. Index buffers (`position_ids`), which some versions of
+    transformers save and others do not, are left out, and so is `text_model.` in front of a name.
+    """
+    digest = hashlib.sha256()
+    plain = {name.removeprefix("text_model."): one for name, one in tensors.items()}
+    with _Open() as files:
+        for name, one in sorted(plain.items()):
+            if name.endswith("position_ids"):
+                continue
+            dtype = "" if as_fp16 and one.dtype in _FLOATS else one.dtype
+            digest.update(f"{name}:{dtype}{list(one.shape)}\n".encode())
+            raw = b"".join(files.read(one.path, at, size) for at, size in _sampled(one))
+            digest.update(_as_fp16(raw, one.dtype) if as_fp16 else raw)
+    return digest.digest()
+
+
+def _sampled(one: Stored) -> list[tuple[int, int]]:
+    """Where in the file the sample lies, and how many bytes."""
+    count = prod(one.shape)
+    if not count:
+        return []
+    width = (one.stop - one.start) // count
+    if width == 0 or count <= _RUNS * _RUN:  # packed types have several values a byte
+        return [(one.start, min(one.stop - one.start, _RUNS * _RUN * 8))]
+    places = (0, (count - _RUN) // 2, count - _RUN)
+    return [(one.start + place * width, _RUN * width) for place in places]
+
+
+def _as_fp16(raw: bytes, dtype: str) -> bytes:
+    """Floats rounded to the nearest fp16, ties to even, as torch rounds; other values as they are."""
+    if dtype not in _FLOATS:
+        return raw
+    values = np.frombuffer(raw, _FLOATS[dtype])
+    if dtype == "BF16":
+        values = (values.astype("<u4") << 16).view("<f4")
+    with np.errstate(over="ignore"):  # infinite in an fp16 copy too
+        return values.astype("<f2").tobytes()
+
+
+class _Open:
+    """Files that are read in places, each opened once."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, int] = {}
+
+    def __enter__(self) -> _Open:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def read(self, path: Path, at: int, size: int) -> bytes:
+        if path not in self._files:
+            self._files[path] = os.open(path, os.O_RDONLY)
+        return os.pread(self._files[path], size, at)
+
+
+def headers_digest(files: Mapping[str, Sequence[Path]]) -> str:
+    """How bases were told apart until version 0.1: of each file its name, its size, and its first and last 64 KiB."""
+    digest = hashlib.sha256()
+    for part, paths in files.items():
+        for path in sorted(paths):
+            size = path.stat().st_size
+            digest.update(f"{part}/{path.name}:{size}\n".encode())
+            with path.open("rb") as stream:
+                digest.update(stream.read(65536))
+                stream.seek(max(0, size - 65536))
+                digest.update(stream.read(65536))
+    return digest.hexdigest()[:16]
