@@ -20,7 +20,7 @@ from lorafleet_jobs.estimate import BaseSize, Estimate, Machine, estimate, pack_
 from lorafleet_jobs.findings import Finding
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 
-RECIPE_CODE = "2"
+RECIPE_CODE = "3"
 """Raised when training code changes what the same recipe comes to; part of every job's id."""
 
 

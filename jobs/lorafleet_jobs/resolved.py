@@ -13,6 +13,7 @@ import yaml
 
 from lorafleet.bases import Base
 from lorafleet.config import Recipe
+from lorafleet.numerics.edm import P_STD, latent_side, mean_ln_sigma
 from lorafleet_jobs.presets import preset_section
 from lorafleet_jobs.rates import rate_of
 
@@ -105,4 +106,19 @@ class Resolved:
             found["token_learning_rate"] = (rate_of(recipe, "tokens"), "default, three times learning_rate")
         if recipe.resolution is None:
             found["resolution"] = (base.resolution, f"default of {base.name}")
-        return found
+        return found | self._levels()
+
+    def _levels(self) -> dict[str, tuple[Any, Origin]]:
+        """The noise levels, where they depend on the latent's side."""
+        wanted, side = self.recipe.sigma_sampler, latent_side(self.base, self.recipe)
+        if wanted is None and self.base.prediction != "edm":
+            return {}
+        if wanted is not None and (wanted.name != "lognormal" or wanted.P_mean is not None):
+            return {}
+        levels = {
+            "name": "lognormal",
+            "P_mean": mean_ln_sigma(side),
+            "P_std": P_STD if wanted is None else wanted.P_std,
+        }
+        who = "default" if wanted is None else f"{self._origin('sigma_sampler', 'name')}, default"
+        return {"sigma_sampler": (levels, f"{who} for latents of side {side:g}")}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from diffusers.training_utils import compute_snr
 from lorafleet.bases import Base, find_base
 from lorafleet.config import Recipe
 from lorafleet.numerics.choose import objective_for
+from lorafleet.numerics.edm import P_STD, mean_ln_sigma
 from lorafleet.numerics.levels import Lognormal, Uniform, karras_grid
 from lorafleet.numerics.objectives import (
     ContinuousObjective,
@@ -26,6 +29,7 @@ BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_st
 TIMESTEPS = Timesteps.of(BETAS)
 ANY = Uniform(TIMESTEPS.sigmas)
 T = torch.tensor([0, 10, 400, 800, 999])
+DOCS = Path(__file__).parents[2] / "docs"
 SIGMAS = torch.tensor([0.002, 0.05, 0.5, 3.0, 80.0])
 
 
@@ -205,12 +209,11 @@ def test_continuous_objective_is_diffusers_edm_style_training(batch, prediction)
     torch.testing.assert_close(noisy.x, x / (column(sigma) ** 2 + 1).sqrt(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(noisy.t, t.float(), atol=2e-3, rtol=1e-4)
     s = column(sigma)
-    if prediction == "epsilon":
-        D, weighting = x - s * output, sigma**-2
-    else:
-        D, weighting = -s / (s**2 + 1).sqrt() * output + x / (s**2 + 1), sigma**-2 + 1  # 1 / c_out^2
-    expected = weighting * per_row((D - z).square())
-    torch.testing.assert_close(loss(objective, output, z, n, sigma), expected, rtol=1e-3, atol=1e-4)
+    D = x - s * output if prediction == "epsilon" else -s / (s**2 + 1).sqrt() * output + x / (s**2 + 1)
+    script = sigma**-2 * per_row((D - z).square())  # the script's weight, on both
+    snr = sigma**-2
+    ours = loss(objective, output, z, n, sigma) * (1 if prediction == "epsilon" else snr / (snr + 1))
+    torch.testing.assert_close(ours, script, rtol=1e-3, atol=1e-4)
 
 
 def test_continuous_objective_shows_levels_between_timesteps(batch):
@@ -234,6 +237,42 @@ def test_the_family_comes_from_the_scheduler_not_from_the_name(tmp_path):
     assert isinstance(objective_for(find_base(str(tmp_path / "my-model")), Recipe()), EDMObjective)
     assert isinstance(objective_for(find_base(str(tmp_path / "playground-v9")), Recipe()), EpsilonObjective)
     assert isinstance(made("v_prediction"), VPredictionObjective)
+
+
+def normal_tail(z):
+    return 0.5 * math.erfc(z / math.sqrt(2))
+
+
+@pytest.mark.parametrize(("side", "P_mean", "above_5"), [(8, -1.2, 0.0096), (64, -0.4, 0.047), (128, -0.133, 0.073)])
+def test_edm_levels_follow_the_size_of_the_latent(side, P_mean, above_5):
+    """Of as many draws as a hundred jobs make; `docs/recipes.md` gives these shares."""
+    base = find_base("toy-playground")
+    objective = objective_for(base, Recipe(resolution=side * base.vae_factor))
+    assert objective.sampler == Lognormal(P_mean, 1.2)
+    drawn = objective.draw(50_000, torch.Generator().manual_seed(0))
+    share = normal_tail((math.log(5) - P_mean) / 1.2)
+    assert share == pytest.approx(above_5, rel=0.01)
+    assert (drawn > 5).double().mean().item() == pytest.approx(share, rel=0.1)
+    assert math.log(drawn.median()) == pytest.approx(P_mean, abs=0.02)
+    assert f"| {side} | {P_mean} | {100 * above_5:.1f} % |" in (DOCS / "recipes.md").read_text()
+
+
+def test_edm_levels_at_128_are_those_of_uniform_timesteps_on_sdxl():
+    """By signal-to-noise ratio: SDXL's latents have unit variance, EDM's sigma_data is 0.5."""
+    ln_sigma = (0.5 * TIMESTEPS.sigmas).log()
+    assert mean_ln_sigma(128) == pytest.approx(ln_sigma.mean().item(), abs=0.1)
+    assert pytest.approx(ln_sigma.std().item(), abs=0.02) == P_STD
+
+
+def test_levels_that_a_recipe_names_are_taken_as_they_are():
+    base = find_base("toy-playground")
+    for side in (32, 64):
+        named = {"name": "lognormal", "P_mean": -0.7, "P_std": 0.9}
+        assert objective_for(base, Recipe(resolution=side, sigma_sampler=named)).sampler == Lognormal(-0.7, 0.9)
+    spread = {"name": "lognormal", "P_std": 0.9}
+    assert objective_for(base, Recipe(resolution=64, sigma_sampler=spread)).sampler == Lognormal(mean_ln_sigma(16), 0.9)
+    assert objective_for(base, Recipe(resolution=64, sigma_sampler="lognormal")).sampler.P_mean == mean_ln_sigma(16)
+    assert made(objective="edm", sigma_sampler="lognormal", resolution=64).sampler == Lognormal(mean_ln_sigma(16), 1.2)
 
 
 def test_min_snr_reaches_edm_bases_too():

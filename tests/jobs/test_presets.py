@@ -230,6 +230,23 @@ def test_who_set_what() -> None:
     assert "dora" not in lines
 
 
+def test_a_plan_shows_the_levels_that_depend_on_the_size() -> None:
+    base = find_base("toy-playground")
+
+    def shown(**written: object) -> tuple[str, str] | None:
+        lines = Resolved(resolve_recipe(written, toy=True), written, {}, base).lines()
+        return next(((line.yaml, line.origin) for line in lines if line.key == "sigma_sampler"), None)
+
+    levels = "sigma_sampler: {name: lognormal, P_mean: %s, P_std: %s}"
+    assert shown() == (levels % (-1.2, 1.2), "default for latents of side 8")
+    assert shown(resolution=64) == (levels % (-0.933, 1.2), "default for latents of side 16")
+    assert shown(sigma_sampler={"name": "lognormal", "P_std": 1.0}) == (
+        levels % (-1.2, 1.0), "manifest, default for latents of side 8",
+    )  # fmt: skip
+    named = {"name": "lognormal", "P_mean": -0.7}
+    assert shown(sigma_sampler=named) == ("sigma_sampler: {name: lognormal, P_mean: -0.7}", "manifest")
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_the_printed_lines_are_a_recipe_again(name: str) -> None:
     recipe = resolve_recipe({"preset": name}, toy=True)

@@ -87,7 +87,8 @@ class SigmaSampler(Strict):
     name: Literal["lognormal", "uniform-grid", "uniform"]
     """lognormal: ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, table 1). uniform-grid: uniform over the rho = 7
     grid of 1000 sigmas, as diffusers draws for EDM bases. uniform: uniform over the base's timesteps."""
-    P_mean: Annotated[float, Field(ge=-10, le=10)] = -1.2
+    P_mean: Annotated[float, Field(ge=-10, le=10)] | None = None
+    """By default by the latent's side: -1.2 at 8, -0.4 at 64, -0.133 at 128 (`lorafleet.numerics.edm`)."""
     P_std: Annotated[float, Field(gt=0, le=10)] = 1.2
 
 

@@ -60,7 +60,7 @@ class Recipe(Strict):
     objective: Literal["edm"] | None = None
     """By default what the base's scheduler says; `edm` trains an epsilon or v base as a denoiser (Karras 2022)."""
     sigma_sampler: SigmaSampler | None = None
-    """How noise levels are drawn; by default uniform over timesteps, or for EDM bases what was found best."""
+    """How noise levels are drawn; by default uniform over timesteps, on EDM bases lognormal by the latent's side."""
     weighting: Weighting | None = None
     """Of the loss by noise level; by default none (edm on EDM), or min_snr where min_snr_gamma is set."""
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lorafleet.bases import Base
 from lorafleet.config import Recipe
+from lorafleet.numerics.edm import P_STD, latent_side, mean_ln_sigma
 from lorafleet.numerics.levels import Lognormal, Sampler, Uniform, karras_grid
 from lorafleet.numerics.objectives import (
     ContinuousObjective,
@@ -18,32 +19,31 @@ from lorafleet.numerics.objectives import (
 )  # fmt: skip
 from lorafleet.numerics.weighting import GAMMA, Debiased, MinSNR, OnImage, OnOutput, Weighting
 
-EDM_SAMPLER = Lognormal(-1.2, 1.2)
-"""What learned subjects best on toy-playground (`docs/log.md`, sigma samplers)."""
-
 
 def objective_for(base: Base, recipe: Recipe) -> Objective:
     """The objective of a base's family, as its own scheduler says, with the recipe's levels and weights."""
+    side = latent_side(base, recipe)
     if base.prediction == "edm":
         config, sigma_data = base.scheduler, float(base.scheduler["sigma_data"])
         grid = karras_grid(config["sigma_min"], config["sigma_max"], config.get("rho", 7.0))
-        sampler = _sampler(recipe, EDM_SAMPLER, Uniform(grid))
+        sampler = _sampler(recipe, side, Lognormal(mean_ln_sigma(side), P_STD), Uniform(grid))
         return EDMObjective(sampler, _weighting(recipe, OnImage(sigma_data**2), OnOutput()), sigma_data)
     timesteps = Timesteps.of(base.scheduler)
     family = EpsilonObjective if base.prediction == "epsilon" else VPredictionObjective
     known = timesteps.sigmas[timesteps.sigmas.isfinite()]
-    sampler = _sampler(recipe, Uniform(timesteps.sigmas), Uniform(karras_grid(float(known[0]), float(known[-1]))))
+    grid = karras_grid(float(known[0]), float(known[-1]))
+    sampler = _sampler(recipe, side, Uniform(timesteps.sigmas), Uniform(grid))
     if recipe.objective == "edm":
         return ContinuousObjective(family(timesteps, sampler, _weighting(recipe, OnImage(), OnOutput())), sampler)
     return family(timesteps, sampler, _weighting(recipe, OnOutput(), OnOutput()))
 
 
-def _sampler(recipe: Recipe, default: Sampler, grid: Uniform) -> Sampler:
+def _sampler(recipe: Recipe, side: float, default: Sampler, grid: Uniform) -> Sampler:
     wanted = recipe.sigma_sampler
     if wanted is None:
         return default
     if wanted.name == "lognormal":
-        return Lognormal(wanted.P_mean, wanted.P_std)
+        return Lognormal(mean_ln_sigma(side) if wanted.P_mean is None else wanted.P_mean, wanted.P_std)
     return grid if wanted.name == "uniform-grid" else default
 
 

@@ -160,7 +160,8 @@ class ContinuousObjective:
 
     The network stays what it is: an epsilon base has c_skip = 1 and c_out = -sigma, a v base c_skip = 1 / (sigma^2 + 1)
     and c_out = -sigma / sqrt(sigma^2 + 1); its target and k are those of `inner`. With `OnOutput` and uniform timesteps
-    this is the ordinary loss, which is what diffusers' `--do_edm_style_training` comes to on such a base.
+    this is the ordinary loss. So is diffusers' `--do_edm_style_training` on an epsilon base; on a v base it is not: the
+    script weighs |D - z|^2 by sigma^-2 on both, which there is |F - v|^2 by SNR / (SNR + 1).
     """
 
     inner: EpsilonObjective | VPredictionObjective
