@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lorafleet.errors import BaseModelError
-from lorafleet.weights import PartFiles, Stored, headers_digest, part_files, tensors_of, values_digest
+from lorafleet.weights import (
+    DIFFUSERS,
+    TRANSFORMERS,
+    PartFiles,
+    Stored,
+    headers_digest,
+    part_files,
+    tensors_of,
+    values_digest,
+)
 
 Prediction = Literal["epsilon", "v_prediction", "edm"]
 
@@ -114,7 +123,7 @@ class Base:
 
     def files(self, part: str) -> PartFiles:
         """What a part ("unet", "vae", "text_encoder", "text_encoder_2") is loaded from. Raises BaseModelError."""
-        return part_files(self.path / part, "model" if part in TEXT_ENCODERS else "diffusion_pytorch_model")
+        return part_files(self.path / part, TRANSFORMERS if part in TEXT_ENCODERS else DIFFUSERS)
 
     def tensors(self, part: str) -> dict[str, Stored]:
         """The tensors of a part's files by name: their shapes, and where they lie."""

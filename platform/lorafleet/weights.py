@@ -20,6 +20,8 @@ import numpy as np
 
 from lorafleet.errors import BaseModelError
 
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
+"""What each calls a part's file."""
 _HEADER_LIMIT = 100 * 10**6  # safetensors' own
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _WIDTHS = {dtype: np.dtype(kind).itemsize for dtype, kind in _FLOATS.items()}
@@ -51,52 +53,53 @@ class Stored:
 def part_files(folder: Path, stem: str) -> PartFiles:
     """What is loaded of a part: the files without a variant if they are there, else the one variant that is.
 
-    `stem` is what the file is called before `.safetensors`. Raises BaseModelError with what to do if there is nothing
-    to load, a shard is missing, or there are several variants and nothing says which is meant.
+    `stem` is what the file is called before `.safetensors`. Shards count as there if all of them are: an index alone
+    comes along when somebody fetches another variant. Raises BaseModelError with what to do if there is nothing to
+    load, or there are several variants and nothing says which is meant.
     """
     names = sorted(os.listdir(folder)) if folder.is_dir() else []
-    found = sorted({kind for name in names if (kind := _variant(name, stem)) is not None})
-    if not found:
-        raise BaseModelError(f"{folder} holds no {stem}.safetensors; give a folder that diffusers saved as safetensors")
-    if found[0] and len(found) > 1:
+    kinds = sorted({kind for name in names if (kind := _variant(name, stem)) is not None})
+    paths = {kind: _paths(folder, stem, kind) for kind in kinds}
+    missing = [path for kind in kinds for path in paths[kind] if not path.is_file()]
+    whole = [kind for kind in kinds if all(path.is_file() for path in paths[kind])]
+    if not whole and missing:
+        raise BaseModelError(f"{missing[0]} is named by an index and not there; fetch the base again")
+    if not whole:
         raise BaseModelError(
-            f"{folder} holds the variants {', '.join(found)} and no {stem}.safetensors; leave one of them there"
+            f"{folder} holds no {stem}.safetensors; give a folder that diffusers saved so, or fetch the base again"
         )
-    variant = found[0] or None
-    return PartFiles(variant, tuple(_paths(folder, stem, variant)))
+    if whole[0] and len(whole) > 1:
+        raise BaseModelError(
+            f"{folder} holds the variants {', '.join(whole)} and no {stem}.safetensors; leave one of them there"
+        )
+    return PartFiles(whole[0] or None, paths[whole[0]])
 
 
 def _variant(name: str, stem: str) -> str | None:
     """The variant that a file is, or is the index of, "" for none; None for a shard or something else."""
     word = r"\.(?P<variant>(?!.*-of-)[\w-]+)"
-    patterns = (
-        rf"{stem}({word})?\.safetensors",
-        rf"{stem}\.safetensors\.index({word})?\.json",
-        rf"{stem}\.safetensors{word}\.index\.json",  # as diffusers wrote it before 2025
-    )
+    patterns = [rf"{stem}({word})?\.safetensors", rf"{stem}\.safetensors\.index({word})?\.json"]
+    if stem == DIFFUSERS:
+        patterns.append(rf"{stem}\.safetensors{word}\.index\.json")  # as it wrote them until 2024
     for pattern in patterns:
         if match := re.fullmatch(pattern, name):
             return match["variant"] or ""
     return None
 
 
-def _paths(folder: Path, stem: str, variant: str | None) -> Iterator[Path]:
+def _paths(folder: Path, stem: str, variant: str) -> tuple[Path, ...]:
     """One file, or the shards of an index. Where both lie there diffusers takes the shards, transformers the file."""
     dot = f".{variant}" if variant else ""
     single = folder / f"{stem}{dot}.safetensors"
     indices = [folder / f"{stem}.safetensors.index{dot}.json", folder / f"{stem}.safetensors{dot}.index.json"]
     index = next((path for path in indices if path.is_file()), None)
-    if index is None or (single.is_file() and stem == "model"):
-        yield single
-        return
+    if index is None or (single.is_file() and stem == TRANSFORMERS):
+        return (single,)
     try:
         shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        return tuple(folder / shard for shard in shards)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as problem:
         raise BaseModelError(f"cannot read {index} ({problem!r}); fetch the base again") from None
-    for shard in shards:
-        if not (folder / shard).is_file():
-            raise BaseModelError(f"{index} names {shard}, which is not there; fetch the base again")
-        yield folder / shard
 
 
 def tensors_of(files: PartFiles) -> dict[str, Stored]:

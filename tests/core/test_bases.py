@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.errors import BaseModelError
 from lorafleet.loaded import LoadedBase
-from lorafleet.weights import Stored, part_files, values_digest
+from lorafleet.weights import Stored, values_digest
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model",
          "text_encoder_2": "model"}  # fmt: skip
@@ -155,18 +155,33 @@ def with_both(base: Base, parts: Parts) -> Base:
     return add_shards(base, {p: t for p, t in parts.items() if not p.startswith("text")})
 
 
+def once_named(base: Base, parts: Parts) -> Base:
+    """Shards of a variant as diffusers wrote them until 2024; transformers never did."""
+    add(base, {part: tensors for part, tensors in parts.items() if part.startswith("text")}, "fp16")
+    own = {part: tensors for part, tensors in parts.items() if not part.startswith("text")}
+    return add_shards(base, own, "{stem}-{i:05}-of-00002.fp16", "fp16.index")
+
+
+def beside_an_index(base: Base, parts: Parts) -> Base:
+    """A variant, and an index of shards that were not fetched."""
+    add_shards(base, parts)
+    for shard in base.path.glob("*/*-of-*"):
+        shard.unlink()
+    return add(base, parts, "fp16")
+
+
 LAYOUTS = {
     "one file": add,
     "one file, and a variant of other values": lambda base, parts: add(
         add(base, cast(moved(parts, "unet", "weight", 0.1), torch.float16), "fp16"), parts
     ),
     "fp16 alone": lambda base, parts: add(base, parts, "fp16"),
+    "fp16 beside an index alone": beside_an_index,
     "shards": add_shards,
-    "shards of a variant": lambda base, parts: add_shards(
-        base, parts, "{stem}.fp16-{i:05}-of-00002", "index.fp16"
-    ),
+    "shards of a variant": lambda base, parts: add_shards(base, parts, "{stem}.fp16-{i:05}-of-00002", "index.fp16"),
+    "shards of a variant, as once named": once_named,
     "shards beside one file": with_both,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -184,15 +199,6 @@ def test_what_is_loaded_is_what_is_identified(values, tmp_path, layout):
         assert set(base.tensors(part)) == set(values[part])
 
 
-def test_shards_of_a_variant_as_diffusers_once_named_them(tmp_path):
-    (tmp_path / "model-00001-of-00001.fp16.safetensors").write_bytes(b"")
-    (tmp_path / "model.safetensors.fp16.index.json").write_text(
-        json.dumps({"weight_map": {"a": "model-00001-of-00001.fp16.safetensors"}})
-    )
-    found = part_files(tmp_path, "model")
-    assert (found.variant, [path.name for path in found.paths]) == ("fp16", ["model-00001-of-00001.fp16.safetensors"])
-
-
 def test_what_cannot_be_loaded_is_said_in_one_line(values, tmp_path):
     base = folder_of(tmp_path / "base")
     unet = base.path / "unet"
@@ -206,15 +212,17 @@ def test_what_cannot_be_loaded_is_said_in_one_line(values, tmp_path):
 
     (unet / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
     says(str(unet), "holds no diffusion_pytorch_model.safetensors")
-    add(base, unet_alone, "fp16")
-    add(base, unet_alone, "ema")
-    says("the variants ema, fp16", "leave one of them")
     add_shards(base, unet_alone)
     (unet / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
-    says("diffusion_pytorch_model-00002-of-00002.safetensors, which is not there", "fetch the base again")
+    says(
+        "diffusion_pytorch_model-00002-of-00002.safetensors is named by an index and not there", "fetch the base again"
+    )
     (unet / "diffusion_pytorch_model.safetensors.index.json").write_text("[]")
     says("cannot read", "index.json")
     (unet / "diffusion_pytorch_model.safetensors.index.json").unlink()
+    add(base, unet_alone, "fp16")
+    add(base, unet_alone, "ema")
+    says("the variants ema, fp16", "leave one of them")
     whole = add(base, unet_alone).files("unet").paths[0]
     whole.write_bytes(whole.read_bytes()[:-100])
     says("bytes are too few for")
