@@ -155,11 +155,13 @@ class Base:
         Cards from before fingerprints were of values name a hash of the files that lay in the folder then: accepted
         if it is that of the files that are loaded, or of all that lie there now.
         """
-        if fingerprint.startswith(VALUES):
-            return fingerprint == self.fingerprint
+        return fingerprint == self.fingerprint if fingerprint.startswith(VALUES) else fingerprint in self._of_files
+
+    @cached_property
+    def _of_files(self) -> tuple[str, str]:
         loaded = {part: self.files(part).paths for part in WEIGHED}
         there = {part: tuple((self.path / part).glob("*.safetensors")) for part in WEIGHED}
-        return fingerprint in (headers_digest(loaded), headers_digest(there))
+        return headers_digest(loaded), headers_digest(there)
 
 
 def find_base(name: str, beside: Path | None = None) -> Base:

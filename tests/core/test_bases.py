@@ -308,3 +308,18 @@ def test_a_relative_path_starts_where_it_was_written(tmp_path, monkeypatch):
         assert base.is_toy
     with pytest.raises(BaseModelError, match="hf download stabilityai/stable-diffusion-xl-base"):
         find_base("sdxl", tmp_path)
+
+
+def test_a_hub_id_is_found_in_the_cache_and_a_folder_so_called_goes_first(tmp_path, monkeypatch):
+    cache = tmp_path / "cache" / "models--someone--sdxl"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    (cache / "snapshots").mkdir()
+    (cache / "snapshots" / ("0" * 40)).symlink_to(SHIPPED["toy-sdxl"])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    base = find_base("someone/sdxl", tmp_path)
+    assert (base.name, base.path.resolve()) == ("someone/sdxl", SHIPPED["toy-sdxl"].resolve())
+    assert base.fingerprint == find_base("toy-sdxl").fingerprint
+    (tmp_path / "someone").mkdir()
+    (tmp_path / "someone" / "sdxl").symlink_to(SHIPPED["toy-playground"])
+    assert find_base("someone/sdxl", tmp_path).path == SHIPPED["toy-playground"].resolve()
