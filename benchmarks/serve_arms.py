@@ -24,8 +24,7 @@ from lorafleet.registry import version_of
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GeneratedImage, GenerateRequest
-from lorafleet_serve.rows import Row
-from lorafleet_serve.seats import Shape, Snug
+from lorafleet_serve.rows import Call, Row, together
 from lorafleet_serve.stepper import Stepper
 
 GUIDANCE = 5.0
@@ -125,12 +124,9 @@ class MixedBatches:
         """Nothing was started."""
 
 
-class OneAdapter(Snug):
-    """Rows share a step only with rows of the same adapter."""
-
-    def shape(self, row: Row) -> Shape:
-        """With the adapter in it."""
-        return (*super().shape(row)[:3], id(row.worn[0][0]))
+def of_one_adapter(row: Row) -> Call:
+    """Rows share a call only with rows of the same adapter."""
+    return (*together(row), id(row.worn[0][0]))
 
 
 class Engine:
@@ -141,7 +137,7 @@ class Engine:
     ) -> None:
         self.engine = StepEngine(model, max_rows=most, max_queue=10_000, slot_bytes=slot_bytes)
         if alone:
-            self.engine.stepper = Stepper(model, OneAdapter())
+            self.engine.stepper = Stepper(model, of_one_adapter)
         self._uses, self._steps = [AdapterUse(version_of(bundle)) for bundle in bundles], steps
 
     def serve(self, asked: Sequence[Asked]) -> list[Answered]:

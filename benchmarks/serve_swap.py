@@ -20,7 +20,7 @@ from lorafleet_serve.host_adapters import HostAdapter, HostLoader
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle
 from lorafleet_serve.rows import Row
-from lorafleet_serve.seats import Seats, Snug
+from lorafleet_serve.seats import Seats
 from lorafleet_serve.slots import SlotStore
 from lorafleet_serve.stages import finished
 from lorafleet_serve.tickets import Ticket, make_row
@@ -83,7 +83,7 @@ def swap(model: Pipeline, two: Sequence[Path], times: int) -> Swap:
     small, large = (SlotStore(device, n * flats[0].nbytes, Counts()) for n in (1, 2))
     requests = [GenerateRequest("a mug", i, adapters=using(bundle), steps=1) for i, bundle in enumerate(two)]
     rows = [row_of(model, large, *each, i) for i, each in enumerate(zip(two, hosts, requests, strict=True))]
-    seats = Seats(model.layout, Snug(), **model.placement)
+    seats = Seats(model.layout, **model.placement)
     there = [torch.empty_like(tensor, device=device) for tensor in flats[0].factors.tensors()]
 
     def to_slot(i: int) -> None:

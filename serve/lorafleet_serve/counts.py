@@ -19,7 +19,7 @@ class EngineStats:
     steps: int = 0
     """Calls of the UNet."""
     unet_rows: int = 0
-    """Rows in them: two for an image under guidance, one without; in exact mode the empty ones too."""
+    """Rows in them: two for an image under guidance, one without."""
     images: int = 0
     failed: int = 0
     cancelled: int = 0

@@ -2,7 +2,7 @@
 
     submit -> bounds -> adapters to host memory (loader threads)
            -> encoder thread: adapters to their slots, prompts encoded -> row ready
-           -> stepping thread, every turn: one shape, its oldest rows, one UNet call
+           -> stepping thread, every turn: one UNet call, of the oldest rows that may share it
            -> decoder thread: finished rows become pictures, one at a time
 
 Knows neither Ray nor HTTP. A request that fails, is cancelled or turns non-finite leaves the others untouched.
@@ -21,6 +21,7 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from lorafleet.deterministic import use_deterministic_algorithms
 from lorafleet.errors import BusyError, LorafleetError, RequestError, UnreachableError
 from lorafleet_serve.counts import Counts
 from lorafleet_serve.counts import EngineStats as EngineStats  # what callers of this module name
@@ -28,8 +29,7 @@ from lorafleet_serve.host_adapters import AdapterShelf, HostAdapter, HostLoader
 from lorafleet_serve.pacing import StepBudget, Turns
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import GeneratedImage, GenerateRequest, settle
-from lorafleet_serve.rows import Row, non_finite
-from lorafleet_serve.seats import Fixed, Shape, Snug
+from lorafleet_serve.rows import Call, Row, Shape, alone, non_finite, together
 from lorafleet_serve.slots import SlotStore
 from lorafleet_serve.stages import Stage, finished
 from lorafleet_serve.stepper import Stepper, finite
@@ -58,17 +58,19 @@ class StepEngine:
     ) -> None:
         """At most `max_rows` images are denoised at a time, and no more than fit in a step of `max_step_ms`.
 
-        `exact`: an image's bits depend on its request alone, at the price of steps that all cost what `max_rows` guided
-        rows do. `slot_bytes` and `host_bytes` bound adapters on the device and in host memory.
+        `exact`: an image's bits depend on its request alone, at the price of UNet calls of its own (`rows.alone`).
+        `slot_bytes` and `host_bytes` bound adapters on the device and in host memory.
         """
         if exact and max_step_ms is not None:
-            raise RequestError("max_step_ms does not fit exact, whose steps all cost the same; lower max_rows instead")
+            raise RequestError("max_step_ms does not fit exact, where a step is one image's call already; leave it out")
         self.model, self.max_rows, self.max_queue = model, max_rows, max_queue
         self._clock, self._counts, device = clock, Counts(), model.loaded.device
+        if exact:
+            use_deterministic_algorithms(device)
         self.shelf = AdapterShelf(HostLoader(model.loaded, model.layout), self._counts, host_bytes)
         self.slots = SlotStore(device, slot_bytes, self._counts)
-        self.stepper = Stepper(model, Fixed(max_rows) if exact else Snug())
-        self._turns, self._budget, self._numbers = Turns[Shape](), StepBudget[Shape](max_step_ms), count()
+        self.stepper = Stepper(model, alone if exact else together)
+        self._turns, self._budget, self._numbers = Turns[Call](), StepBudget[Shape](max_step_ms), count()
         self._changed = threading.Condition(threading.RLock())  # guards the seven below
         self._open: dict[int, Future[GeneratedImage]] = {}
         self._stepped: set[int] = set()  # of those, which were denoised at all
@@ -208,18 +210,17 @@ class StepEngine:
         return self._broken or (self._closing and (self._abandon or not self._open))
 
     def _turn(self) -> None:
-        """Drops cancelled rows, then steps the oldest rows of one shape, as many as the budget allows."""
+        """Drops cancelled rows, then makes one call of the oldest rows that share it, as many as the budget allows."""
         for number in [n for n, (ticket, _) in self._running.items() if ticket.future.done()]:
             self._leave(number)
         if self._running:
-            shapes = {number: self.stepper.shape(row) for number, (_, row) in self._running.items()}
-            shape = self._turns.next(list(shapes.values()))
-            rows = [row for number, (_, row) in self._running.items() if shapes[number] == shape]
-            fitting = self._budget.choose(shape, [self.stepper.unet_rows(row) for row in rows])
-            self._step(shape, rows[:fitting])
-        self.stepper.keep({self.stepper.shape(row) for _, row in self._running.values()})
+            calls = {number: self.stepper.call(row) for number, (_, row) in self._running.items()}
+            call = self._turns.next(list(calls.values()))
+            rows = [row for number, (_, row) in self._running.items() if calls[number] == call]
+            self._step(rows[: self._budget.choose(rows[0].shape, [row.unet_rows for row in rows])])
+        self.stepper.keep({self.stepper.call(row) for _, row in self._running.values()})
 
-    def _step(self, shape: Shape, rows: list[Row]) -> None:
+    def _step(self, rows: list[Row]) -> None:
         try:
             unet_rows = len(self.stepper.seat(rows).rows)
             started = self._clock()
@@ -228,10 +229,10 @@ class StepEngine:
         except torch.AcceleratorError:
             raise  # the device is lost to this process: every thread of the engine ends, and a new one must be started
         except RuntimeError as problem:
-            self._recover(shape, rows, problem)
+            self._recover(rows, problem)
             return
         seconds = self._clock() - started
-        self._budget.observe(shape, unet_rows, 1000 * seconds)
+        self._budget.observe(rows[0].shape, unet_rows, 1000 * seconds)
         self._counts.add(steps=1, unet_rows=unet_rows, step_seconds=seconds)
         for row, sound in zip(stepped, fine, strict=True):
             ticket = self._running[row.id][0]
@@ -243,7 +244,7 @@ class StepEngine:
                 self._leave(row.id)
                 self._decoder.put((ticket, row.x))  # without its adapters, which may go now
 
-    def _recover(self, shape: Shape, rows: list[Row], problem: RuntimeError) -> None:
+    def _recover(self, rows: list[Row], problem: RuntimeError) -> None:
         """Finds whom a failed step was for: one row alone fails; too many for memory are fewer from now on."""
         self.stepper.keep(())  # half-made batches
         if len(rows) == 1:
@@ -251,14 +252,13 @@ class StepEngine:
             self._leave(rows[0].id)
             fail(ticket.future, problem)
         elif isinstance(problem, torch.OutOfMemoryError):
-            self._budget.too_many(shape, sum(self.stepper.unet_rows(row) for row in rows))
+            self._budget.too_many(rows[0].shape, sum(row.unet_rows for row in rows))
         else:
             for row in rows:
-                self._step(shape, [row])
+                self._step([row])
 
     def _leave(self, number: int) -> None:
-        ticket, _ = self._running.pop(number)
-        self._release(ticket)
+        self._release(self._running.pop(number)[0])
 
     def _release(self, ticket: Ticket) -> None:
         self.slots.release(ticket.hosts)

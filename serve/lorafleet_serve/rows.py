@@ -16,6 +16,11 @@ from lorafleet.numerics.tables import SamplerTable
 from lorafleet.numerics.text import Conditioning
 from lorafleet_serve.layout import FlatAdapter
 
+Shape = tuple[int, int, int]
+"""Latent height and width, and tokens of the context."""
+Call = tuple[int, ...]
+"""Which UNet call a row steps in: rows that are equal here share one."""
+
 
 class RowNoise:
     """Standard noise [1, c, h, w] of one request, fp32; drawn in the UNet's precision, as diffusers does.
@@ -58,14 +63,14 @@ class Row:
     step: int = 0
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Latent height and width."""
-        return self.x.shape[-2], self.x.shape[-1]
+    def shape(self) -> Shape:
+        """Rows of another shape cannot share its calls: padding would change what attention sees."""
+        return self.x.shape[-2], self.x.shape[-1], self.positive.context.shape[1]
 
     @property
-    def length(self) -> int:
-        """Tokens of its context. Rows of another length cannot join: padding would change what attention sees."""
-        return self.positive.context.shape[1]
+    def unet_rows(self) -> int:
+        """How many rows of a UNet call it takes."""
+        return 1 + self.guided
 
     @property
     def rank(self) -> int:
@@ -81,6 +86,23 @@ class Row:
     def done(self) -> bool:
         """Whether every step is taken."""
         return self.step == len(self.table)
+
+
+def together(row: Row) -> Call:
+    """As many rows as can share a call do: the least work. A row comes out as it would alone, to rounding.
+
+    The last bits of a product depend on the shape of the whole and, on many processors, on a row's place in it.
+    """
+    return row.shape
+
+
+def alone(row: Row) -> Call:
+    """Exact mode: every image has UNet calls of its own, each of its one row or its guidance pair.
+
+    Prompts are encoded and pictures decoded one a call in any mode (`Pipeline.condition`, `LoadedBase.decode`). So no
+    call's shape, and with `lorafleet.deterministic` no bit of a picture, depends on more than its own request.
+    """
+    return (row.id,)
 
 
 def non_finite(row: Row) -> NonFiniteError:

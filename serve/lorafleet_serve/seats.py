@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,62 +21,9 @@ from lorafleet.numerics.text import Conditioning
 from lorafleet_serve.layout import Layout, scatter
 from lorafleet_serve.rows import Row
 
-Shape = tuple[int, int, int, int]
-"""Of a batch: latent height and width, tokens of the context, and the rank where that is fixed."""
 Spans = tuple[tuple[slice, dict[str, Stacked]], ...]
 Mark = tuple[int, tuple[slice, ...], tuple[slice, ...]]
 """Where in a seat one plain LoRA was written: ranks up to this, and these columns of A and of B."""
-
-
-class Seating(Protocol):
-    """How many seats a batch has, and who may sit in it."""
-
-    def shape(self, row: Row) -> Shape:
-        """The batch that a row steps in."""
-
-    def paired(self, row: Row) -> bool:
-        """Whether it takes two UNet rows."""
-
-    def seats(self, rows: int) -> int:
-        """Seats, taken or empty, where so many rows step."""
-
-
-class Snug:
-    """As many seats as rows: the least work."""
-
-    def shape(self, row: Row) -> Shape:
-        """Ranks mix."""
-        return (*row.size, row.length, 0)
-
-    def paired(self, row: Row) -> bool:
-        """Only under guidance."""
-        return row.guided
-
-    def seats(self, rows: int) -> int:
-        """No empty ones."""
-        return rows
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Always `count` seats of two UNet rows: every product has the shape that the row alone would give it.
-
-    What a row's numbers come to then depends on nothing but the row, to the last bit.
-    """
-
-    count: int
-
-    def shape(self, row: Row) -> Shape:
-        """Rows whose ranks are padded to the same step together, rows of the base apart."""
-        return (*row.size, row.length, _padded_rank(row.rank))
-
-    def paired(self, _row: Row) -> bool:
-        """Always, though an unguided row has no use for the other."""
-        return True
-
-    def seats(self, _rows: int) -> int:
-        """All."""
-        return self.count
 
 
 def reseat(before: Sequence[int], kinds: Mapping[int, int]) -> list[int]:
@@ -101,7 +47,7 @@ class Batch:
     """Of each UNet row."""
     time_ids: Tensor
     rows: Tensor
-    """[UNet rows]: whose latent each shows; the number of rows for an empty seat."""
+    """[UNet rows]: whose latent each shows."""
     u: Tensor
     """[rows]: where each row's unconditional output is; the conditional one where it has none."""
     c: Tensor
@@ -109,10 +55,10 @@ class Batch:
 
 
 class Seats:
-    """The batch of one shape: its order, and buffers [seats, R, columns] with the factors of those who sit there."""
+    """The batch of one call: its order, and buffers [seats, R, columns] with the factors of those who sit there."""
 
-    def __init__(self, layout: Layout, seating: Seating, device: torch.device, dtype: torch.dtype) -> None:
-        self._layout, self._seating, self._device, self._dtype = layout, seating, device, dtype
+    def __init__(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
+        self._layout, self._device, self._dtype = layout, device, dtype
         self._order: list[int] = []
         self._factors: _Factors | None = None
         self.written = 0
@@ -122,22 +68,18 @@ class Seats:
     def batch(self, rows: Sequence[Row]) -> Batch:
         """Seats these rows in place of those before."""
         by_id = {row.id: row for row in rows}
-        kinds = {row.id: 2 * (not row.worn) + (not self._seating.paired(row)) for row in rows}
+        kinds = {row.id: 2 * (not row.worn) + (not row.guided) for row in rows}
         before, self._order = self._order, reseat(self._order, kinds)
         seated = [by_id[one] for one in self._order]
-        empty = self._seating.seats(len(rows)) - len(rows)
         adapted = [row for row in seated if row.worn]
-        self._gather(adapted, before, len(adapted) + (empty if adapted else 0))
-        halves = [1 + self._seating.paired(row) for row in seated] + [2] * empty
-        pairs = sum(kinds[row.id] == 0 for row in seated) + (empty if adapted else 0)
-        singles = sum(kinds[row.id] == 1 for row in seated)
-        return self._assembled(rows, seated, halves, self._spans(adapted, pairs, singles))
+        self._gather(adapted, before)
+        return self._assembled(rows, seated, self._spans(adapted))
 
-    def _gather(self, adapted: Sequence[Row], before: Sequence[int], seats: int) -> None:
+    def _gather(self, adapted: Sequence[Row], before: Sequence[int]) -> None:
         if not adapted:
             self._factors = None
             return
-        seats, rank = _power_of_two(seats), _padded_rank(max(row.rank for row in adapted))
+        seats, rank = _power_of_two(len(adapted)), _padded_rank(max(row.rank for row in adapted))
         a, b = self._layout.reach(adapter for row in adapted for adapter, _ in row.worn)
         held, fresh = self._factors, False
         if held is None or held.A.shape != (seats, rank, a):
@@ -150,9 +92,11 @@ class Seats:
                 self.written += 1
         self._factors = held
 
-    def _spans(self, adapted: Sequence[Row], pairs: int, singles: int) -> Spans:
+    def _spans(self, adapted: Sequence[Row]) -> Spans:
         if self._factors is None:
             return ()
+        pairs = sum(row.guided for row in adapted)
+        singles = len(adapted) - pairs
         names = frozenset[str]().union(*(adapter.layers for row in adapted for adapter, _ in row.worn))
         gains = any(adapter.factors.m is not None for row in adapted for adapter, _ in row.worn)
         parts = [(slice(0, 2 * pairs), slice(0, pairs))] if pairs else []
@@ -160,25 +104,21 @@ class Seats:
             parts.append((slice(2 * pairs, 2 * pairs + singles), slice(pairs, pairs + singles)))
         return tuple((rows, self._factors.stacked(self._layout, names, seats, gains)) for rows, seats in parts)
 
-    def _assembled(self, rows: Sequence[Row], seated: Sequence[Row], halves: Sequence[int], spans: Spans) -> Batch:
+    def _assembled(self, rows: Sequence[Row], seated: Sequence[Row], spans: Spans) -> Batch:
         told: list[Conditioning] = []
         whose: list[int] = []
         u, c = [0] * len(rows), [0] * len(rows)
         at = {row.id: i for i, row in enumerate(rows)}
-        for seat, width in enumerate(halves):
-            row = seated[seat] if seat < len(seated) else None
-            mine = len(rows) if row is None else at[row.id]
-            if row is not None:
-                c[mine] = len(told) + width - 1
-                u[mine] = len(told) if row.guided else c[mine]
-            whose += [mine] * width
-            told += [_nothing(rows[0].positive)] * 2 if row is None else [row.negative, row.positive][-width:]
-        ids = torch.cat([*(row.time_ids for row in rows), torch.zeros_like(rows[0].time_ids)])
+        for row in seated:
+            mine = at[row.id]
+            u[mine], c[mine] = len(told), len(told) + row.guided
+            whose += [mine] * row.unet_rows
+            told += [row.negative, row.positive][-row.unet_rows :]
         index = torch.tensor(whose, device=self._device)
         return Batch(
             tuple(row.id for row in rows),
             Conditioning(torch.cat([one.context for one in told]), torch.cat([one.pooled for one in told])),
-            ids[index],
+            torch.cat([row.time_ids for row in rows])[index],
             index,
             torch.tensor(u, device=self._device),
             torch.tensor(c, device=self._device),
@@ -244,10 +184,6 @@ def _mark(row: Row) -> Mark | None:
         return None
     adapter, _ = row.worn[0]
     return adapter.rank, adapter.A_runs, adapter.B_runs
-
-
-def _nothing(like: Conditioning) -> Conditioning:
-    return Conditioning(torch.zeros_like(like.context), torch.zeros_like(like.pooled))
 
 
 def _power_of_two(number: int) -> int:

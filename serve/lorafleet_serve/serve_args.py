@@ -23,11 +23,11 @@ class ServeArgs(Strict):
     max_rows: Annotated[int, Field(ge=1, le=256)] = 8
     """Images that a replica denoises at the same time."""
     max_step_ms: Annotated[float, Field(gt=0)] | None = None
-    """Milliseconds that a step may take: fewer images at a time where it would take longer."""
+    """Milliseconds that a step may take: fewer images share it where it would take longer."""
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 64
     """Images that may wait in a replica beyond those; more are answered 429."""
     exact: bool = False
-    """Fixed shapes, so that an image is the same to the bit whatever it shares a step with; slower."""
+    """A UNet call for each image: the same to the bit, whatever else is made. Images at the same time take turns."""
     slot_gib: Annotated[float, Field(gt=0)] = 4.0
     """Adapters kept on the device, in GiB."""
     host_gib: Annotated[float, Field(gt=0)] = 8.0
@@ -56,9 +56,9 @@ class ServeArgs(Strict):
     """A folder of bundles to serve instead of a registry."""
 
     @model_validator(mode="after")
-    def _exact_steps_cost_the_same(self) -> ServeArgs:
+    def _exact_steps_are_one_image(self) -> ServeArgs:
         if self.exact and self.max_step_ms is not None:
-            raise ValueError("max_step_ms does not fit exact, whose steps all cost the same; lower max_rows instead")
+            raise ValueError("max_step_ms does not fit exact, where a step is one image's call already; leave it out")
         return self
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
-"""One denoising step of rows that share a shape, in one UNet call. Knows no thread and no future."""
+"""One denoising step of rows that share a UNet call. Knows no thread and no future."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,37 +10,31 @@ from torch import Tensor
 
 from lorafleet.targets import UNET
 from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.rows import Row
-from lorafleet_serve.seats import Batch, Seating, Seats, Shape, Snug
+from lorafleet_serve.rows import Call, Row, together
+from lorafleet_serve.seats import Batch, Seats
 
 COEFFICIENTS = ("c_in", "c_skip", "c_out", "A", "B", "C", "D")
 
 
 class Stepper:
-    """Steps rows on one model; seats anew only when the rows of a shape change."""
+    """Steps rows on one model; seats anew only when the rows of a call change."""
 
-    def __init__(self, model: Pipeline, seating: Seating | None = None) -> None:
-        self._model, self._seating = model, seating or Snug()
-        self._seats: dict[Shape, Seats] = {}
-        self._batches: dict[Shape, Batch] = {}
+    def __init__(self, model: Pipeline, call: Callable[[Row], Call] = together) -> None:
+        self.call = call
+        """Which call a row steps in."""
+        self._model = model
+        self._seats: dict[Call, Seats] = {}
+        self._batches: dict[Call, Batch] = {}
         self._installed: Batch | None = None
 
-    def shape(self, row: Row) -> Shape:
-        """The batch that a row steps in."""
-        return self._seating.shape(row)
-
-    def unet_rows(self, row: Row) -> int:
-        """How many UNet rows it takes."""
-        return 1 + self._seating.paired(row)
-
     def seat(self, rows: Sequence[Row]) -> Batch:
-        """Makes these rows, of one shape, those of the next `step`."""
-        shape, ids = self.shape(rows[0]), tuple(row.id for row in rows)
-        batch = self._batches.get(shape)
+        """Makes these rows, of one call, those of the next `step`."""
+        call, ids = self.call(rows[0]), tuple(row.id for row in rows)
+        batch = self._batches.get(call)
         if batch is None or batch.ids != ids:
-            self._batches.pop(shape, None)
-            seats = self._seats.setdefault(shape, Seats(self._model.layout, self._seating, **self._model.placement))
-            batch = self._batches[shape] = seats.batch(rows)
+            self._batches.pop(call, None)
+            seats = self._seats.setdefault(call, Seats(self._model.layout, **self._model.placement))
+            batch = self._batches[call] = seats.batch(rows)
         if self._installed is not batch:
             self._model.loaded.lora[UNET].set_spans(batch.spans)
             self._installed = batch
@@ -50,11 +44,11 @@ class Stepper:
         """One step of these rows."""
         return advance(rows, self.seat(rows), self._model)
 
-    def keep(self, shapes: Collection[Shape]) -> None:
-        """Lets go of the batches of all other shapes."""
-        for shape in [shape for shape in self._seats if shape not in shapes]:
-            del self._seats[shape]
-            self._batches.pop(shape, None)
+    def keep(self, calls: Collection[Call]) -> None:
+        """Lets go of the batches of all other calls."""
+        for call in [call for call in self._seats if call not in calls]:
+            del self._seats[call]
+            self._batches.pop(call, None)
         if self._installed is not None and self._installed not in self._batches.values():
             self._model.loaded.lora[UNET].set_spans(())
             self._installed = None
@@ -65,8 +59,7 @@ def advance(rows: Sequence[Row], batch: Batch, model: Pipeline) -> list[Row]:
     """One denoising step of every row in one UNet call; the batch's factors must be installed."""
     k = _coefficients(rows, model.loaded.device)
     x, x0_prev = torch.cat([row.x for row in rows]), torch.cat([row.x0_prev for row in rows])
-    shown, t = (torch.cat([known, torch.zeros_like(known[:1])])[batch.rows] for known in (k["c_in"] * x, k["t"]))
-    output = model.loaded.predict(shown, t, batch.told, batch.time_ids)
+    output = model.loaded.predict((k["c_in"] * x)[batch.rows], k["t"][batch.rows], batch.told, batch.time_ids)
     u, c = output[batch.u], output[batch.c]
     F = _rescaled(rows, u + k["guidance"] * (c - u), c)  # Ho & Salimans 2022, eq. 6; without guidance u is c
     x0 = k["c_skip"] * x + k["c_out"] * F

@@ -28,7 +28,7 @@ class Recorder(Stepper):
         self.poison = {}
 
     def seat(self, rows):
-        before = self._batches.get(self.shape(rows[0]))
+        before = self._batches.get(self.call(rows[0]))
         batch = super().seat(rows)
         self.stackings += batch is not before
         return batch

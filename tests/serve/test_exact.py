@@ -1,4 +1,9 @@
-"""Exact mode: a row's bits depend on its request alone, whatever sits beside it, where, and who joins and leaves."""
+"""Exact mode: an image's bits depend on its request alone, whatever else is made, and who joins and leaves when.
+
+`tests/test_kernels.py` runs this file once more for each choice of the processor's kernels.
+"""
+
+import time
 
 import pytest
 import torch
@@ -9,13 +14,14 @@ from lorafleet.registry import version_of
 from lorafleet_serve.counts import Counts
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.host_adapters import AdapterShelf, HostLoader
+from lorafleet_serve.pacing import Turns
 from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle
-from lorafleet_serve.seats import Fixed, Snug
+from lorafleet_serve.rows import alone, together
 from lorafleet_serve.slots import SlotStore
 from lorafleet_serve.stepper import Stepper
 from lorafleet_serve.tickets import Ticket, make_row
 
-SEATS = 3
+AT_ONCE = 3
 
 
 def requests(engine, use):
@@ -59,45 +65,48 @@ def rows(engine, bundle_root):
 
 
 def finish(stepper, rows, cancelled=()):
-    """Final latents by row; rows join in order as seats become free, and some are cancelled before their last step."""
-    running, latents, waiting = [], {}, list(rows)
+    """Final latents by row; calls take turns, rows join in order as others leave, some are cancelled after a step."""
+    turns, running, latents, waiting = Turns(), {}, {}, list(rows)
     while running or waiting:
-        while waiting and len(running) < SEATS:
-            running.append(waiting.pop(0))
-        shape = stepper.shape(running[0])  # the oldest row's; rows of other shapes pause
-        stepped = {row.id: row for row in stepper.step([row for row in running if stepper.shape(row) == shape])}
-        running = [stepped.get(row.id, row) for row in running]
-        latents |= {row.id: row.x for row in running if row.done}
-        running = [row for row in running if not row.done and not (row.id in cancelled and row.step)]
-    stepper.keep(())
+        while waiting and len(running) < AT_ONCE:
+            row = waiting.pop(0)
+            running[row.id] = row
+        call = turns.next([stepper.call(row) for row in running.values()])
+        for row in stepper.step([row for row in running.values() if stepper.call(row) == call]):
+            running[row.id] = row
+            if row.done:
+                latents[row.id] = row.x
+            if row.done or row.id in cancelled:
+                del running[row.id]
+        stepper.keep({stepper.call(row) for row in running.values()})
     return latents
 
 
 @pytest.fixture(scope="module")
-def alone(engine, rows):
-    """Each row's final latent with empty seats beside it."""
-    stepper = Stepper(engine.model, Fixed(SEATS))
+def expected(engine, rows):
+    """Each row's final latent where nothing else is stepped."""
+    stepper = Stepper(engine.model, alone)
     return {row.id: finish(stepper, [row])[row.id] for row in rows()}
 
 
 @settings(max_examples=6, deadline=None)
 @given(order=st.lists(st.integers(0, 11), unique=True, min_size=3), cancelled=st.sets(st.integers(0, 11), max_size=2))
-def test_bits_are_those_of_the_row_alone(engine, rows, alone, order, cancelled):
+def test_bits_are_those_of_the_row_alone(engine, rows, expected, order, cancelled):
     made = rows()
-    for number, latent in finish(Stepper(engine.model, Fixed(SEATS)), [made[i] for i in order], cancelled).items():
-        assert torch.equal(latent.view(torch.int32), alone[number].view(torch.int32)), number
+    for number, latent in finish(Stepper(engine.model, alone), [made[i] for i in order], cancelled).items():
+        assert torch.equal(latent.view(torch.int32), expected[number].view(torch.int32)), number
 
 
-def test_the_test_can_fail(engine, rows, alone):
-    """Without fixed seats some bits differ, if only a little."""
-    latents = finish(Stepper(engine.model, Snug()), rows())
-    assert any(not torch.equal(latent, alone[number]) for number, latent in latents.items())
+def test_the_test_can_fail(engine, rows, expected):
+    """Where rows share calls some bits differ, if only a little."""
+    latents = finish(Stepper(engine.model, together), rows())
+    assert any(not torch.equal(latent, expected[number]) for number, latent in latents.items())
     for number, latent in latents.items():
-        torch.testing.assert_close(latent, alone[number], atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(latent, expected[number], atol=1e-3, rtol=1e-3)
 
 
 def test_pictures_of_an_exact_engine_are_the_same_bytes(playground, use):
-    engine = StepEngine(playground.model, max_rows=SEATS, exact=True)
+    engine = StepEngine(playground.model, max_rows=AT_ONCE, exact=True)
     asked = requests(engine, use)
     solo = [engine.submit(request).result(60).image.tobytes() for request in asked]
     futures = [(i, engine.submit(asked[i])) for i in (3, 0, 9, 10, 4, 5, 8, 11, 1, 2, 7, 6, 0, 2, 10, 5)]
@@ -106,3 +115,26 @@ def test_pictures_of_an_exact_engine_are_the_same_bytes(playground, use):
         if not future.cancelled():
             assert future.result(60).image.tobytes() == solo[i], asked[i]
     engine.close()
+
+
+@pytest.mark.parametrize(("exact", "shared"), [(True, False), (False, True)])
+def test_calls_of_an_exact_engine_are_each_of_one_image(playground, exact, shared):
+    """Guided and unguided images at once, in calls of two rows and of one: nothing is shared, and nothing filled up."""
+    engine, seen = StepEngine(playground.model, max_rows=4, exact=exact), []
+
+    def look(_, inputs):
+        while not seen and len(engine._running) + len(engine._ready) < 4:  # the first call waits for all to be there
+            time.sleep(0.002)
+        seen.append(len(inputs[0]))
+
+    handle = playground.model.loaded.unet.register_forward_pre_hook(look)
+    futures = [engine.submit(GenerateRequest("a", i, steps=4, guidance_scale=(3.0, 1.0)[i % 2])) for i in range(4)]
+    for future in futures:
+        future.result(60)
+    handle.remove()
+    engine.close()
+    assert sum(seen) == 4 * (2 + 1 + 2 + 1)
+    assert (max(seen) > 2) == shared
+    assert engine.stats().unet_rows == sum(seen)
+    assert engine.stats().steps == len(seen)
+    assert shared or sorted(seen) == [1] * 8 + [2] * 8
