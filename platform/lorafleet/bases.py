@@ -113,13 +113,19 @@ class Base:
 
     @property
     def default_guidance(self) -> float:
-        """Guidance scale when a request names none.
+        """Guidance scale with the base's own sampler."""
+        return self.guidance_with("edm-euler" if self.scheduler["_class_name"] == "EDMEulerScheduler" else "")
 
-        3 for EDM bases (Playground's model card), 4 for toy-playground (`docs/log.md`, 2026-11-20), 5 for the others.
+    def guidance_with(self, sampler: str) -> float:
+        """Guidance scale with a sampler, when a request names none.
+
+        EDM bases 3, with edm-euler 5 (Playground's model card), toy-playground 4 (`docs/log.md`, 2026-11-20), others 5.
         """
         if self.prediction != "edm":
             return 5.0
-        return 4.0 if self.is_toy else 3.0
+        if self.is_toy:
+            return 4.0
+        return 5.0 if sampler == "edm-euler" else 3.0
 
     def files(self, part: str) -> PartFiles:
         """What a part ("unet", "vae", "text_encoder", "text_encoder_2") is loaded from. Raises BaseModelError."""

@@ -80,7 +80,9 @@ def generate(
         str | None, typer.Option("--negative-prompt", "--negative", help="What to keep out of the picture.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; by default the base's.")] = None,
-    guidance_scale: Annotated[float | None, typer.Option(help="By default the base's; 1 is no guidance.")] = None,
+    guidance_scale: Annotated[
+        float | None, typer.Option(help="By default what base and scheduler ask for; 1 is no guidance.")
+    ] = None,
     guidance_rescale: Annotated[
         float, typer.Option(help="0 to 1: how much of guidance's excess contrast is taken back.")
     ] = 0.0,

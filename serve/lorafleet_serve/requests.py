@@ -46,7 +46,7 @@ class GenerateRequest:
     adapters: tuple[AdapterUse, ...] = ()
     steps: int | None = None
     guidance_scale: float | None = None
-    """At or below 1 the conditional output is used alone."""
+    """At or below 1 the conditional output is used alone; None takes the base's default for the scheduler."""
     scheduler: str | None = None
     width: int | None = None
     height: int | None = None
@@ -129,10 +129,11 @@ def settle(request: GenerateRequest, base: Base, samplers: tuple[str, ...]) -> S
     _check_adapters(request.adapters)
     width = base.resolution if request.width is None else request.width
     height = base.resolution if request.height is None else request.height
+    scheduler = samplers[0] if request.scheduler is None else request.scheduler
     settings = Settings(
         steps=base.default_steps if request.steps is None else request.steps,
-        guidance_scale=base.default_guidance if request.guidance_scale is None else request.guidance_scale,
-        scheduler=samplers[0] if request.scheduler is None else request.scheduler,
+        guidance_scale=base.guidance_with(scheduler) if request.guidance_scale is None else request.guidance_scale,
+        scheduler=scheduler,
         width=width,
         height=height,
         seed=request.seed,

@@ -62,7 +62,7 @@ class ImagesRequest(Body):
     steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
     """Denoising steps; the base's by default. `lcm` and `tcd` take at most 50."""
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
-    """How strongly the prompt counts against the negative one; the base's by default. 1 and below: no guidance."""
+    """How strongly the prompt counts; by default what base and scheduler ask for. 1 and below: no guidance."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of guidance's excess contrast is taken back (Lin et al. 2024)."""
     scheduler: str | None = None
@@ -155,6 +155,9 @@ class ModelInfo(Body):
     """The base's own first."""
     default_steps: int
     default_guidance_scale: float
+    """With the base's own scheduler."""
+    default_guidance_scales: dict[str, float]
+    """With each of the schedulers."""
     max_clip_skip: int
 
 

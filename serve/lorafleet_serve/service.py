@@ -114,6 +114,7 @@ class EngineService:
             schedulers=self.engine.model.samplers,
             default_steps=base.default_steps,
             default_guidance_scale=base.default_guidance,
+            default_guidance_scales={name: base.guidance_with(name) for name in self.engine.model.samplers},
             max_clip_skip=most_clip_skip(base),
         )
         return ModelList(data=(model,))

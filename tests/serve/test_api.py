@@ -180,6 +180,7 @@ def test_lists(ask):
     assert models["object"] == "list"
     assert models["data"][0]["id"] == "toy-playground"
     assert models["data"][0]["schedulers"] == ["edm-dpmpp-2m", "edm-euler"]
+    assert models["data"][0]["default_guidance_scales"] == {"edm-dpmpp-2m": 4.0, "edm-euler": 4.0}
     assert ask("GET", "/readyz").json() == {"status": "ready"}
     assert URL in ask("GET", "/openapi.json").json()["paths"]
 

@@ -1,6 +1,8 @@
 """Bounds and defaults, the command line's adapter form, and triggers: pure decisions."""
 
+import json
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,6 +43,38 @@ def test_defaults_are_the_base_s():
     assert (settings.scheduler, settings.seed) == ("edm-dpmpp-2m", 7)
     assert (settings.guidance_rescale, settings.clip_skip) == (0, None)
     assert settings.time_ids() == (BASE.resolution, BASE.resolution, 0, 0, BASE.resolution, BASE.resolution)
+
+
+@pytest.fixture
+def playground(tmp_path):
+    """A local copy of an EDM base, which is no toy by name; `playground(scheduler)` says which is its own."""
+
+    def copy(scheduler="EDMDPMSolverMultistepScheduler"):
+        folder = tmp_path / scheduler
+        shutil.copytree(BASE.path, folder)
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": scheduler}))
+        return Base("local", folder)
+
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "guidance"),
+    [
+        ("EDMDPMSolverMultistepScheduler", None, 3.0),
+        ("EDMDPMSolverMultistepScheduler", "edm-euler", 5.0),
+        ("EDMEulerScheduler", None, 5.0),
+        ("EDMEulerScheduler", "edm-dpmpp-2m", 3.0),
+    ],
+)
+def test_guidance_is_what_the_sampler_asks_for(playground, own, asked, guidance):
+    """Playground's model card: 3 with EDM-DPM++, 5 with EDM-Euler."""
+    base = playground(own)
+    names = sampler_names(base)
+    assert settle(GenerateRequest("a", 1, scheduler=asked), base, names).guidance_scale == guidance
+    assert settle(GenerateRequest("a", 1, scheduler=asked, guidance_scale=0.0), base, names).guidance_scale == 0
+    assert base.default_guidance == base.guidance_with(names[0])
 
 
 def test_micro_conditioning_is_in_sdxl_s_order_and_follows_the_picture():
