@@ -150,7 +150,8 @@ class LoadedBase:
         In fp32, or in fp64 if the UNet is. `unet` is called in the UNet's place: itself, compiled.
         """
         dtype = self.unet.dtype
-        extra = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": time_ids.to(self.device, dtype)}
+        ids = time_ids.to(self.device, torch.float32)  # bf16 knows 340 and 342, not 341; their embedding is fp32 anyway
+        extra = {"text_embeds": conditioning.pooled.to(dtype), "time_ids": ids}
         output = (self.unet if unet is None else unet)(
             x.to(dtype), t.to(self.device), conditioning.context.to(dtype), added_cond_kwargs=extra, return_dict=False
         )

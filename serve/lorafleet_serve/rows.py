@@ -23,7 +23,7 @@ Call = tuple[int, ...]
 
 
 class RowNoise:
-    """Standard noise [1, c, h, w] of one request, fp32; drawn in the UNet's precision, as diffusers does.
+    """Standard noise [1, c, h, w] of one request, rounded to the UNet's precision, in fp32.
 
     The draw asked for last can be asked for again, so that a step which failed can be repeated.
     """
@@ -56,7 +56,7 @@ class Row:
     negative: Conditioning
     """As long as the positive."""
     time_ids: Tensor
-    """[1, 6]."""
+    """[1, 6], fp32."""
     x: Tensor
     """The latent [1, c, h, w], fp32."""
     x0_prev: Tensor

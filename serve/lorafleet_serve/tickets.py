@@ -57,7 +57,7 @@ def make_row(ticket: Ticket, model: Pipeline, slots: SlotStore) -> Row:
         worn=tuple((slots.there(host), s) for host, s in zip(hosts, scales, strict=True) if host.flat and s),
         positive=positive,
         negative=negative,
-        time_ids=torch.tensor([settings.time_ids()], **model.placement),
+        time_ids=torch.tensor([settings.time_ids()], dtype=torch.float32, device=model.loaded.device),
         x=x,
         x0_prev=torch.zeros_like(x),
     )

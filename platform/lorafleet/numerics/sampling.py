@@ -17,9 +17,10 @@ Predict = Callable[[Tensor, Tensor, Conditioning, Tensor], Tensor]
 
 
 class Noise:
-    """Standard noise of n rows, each from a CPU generator of its own, as diffusers draws it for one image.
+    """Standard noise of n rows, each from a CPU generator of its own, as diffusers draws it for one image in fp32.
 
-    `dtype` is what it is drawn in.
+    So a seed is one picture in every precision: torch's generators draw other numbers in half and double precision, for
+    all or some of a tensor. `dtype` is what the numbers are rounded to.
     """
 
     def __init__(
@@ -34,8 +35,8 @@ class Noise:
 
     def draw(self) -> Tensor:
         """The next noise [n, c, h, w], fp32: the first latent's, then that of each step that adds some."""
-        rows = [torch.randn(self._shape, generator=own, dtype=self._dtype) for own in self._generators]
-        return torch.cat(rows).to(self._device, torch.float32)
+        rows = [torch.randn(self._shape, generator=own, dtype=torch.float32) for own in self._generators]
+        return torch.cat(rows).to(self._dtype).to(self._device, torch.float32)
 
 
 @torch.no_grad()
