@@ -31,7 +31,7 @@ def serve(
         float | None, typer.Option(help="Fewer at a time where a step would take longer, in milliseconds.")
     ] = None,
     exact: Annotated[
-        bool, typer.Option("--exact", help="A UNet call for each image: the same to the bit, whatever else is made.")
+        bool, typer.Option("--exact", help="A UNet call for each image: slower, and the same to the bit always.")
     ] = False,
     replicas: Annotated[int, typer.Option(min=1, max=1000, help="Engines, each with its own base.")] = 1,
     max_replicas: Annotated[

@@ -27,7 +27,7 @@ class ServeArgs(Strict):
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 64
     """Images that may wait in a replica beyond those; more are answered 429."""
     exact: bool = False
-    """A UNet call for each image: the same to the bit, whatever else is made. Images at the same time take turns."""
+    """A UNet call for each image: slower, as images take turns, and the same to the bit whatever else is made."""
     slot_gib: Annotated[float, Field(gt=0)] = 4.0
     """Adapters kept on the device, in GiB."""
     host_gib: Annotated[float, Field(gt=0)] = 8.0

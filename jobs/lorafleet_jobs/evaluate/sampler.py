@@ -1,4 +1,4 @@
-"""An arm's pictures: each is a function of its prompt and its seed, whatever is sampled beside it.
+"""An arm's pictures: each is a function of its prompt and its seed, to rounding, whatever is sampled beside it.
 
 Knows loaded bases and arms. Refuses to know subjects and scores.
 """
