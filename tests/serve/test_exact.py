@@ -15,6 +15,7 @@ from lorafleet_serve.counts import Counts
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.host_adapters import AdapterShelf, HostLoader
 from lorafleet_serve.pacing import Turns
+from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle
 from lorafleet_serve.rows import alone, together
 from lorafleet_serve.slots import SlotStore
@@ -105,8 +106,15 @@ def test_the_test_can_fail(engine, rows, expected):
         torch.testing.assert_close(latent, expected[number], atol=1e-3, rtol=1e-3)
 
 
-def test_pictures_of_an_exact_engine_are_the_same_bytes(playground, use):
-    engine = StepEngine(playground.model, max_rows=AT_ONCE, exact=True)
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def model(request, playground):
+    if request.param == "cpu":
+        return playground.model
+    return Pipeline.load(playground.model.base, "cuda", "fp16")
+
+
+def test_pictures_of_an_exact_engine_are_the_same_bytes(model, use):
+    engine = StepEngine(model, max_rows=AT_ONCE, exact=True)
     asked = requests(engine, use)
     solo = [engine.submit(request).result(60).image.tobytes() for request in asked]
     futures = [(i, engine.submit(asked[i])) for i in (3, 0, 9, 10, 4, 5, 8, 11, 1, 2, 7, 6, 0, 2, 10, 5)]
@@ -115,6 +123,14 @@ def test_pictures_of_an_exact_engine_are_the_same_bytes(playground, use):
         if not future.cancelled():
             assert future.result(60).image.tobytes() == solo[i], asked[i]
     engine.close()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_kernels_of_an_exact_engine_are_deterministic(playground, exact):
+    torch.use_deterministic_algorithms(False)
+    StepEngine(playground.model, exact=exact).close()
+    assert torch.are_deterministic_algorithms_enabled() == exact
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(("exact", "shared"), [(True, False), (False, True)])
