@@ -90,6 +90,11 @@ class AdapterCard(Strict):
         """The file of another program that it was made of; empty for what was trained here."""
         return str(self.recipe.get("imported_from", ""))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out of that file, or read in one of several ways."""
+        return tuple(map(str, self.recipe.get("notes", ()))) if self.imported_from else ()
+
 
 @dataclass(frozen=True)
 class Bundle:

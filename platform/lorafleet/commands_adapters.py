@@ -73,7 +73,7 @@ def show(
         "run": found.run_id or "none",
         "path": str(found.path),
     }
-    for key, value in facts.items():
+    for key, value in [*facts.items(), *(("note", text) for text in card.notes)]:
         out.print(f"{key:15} {value}", markup=False)
     return 0
 

@@ -18,22 +18,29 @@ def import_file(
         str, typer.Option("--words", help="What <NAME> stands for in a prompt; by default no trigger.")
     ] = "",
     embeddings: Annotated[
-        Path | None, typer.Option("--embeddings", help="A textual inversion (clip_l, clip_g) that <NAME> stands for.")
+        Path | None,
+        typer.Option(
+            "--embeddings",
+            help="A textual inversion (clip_l, clip_g, or Replicate's embeddings.pti) that <NAME> stands for.",
+        ),
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="Of the file.")] = "unknown",
     as_json: AsJson = False,
 ) -> int:
-    """Register a LoRA file (.safetensors of kohya, PEFT or diffusers) as an adapter, to serve it."""
+    """Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to serve it."""
     from lorafleet.config.strict import parse
-    from lorafleet.console import out, print_json
+    from lorafleet.console import note, out, print_json
     from lorafleet.errors import BundleError
     from lorafleet.home import Home
     from lorafleet.importing import Import, import_adapter
 
     asked = {"file": file, "name": name, "base": base, "words": words, "embeddings": embeddings, "licence": licence}
-    found, known = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment())
+    made = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment())
+    for text in made.notes:
+        note(text)
     if as_json:
-        print_json({**document(found), "new": not known})
+        print_json({**document(made.version), "new": not made.known, "notes": list(made.notes)})
         return 0
-    out.print(f"{found.name}@{found.version}" + (" (was there already)" if known else ""), markup=False)
+    found = f"{made.version.name}@{made.version.version}"
+    out.print(found + (" (was there already)" if made.known else ""), markup=False)
     return 0

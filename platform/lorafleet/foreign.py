@@ -1,65 +1,42 @@
 """LoRA files of other programs, read as one pair of factors for each layer of a base.
 
-    kohya      lora_unet_*, lora_te1_*, lora_te2_*: layers by diffusers' or the original implementation's names (sgm);
-               each layer's scale is its .alpha / rank, 1 without
-    diffusers  unet.*, text_encoder.*, text_encoder_2.*: layers as its scripts have named them over the years, and PEFT;
-               scales by PEFT's configuration in the file's metadata, 1 without
+Each layer's scale is its .alpha / rank, or else what PEFT's configuration says (in the file's metadata, or beside a
+file of PEFT's own), or else 1. OneTrainer's bundled embeddings become learned tokens.
 
 Every key is read by its own ending. diffusers' loader takes a whole file's spelling from its first key, and leaves out
-what is spelt otherwise (`docs/log.md`, 2026-11-21). Knows names, scales and shapes; refuses to know bundles, to open
-pickles, and to leave anything out: what it does not understand is a BundleError that names the key.
+what is spelt otherwise (`docs/log.md`, 2026-11-21). Knows scales and shapes; how layers are spelt is `spellings`'.
+Refuses to know bundles, to open pickles, and to leave anything out silently: what it does not understand is a
+BundleError that names the key, and what means nothing is a note that names it.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
-from diffusers.loaders import StableDiffusionXLLoraLoaderMixin
-from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
-from diffusers.utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
-from diffusers.utils.state_dict_utils import StateDictType
-from peft.utils.other import get_pattern_key
-from pydantic import ConfigDict, Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lorafleet.adapters import ENDINGS, factor_shape
+from lorafleet.adapters import factor_shape
 from lorafleet.bundle import MAX_BYTES
-from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import BundleError
-from lorafleet.export import PREFIXES
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.rowlora import LayerShape
-from lorafleet.targets import PARTS, UNET
+from lorafleet.numerics.text import Vectors
+from lorafleet.peft_scales import CONFIG, PeftScale, config_beside, scale_beside, scales_in_metadata
+from lorafleet.spellings import BUNDLED, Format, Kind, Place, Spellings, format_of
+from lorafleet.targets import UNET
 
-Format = Literal["kohya", "diffusers"]
-Place = tuple[str, str]
-"""A part of the base, and the layer's name in it."""
 KEPT = (torch.float32, torch.float16, torch.bfloat16)
 """Types that stay as they are; others become fp32."""
-ALPHA = "alpha"
-KINDS: dict[str, str] = {**ENDINGS, ".lora_down.weight": "A", ".lora_up.weight": "B", ".alpha": ALPHA}
-PLAIN = "save it as a plain LoRA with the program that made it"
-UNREADABLE = {
-    r"\.dora_scale$": "is DoRA as kohya's relatives write it, which every program norms in its own way and diffusers "
-    "leaves out; import PEFT's or diffusers' file of it (lora_magnitude_vector)",
-    r"\.hada_": f"is a LoHa; {PLAIN}",
-    r"\.lokr_": f"is a LoKr; {PLAIN}",
-    r"\.oft_": f"is an OFT; {PLAIN}",
-    r"\.lora_mid\b": f"is a Tucker decomposition; {PLAIN}",
-    r"\.diff(_b)?$": f"is the difference of a whole weight or bias; {PLAIN}",
-    r"\.[wb]_norm$": f"changes a norm, and adapters change linear layers and convolutions; {PLAIN}",
-    r"\.bias$": f"is a bias, and adapters have none; {PLAIN}",
-    r"^clip_[lg]$": "is a textual inversion; give the file as --embeddings beside a LoRA",
-}
-"""What is known and not read, by the key."""
-UNKNOWN = "is no tensor of a LoRA for SDXL as kohya, PEFT and diffusers write it; import a file without it"
+NUMBERS: tuple[Kind, ...] = ("alpha", "scale")
+PEFT_KEY = "base_model.model."
+MAX_LEFT_OUT = 16
+"""Keys that mean nothing; a file of more is not understood."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,28 +59,14 @@ class ForeignLoRA:
 
     format: Format
     layers: Mapping[Place, Pair]
+    embeddings: Mapping[str, Vectors] = field(default_factory=dict)
+    """Learned tokens that are bundled with it, [n, w1] and [n, w2] by the name that they were trained as."""
+    notes: tuple[str, ...] = ()
+    """What its user should know: keys that were left out, and scales that programs read in more than one way."""
 
     def rank(self, *parts: str) -> int:
         """The largest of some parts; 0 if the file leaves them alone."""
         return max((pair.rank for (part, _), pair in self.layers.items() if part in parts), default=0)
-
-
-class PeftScale(Strict):
-    """What PEFT's configuration of one part says about scales; the rest of it does not matter here."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    r: int
-    lora_alpha: float
-    rank_pattern: dict[str, int] = Field(default_factory=dict)
-    alpha_pattern: dict[str, float] = Field(default_factory=dict)
-    use_rslora: bool = False
-
-    def at(self, layer: str) -> tuple[int, float]:
-        """A layer's rank and scale, resolved as PEFT does."""
-        r = self.rank_pattern.get(get_pattern_key(list(self.rank_pattern), layer), self.r)
-        alpha = self.alpha_pattern.get(get_pattern_key(list(self.alpha_pattern), layer), self.lora_alpha)
-        return r, alpha / (r**0.5 if self.use_rslora else r)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,28 +83,30 @@ def read_lora(file: Path, loaded: LoadedBase) -> ForeignLoRA:
     Raises BundleError that names the file, the key and what to do.
     """
     tensors, metadata = read_safetensors(file)
-    shapes = {part: lora.shapes() for part, lora in loaded.lora.items()}
-    kohya = {PREFIXES[part] + layer.replace(".", "_"): (part, layer) for part in PARTS for layer in shapes[part]}
-    found: dict[Place, dict[str, _Found]] = {}
-    for key, tensor in tensors.items():
-        place, kind = _bind(file, key, kohya, loaded.unet)
-        tensor = tensor.float() if kind == ALPHA else tensor  # some write it as an integer
-        if place[1] not in shapes.get(place[0], {}):
-            raise BundleError(
-                f"{file.name}: {key!r} is on no layer that adapters may change on base {loaded.base.name!r}; import a "
-                "file made for SDXL, on the UNet or the text encoders' transformer layers"
-            )
-        if (before := found.setdefault(place, {}).setdefault(kind, _Found(key, tensor))).key != key:
-            raise BundleError(f"{file.name}: {key!r} and {before.key!r} are the same factor; remove one of them")
+    bundled = {key: tensors.pop(key) for key in list(tensors) if BUNDLED.fullmatch(key)}
+    found, left_out = _by_layer(file, tensors, loaded)
     if not found:
         raise BundleError(f"{file.name}: it holds no LoRA; import a file that does")
-    scales = _peft_scales(file, metadata)
+    scales, unsaid = _scales(file, tensors, metadata)
+    shapes = {part: lora.shapes() for part, lora in loaded.lora.items()}
     layers = {
-        place: _pair(file, place, factors, shapes[place[0]][place[1]], scales.get(place[0]))
-        for place, factors in found.items()
+        (part, layer): _pair(file, (part, layer), factors, shapes[part][layer], scales.get(part))
+        for (part, layer), factors in found.items()
     }
     _all_or_none_dora(file, layers)
-    return ForeignLoRA("kohya" if any(key.startswith("lora_") for key in tensors) else "diffusers", layers)
+    formats = {format_of(key) for key in tensors}
+    notes = (*(f"{key!r} belongs to no layer and is left out" for key in left_out), *unsaid, *_scale_notes(found))
+    named = next(each for each in get_args(Format) if each in formats)
+    return ForeignLoRA(named, layers, _embeddings(file, bundled, loaded.prompts.widths), notes)
+
+
+def scales_beside(file: Path) -> Path | None:
+    """The adapter_config.json that says a file's scales: PEFT's own files have theirs there, others do not."""
+    config = config_beside(file)
+    if config is None:
+        return None
+    with _opened(file) as opened:
+        return config if any(key.startswith(PEFT_KEY) for key in opened.keys()) else None  # noqa: SIM118
 
 
 def check_size(file: Path) -> None:
@@ -154,62 +119,94 @@ def check_size(file: Path) -> None:
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A file's tensors and metadata; BundleError if it is not there, too large, or no safetensors file."""
+    with _opened(file) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
     check_size(file)
     try:
         with safe_open(file, "pt") as opened:
-            return {key: opened.get_tensor(key) for key in opened.keys()}, dict(opened.metadata() or {})  # noqa: SIM118
+            yield opened
     except (SafetensorError, OSError) as problem:
         raise BundleError(
             f"{file}: not a safetensors file ({problem}); nothing else is read, since a pickle can run programs"
         ) from None
 
 
-def _bind(file: Path, key: str, kohya: Mapping[str, Place], unet: Any) -> tuple[Place, str]:
-    """Where a key's tensor belongs, and what it is: a factor, DoRA's magnitude or alpha."""
-    name = key if key.startswith("lora_") else _peft_name(key)
-    for ending, kind in KINDS.items():
-        if name.endswith(ending):
-            module = name.removesuffix(ending)
-            return kohya.get(module) or _place(_diffusers_name(module, unet) if name is key else module), kind
-    why = next((why for pattern, why in UNREADABLE.items() if re.search(pattern, key)), UNKNOWN)
-    raise BundleError(f"{file.name}: {key!r} {why}")
+def _by_layer(
+    file: Path, tensors: Mapping[str, Tensor], loaded: LoadedBase
+) -> tuple[dict[Place, dict[Kind, _Found]], list[str]]:  # fmt: skip
+    """Tensors by layer and what they are of it, and the keys that mean nothing."""
+    spellings, left_out = Spellings(loaded, file.name), []
+    found: dict[Place, dict[Kind, _Found]] = {}
+    for key, tensor in tensors.items():
+        named = spellings.read(key)
+        if named is None:
+            left_out.append(key)
+            continue
+        one = _Found(key, tensor.float() if named.kind in NUMBERS else tensor)  # some write them as integers
+        if (before := found.setdefault(named.place, {}).setdefault(named.kind, one)) is not one:
+            raise BundleError(f"{file.name}: {key!r} and {before.key!r} are the same factor; remove one of them")
+    if len(left_out) > MAX_LEFT_OUT:
+        raise BundleError(
+            f"{file.name}: {len(left_out)} keys belong to no layer, {left_out[0]!r} and {left_out[1]!r} among them; "
+            "import a file without them"
+        )
+    return found, left_out
 
 
-def _place(module: str) -> Place:
-    part, _, layer = module.partition(".")
-    return part, layer if part == UNET else layer.removeprefix("text_model.")
+def _scales(
+    file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[dict[str, PeftScale], list[str]]:  # fmt: skip
+    """PEFT's scales by part, and a note where a file of its own lacks them."""
+    scales = scales_in_metadata(file.name, metadata)
+    if not any(key.startswith(PEFT_KEY) for key in tensors) or UNET in scales:
+        return scales, []
+    config = config_beside(file)
+    if config is None:
+        unsaid = f"no {CONFIG} lies beside {file.name}, so that lora_alpha / r is taken to be 1; put PEFT's there and"
+        return scales, [f"{unsaid} import again if it is not"]
+    return scales | {UNET: scale_beside(config)}, []
 
 
-def _peft_name(key: str) -> str:
-    """A key of diffusers' as PEFT spells it, whatever the file's other keys look like."""
-    part, _, rest = key.partition(".")
-    if part == UNET:
-        (name,) = convert_unet_state_dict_to_peft({rest: None})
-    else:
-        spelling = StateDictType.DIFFUSERS_OLD if "_lora." in rest else StateDictType.DIFFUSERS
-        (name,) = convert_state_dict_to_peft({rest: None}, original_type=spelling)
-    return f"{part}.{name}"
+def _scale_notes(found: Mapping[Place, Mapping[Kind, _Found]]) -> list[str]:
+    """Where a layer's .scale says something else than its alpha."""
+    odd = []
+    for one in found.values():
+        usual = float(one["alpha"].tensor) / len(one["A"].tensor) if "alpha" in one else 1.0
+        if "scale" in one and float(one["scale"].tensor) != usual:
+            odd.append(one["scale"].key)
+    more = f" and {len(odd) - 1} more stand" if len(odd) > 1 else " stands"
+    return [f"{odd[0]!r}{more} in place of alpha / rank, as A1111 reads it; other programs do not"] if odd else []
 
 
-def _diffusers_name(module: str, unet: Any) -> str:
-    """The name in diffusers of a module that kohya named after the original implementation; as it is if there is none.
-
-    Each is converted by itself: of a file with names of both kinds, diffusers drops the original implementation's.
-    """
-    pair = {f"{module}.lora_{way}.weight": torch.empty(0) for way in ("down", "up")}
-    try:
-        named, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(pair, unet_config=unet.config)
-    except (ValueError, IndexError, KeyError):  # what it raises of a name that it does not know
-        return module
-    return _peft_name(next(iter(named))).removesuffix(".lora_A.weight")
+def _embeddings(file: Path, bundled: Mapping[str, Tensor], widths: tuple[int, int]) -> dict[str, Vectors]:
+    """OneTrainer's bundled embeddings by name, each for both text encoders."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in bundled.items():
+        if match := BUNDLED.fullmatch(key):
+            found.setdefault(match["name"], {})[match["key"]] = tensor
+    vectors: dict[str, Vectors] = {}
+    for name, pair in found.items():
+        sizes = {key: list(tensor.shape) for key, tensor in sorted(pair.items())}
+        rows = next(iter(sizes.values()))[:1]
+        if not rows or sizes != {"clip_g": [*rows, widths[1]], "clip_l": [*rows, widths[0]]}:
+            raise BundleError(
+                f"{file.name}: the embedding {name!r} bundled with it is {sizes}; SDXL takes clip_l [n, {widths[0]}] "
+                f"and clip_g [n, {widths[1]}]; export it with both, or import a file without it"
+            )
+        vectors[name] = pair["clip_l"], pair["clip_g"]
+    return vectors
 
 
 def _pair(
-    file: Path, place: Place, found: Mapping[str, _Found], shape: LayerShape, config: PeftScale | None
+    file: Path, place: Place, found: Mapping[Kind, _Found], shape: LayerShape, config: PeftScale | None
 ) -> Pair:  # fmt: skip
     """A layer's tensors in PEFT's shapes, with its scale in B."""
-    part, layer = place
-    missing = [name for kind, name in (("A", "down (A)"), ("B", "up (B)")) if kind not in found]
+    factors: tuple[tuple[Kind, str], ...] = (("A", "down (A)"), ("B", "up (B)"))
+    missing = [name for kind, name in factors if kind not in found]
     if missing:
         key = next(iter(found.values())).key
         raise BundleError(f"{file.name}: {key!r} comes without its layer's {missing[0]}; fetch the file again")
@@ -217,16 +214,21 @@ def _pair(
     A = _fitted(file, found["A"], factor_shape("A", rank, shape))
     B = _fitted(file, found["B"], factor_shape("B", rank, shape))
     m = _fitted(file, found["m"], factor_shape("m", rank, shape)) if "m" in found else None
-    scale = 1.0
-    if ALPHA in found:
-        scale = float(_fitted(file, found[ALPHA], ())) / rank
-    elif config is not None:
-        r, scale = config.at(layer if part == UNET else f"text_model.{layer}")
-        if r != rank:
-            raise BundleError(
-                f"{file.name}: {found['A'].key!r} has rank {rank}, its metadata {r}; fetch the file again"
-            )
-    return Pair(A, _scaled(B, scale), m)
+    return Pair(A, _scaled(B, _scale(file, place, found, config)), m)
+
+
+def _scale(file: Path, place: Place, found: Mapping[Kind, _Found], config: PeftScale | None) -> float:
+    """A layer's scale: its own `.scale`, or its alpha / rank, or PEFT's configuration, or 1."""
+    rank = len(found["A"].tensor)
+    said = {kind: float(_fitted(file, found[kind], ())) for kind in NUMBERS if kind in found}
+    if said:
+        return said.get("scale", said.get("alpha", 0.0) / rank)
+    if config is None:
+        return 1.0
+    r, scale = config.at(*place)
+    if r != rank:
+        raise BundleError(f"{file.name}: {found['A'].key!r} has rank {rank}, PEFT's configuration {r}; fetch it again")
+    return scale
 
 
 def _fitted(file: Path, found: _Found, shape: tuple[int, ...]) -> Tensor:
@@ -252,22 +254,6 @@ def _scaled(B: Tensor, scale: float) -> Tensor:
     exact = B.float() * scale
     own = exact.to(B.dtype)
     return own if torch.equal(own.float(), exact) else exact
-
-
-def _peft_scales(file: Path, metadata: Mapping[str, str]) -> dict[str, PeftScale]:
-    """PEFT's configurations by part, as diffusers writes them into a file's metadata."""
-    try:
-        written: dict[str, Any] = dict(json.loads(metadata.get(LORA_ADAPTER_METADATA_KEY, "{}")))
-    except (ValueError, TypeError) as problem:
-        raise BundleError(
-            f"{file.name}: {LORA_ADAPTER_METADATA_KEY!r} is no JSON ({problem}); fetch it again"
-        ) from None
-    found: dict[str, dict[str, Any]] = {}
-    for key, value in written.items():
-        part, _, name = key.partition(".")
-        found.setdefault(part, {})[name] = value
-    where = f"{file.name}: {LORA_ADAPTER_METADATA_KEY}"
-    return {part: parse(PeftScale, config, f"{where}, {part}", BundleError) for part, config in found.items()}
 
 
 def _all_or_none_dora(file: Path, layers: Mapping[Place, Pair]) -> None:

@@ -40,15 +40,15 @@ from lorafleet.bundle import (
 from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict
 from lorafleet.errors import BundleError
-from lorafleet.foreign import ForeignLoRA, check_size, read_lora, read_safetensors
+from lorafleet.foreign import ForeignLoRA, check_size, read_lora, scales_beside
 from lorafleet.home import Home
+from lorafleet.imported_tokens import embeddings_file, learned_tokens, token_notes, triggers_of
 from lorafleet.loaded import LoadedBase
 from lorafleet.ports import AdapterVersion
 from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from lorafleet.tracking import MlflowTracking
 
 TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_2)
-ABSTRACTION = "TOK"
 BLOCKS = re.compile(r"^(.*\b(\w+_blocks|attentions|resnets)\.\d+\.|mid_block\.)?(attn\d\.)?")
 """What stands before the end of a UNet layer's name that tells its kind."""
 
@@ -73,11 +73,15 @@ class Import(Strict):
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """sha256 of the file, and of the embeddings if there are; BundleError if one is not there or too large."""
+        """sha256 of the file, of PEFT's configuration beside it and of the embeddings if there are.
+
+        BundleError if one is not there or too large.
+        """
         files = [self.file, *([self.embeddings] if self.embeddings is not None else [])]
         for file in files:
             check_size(file)
-        return tuple(map(sha256_of, files))
+        beside = scales_beside(self.file)
+        return tuple(map(sha256_of, [*files, *([beside] if beside is not None else [])]))
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,17 @@ class Unwritten(Bundle):
         return write_bundle(self.path, self.card.with_changes(run_id=run_id), self.files)
 
 
-def import_adapter(wanted: Import, home: Home) -> tuple[AdapterVersion, bool]:
-    """Registers a file as the newest version of an adapter; also says whether it was there already.
+@dataclass(frozen=True)
+class Imported:
+    """An adapter version, whether an earlier import made it, and what its user should know."""
+
+    version: AdapterVersion
+    known: bool
+    notes: tuple[str, ...]
+
+
+def import_adapter(wanted: Import, home: Home) -> Imported:
+    """Registers a file as the newest version of an adapter, unless it was there already.
 
     The same contents under the same name are one version, however often imported. Raises BundleError,
     BaseModelError or UnreachableError; then nothing is registered.
@@ -110,7 +123,7 @@ def import_adapter(wanted: Import, home: Home) -> tuple[AdapterVersion, bool]:
     there = tracking.registered(wanted.name, job_id)
     if there is not None and there.run_id is not None:
         tracking.settle(there.run_id, "FINISHED")  # whoever imported it may have died before saying so
-        return there, True
+        return Imported(there, True, ())
     made = make_bundle(wanted, home.bundles)
     tags = {"adapter": wanted.name, "file": wanted.file.name, "sha256": wanted.digests[0]}
     run_id = tracking.start_import(wanted.name, job_id, tags)
@@ -118,7 +131,7 @@ def import_adapter(wanted: Import, home: Home) -> tuple[AdapterVersion, bool]:
     tracking.log_bundle(run_id, bundle.path)
     version = tracking.register(bundle, run_id)
     tracking.finish(run_id, "FINISHED")
-    return version, False
+    return Imported(version, False, made.card.notes)
 
 
 def make_bundle(wanted: Import, folder: Path) -> Unwritten:
@@ -130,11 +143,13 @@ def make_bundle(wanted: Import, folder: Path) -> Unwritten:
     job_id = identity(wanted, base)
     shape = shape_of(base)
     lora = read_lora(wanted.file, shape)
-    vectors = {} if wanted.embeddings is None else _vectors(wanted.embeddings)
-    card = _card(wanted, base, lora, _triggers(wanted, len(vectors.get("clip_l", ()))), job_id)
+    learned = learned_tokens(wanted.file, lora, wanted.words, wanted.embeddings)
+    triggers = triggers_of(wanted.name, wanted.words, learned)
+    notes = (*lora.notes, *token_notes(lora, triggers))
+    card = _card(wanted, base, lora, triggers, notes, job_id)
     files = {WEIGHTS: _weights_file(lora), README: _readme(card).encode()}
-    if vectors:
-        files[EMBEDDINGS] = save(vectors)
+    if learned:
+        files[EMBEDDINGS] = embeddings_file(learned)
     if len(files[WEIGHTS]) > MAX_BYTES:
         raise BundleError(
             f"{wanted.file.name}: {len(files[WEIGHTS])} bytes with all layers at rank {card.rank}; at most {MAX_BYTES} "
@@ -179,24 +194,9 @@ def _padded(tensor: Tensor, dim: int, rank: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(zeros)], dim)
 
 
-def _vectors(file: Path) -> dict[str, Tensor]:
-    """A textual inversion's tensors; serving's own check has the last word on their sizes."""
-    tensors, _ = read_safetensors(file)
-    rows = {len(tensor) if tensor.dim() else 0 for tensor in tensors.values()}
-    if set(tensors) != {"clip_l", "clip_g"} or len(rows) != 1 or 0 in rows:
-        sizes = {key: list(tensor.shape) for key, tensor in tensors.items()}
-        raise BundleError(f"{file.name}: {sizes}; give a textual inversion for SDXL, as many rows clip_l as clip_g")
-    return {key: tensor.contiguous() for key, tensor in tensors.items()}
-
-
-def _triggers(wanted: Import, rows: int) -> tuple[Trigger, ...]:
-    if not rows and not wanted.words:
-        return ()
-    named = f"<{wanted.name}>"
-    return (Trigger(trigger=named, abstraction=ABSTRACTION, tokens=tuple(range(rows)), text=wanted.words),)
-
-
-def _card(wanted: Import, base: Base, lora: ForeignLoRA, triggers: tuple[Trigger, ...], job_id: str) -> AdapterCard:
+def _card(
+    wanted: Import, base: Base, lora: ForeignLoRA, triggers: tuple[Trigger, ...], notes: tuple[str, ...], job_id: str
+) -> AdapterCard:  # fmt: skip
     unet, text = lora.rank(UNET), lora.rank(*TEXT_ENCODERS)
     ends = {BLOCKS.sub("", layer): None for part, layer in lora.layers if part == UNET}
     card = {
@@ -212,7 +212,8 @@ def _card(wanted: Import, base: Base, lora: ForeignLoRA, triggers: tuple[Trigger
         "triggers": triggers,
         "class_noun": "",
         "instance_prompt": "",
-        "recipe": {"imported_from": wanted.file.name, "format": lora.format, "sha256": wanted.digests[0]},
+        "recipe": {"imported_from": wanted.file.name, "format": lora.format, "sha256": wanted.digests[0]}
+        | ({"notes": list(notes)} if notes else {}),
         "dataset_fingerprint": "",
         "images": 0,
         "steps": 0,
@@ -240,6 +241,7 @@ def _readme(card: AdapterCard) -> str:
         kind="DoRA" if card.dora else "LoRA",
         prompt=f"{trigger.trigger}, a house by the sea" if trigger else "a house by the sea",
         how=f"`{trigger.trigger}` stands for {meaning}." if trigger else "It has no trigger: it changes every prompt.",
+        notes="\n" * bool(card.notes) + "".join(f"\n* {one}" for one in card.notes),
     )
 
 
@@ -251,7 +253,7 @@ README_TEMPLATE = """---
 
 A {kind} (rank {card.rank}) for `{card.base}`, imported by lorafleet and not trained here. Every layer has the weight
 delta of the file it came from: `{card.imported_from}`, {card.recipe[format]}'s format, sha256
-`{card.recipe[sha256]}`.
+`{card.recipe[sha256]}`.{notes}
 
 ## Use it
 

@@ -231,7 +231,7 @@ def test_the_same_file_without_its_flaw_is_taken(warm, tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "says"),
     [
-        ({"unet.r": 8, "unet.lora_alpha": 8}, "has rank 4, its metadata 8"),
+        ({"unet.r": 8, "unet.lora_alpha": 8}, "has rank 4, PEFT's configuration 8"),
         ({"unet.lora_alpha": 8}, "'r' is missing"),
         ([1], "is no JSON"),
     ],

@@ -81,3 +81,19 @@ def test_the_picture_of_stock_diffusers(engine, factors, tmp_path, kind):
     expected = np.asarray(stock(file, theirs, {k: v for k, v in more.items() if k == "embeddings"})) / 255
     assert np.abs(ours - expected).max() <= BAR
     assert np.abs(ours - made()).max() > 10 * BAR  # it does something
+
+
+def test_one_training_is_one_picture_whichever_program_wrote_it(engine, factors, tmp_path):
+    """OneTrainer's file with its embedding inside, and diffusers' two files of the same factors and vectors."""
+    token = learned(tmp_path)
+    bundled = {f"bundle_emb.my dog.{key}": rows for key, rows in load_file(token["embeddings"]).items()}
+    save_file(kohya_tensors(factors, 1.0) | bundled, tmp_path / "onetrainer.safetensors")
+    save_file(factors, tmp_path / "diffusers.safetensors")
+
+    def picture(name, **more):
+        wanted = Import(file=tmp_path / f"{name}.safetensors", name="few", base="toy-sdxl", **more)
+        use = AdapterUse(version_of(make_bundle(wanted, tmp_path / name).write().path), 1.0)
+        request = GenerateRequest("a photo of <few>", 7, adapters=(use,), steps=3, scheduler="lcm", guidance_scale=1.0)
+        return np.asarray(engine.submit(request).result(120).image)
+
+    assert np.array_equal(picture("onetrainer"), picture("diffusers", **token))
