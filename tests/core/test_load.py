@@ -1,5 +1,6 @@
 """Reading manifests: every way a file can be wrong is one line that says what, where, and what to do."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,12 +58,12 @@ def test_a_manifest_survives_its_own_json(tmp_path: Path) -> None:
         ("#" * (MAX_BYTES + 1), "is larger than 1048576 bytes"),
         ("name: pets\n", "'subjects' is missing; add it"),
         ("name: pets\nsubjects: []\n", "subjects is []"),
-        ("name: Pets!\nsubjects: [{images: a}]\n", "name is 'Pets!'; String should match pattern"),
+        ("name: Pets!\nsubjects: [{images: a}]\n", "name is 'Pets!'; it must be 1 to 64 small letters, digits, dots"),
         (GOOD + "resorces: {lanes: 2}\n", "unknown key 'resorces'; did you mean 'resources'?"),
         (GOOD + "resources: {lane: 2}\n", "unknown key 'resources.lane'; did you mean 'lanes'?"),
         (GOOD.replace("class:", "clas:"), "unknown key 'subjects.0.clas'; did you mean 'class'?"),
         (GOOD + "resources: {exact: true, compile: true}\n", "exact and compile are both on"),
-        (GOOD + "resources: {lanes: 0}\n", "resources.lanes is 0; Input should be greater than or equal to 1"),
+        (GOOD + "resources: {lanes: 0}\n", "resources.lanes is 0; it must be at least 1"),
         ("name: a\nsubjects: [{name: b}]\n", "give either images (one folder) or glob (one subject a folder)"),
         ("name: a\nsubjects: [{name: b, glob: c}]\n", "subjects of a glob are named after their folders"),
         (GOOD + "apiVersion: lorafleet/v2\n", "apiVersion is 'lorafleet/v2'"),
@@ -75,6 +76,46 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, text: str | bytes, sa
     assert said in message
     assert "pets.yaml" in message
     assert "\n" not in message
+
+
+QUOTES = 'it must be text; put it in quotes, as in "no", "007" and "12:30"'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: no", f"name is false; {QUOTES}"),
+        ("name: 007", f"name is 7; {QUOTES}"),
+        ("name: 12:30:45", f"name is 45045; {QUOTES}"),
+        ("name: 2024-01-02", f"name is 2024-01-02; {QUOTES}"),
+        ("subjects: {rex: {images: rex}}", 'subjects is a mapping; it must be a list, as in [a, b], or a line'),
+        ("subjects: [rex]", "subjects.0 is 'rex'; it must be a mapping of caption_column, class, glob, images,"),
+        ("subjects: []", "subjects is []; it must be a list of at least 1"),
+        ("recipe: {steps: 1,500}", "unknown key 'recipe.500'; keys are words; in braces a comma ends a value"),
+        ("sweep: {rank: [4], 8: 16}", "unknown key 'sweep.8'; keys are words"),
+        ("5: five", "unknown key '5'; keys are words"),
+        ("notify: false", "notify is false; it must be a mapping of secret_env, url, or null for none"),
+        ("resources: 4", "resources is 4; it must be a mapping of checkpoint_seconds,"),
+        ("resources: {pack: many}", "resources.pack is 'many'; it must be a whole number or 'auto'"),
+        ("resources: {pack: yes}", "resources.pack is true; it must be a number"),
+        ("resources: {lanes: 2.5}", "resources.lanes is 2.5; it must be a whole number"),
+        ("resources: {exact: 3}", "resources.exact is 3; it must be true or false"),
+        ("validation: {prompts: a dog}", "validation.prompts is 'a dog'; it must be a list"),
+        ("validation: {every: off}", "validation.every is false; it must be a number or null for none"),
+        ("base: ''", "base is ''; it must be text of 1 character or more"),
+    ],
+)  # fmt: skip
+def test_what_yaml_made_of_a_value_is_said_in_words_of_yaml(tmp_path: Path, text: str, said: str) -> None:
+    """One line instead of another, in a manifest that is right."""
+    key = text.partition(":")[0]
+    lines = [*GOOD.replace("subjects:\n  - ", "subjects: [").replace("dog}", "dog}]").splitlines()]
+    whole = "\n".join([*(line for line in lines if not line.startswith(f"{key}:")), text])
+    with pytest.raises(ManifestError) as caught:
+        load(tmp_path, whole)
+    message = str(caught.value)
+    assert said in message
+    assert "(and" not in message
+    assert not re.search(r"\b(Input|Tuple|String|instance|dictionary|tuple|NoneType|True|False|None)\b", message)
 
 
 def test_a_path_that_is_no_file(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from lorafleet.config import Recipe
 from lorafleet.config.parts import Steps
+from lorafleet.config.strict import parse
+from lorafleet.errors import ManifestError
 
 
 @pytest.mark.parametrize(
@@ -26,11 +28,60 @@ def test_steps(rule: int | str, counts: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [0, -3, 100_001, "", "many", "0/image", "5/picture", "50/image, 9 to 3", "50/image, 0 to 3", "1e3", True, "7"],
+    [
+        0,
+        -3,
+        100_001,
+        "",
+        "many",
+        "0/image",
+        "5/picture",
+        "50/image, 9 to 3",
+        "50/image, 0 to 3",
+        "1e3",
+        True,
+        "7.5",
+        7.5,
+    ],
 )
 def test_steps_that_make_no_sense(rule: Any) -> None:
     with pytest.raises(ValueError, match="allowed are 1 to 100000, or steps per image"):
         Steps.parse(rule)
+
+
+@pytest.mark.parametrize("written", [20, "20", 20.0, " 20 "])
+def test_one_number_of_steps_is_one_recipe_however_it_is_written(written: Any) -> None:
+    assert Recipe(steps=written).model_dump_json() == Recipe(steps=20).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"pivotal": False},
+            "m.yaml: pivotal is false; it must be a mapping of abstractions, fraction, init, tokens, or",
+        ),
+        ({"prior": False}, "weight, or null for none"),
+        ({"prior": "generate"}, "prior is 'generate'; it must be a mapping of batch_size, count, images, mode,"),
+        ({"masked_loss": False}, "masked_loss is false; it must be a number or null for none"),  # 0 ignores the black
+        ({"rank": True}, "rank is true; it must be a number"),
+        ({"targets": 5}, "targets is 5; it must be text or a list, as in [a, b]"),
+        ({"targets": ["to_q", 7]}, "targets.1 is 7; it must be text; put it in quotes"),
+        ({"optimizer_options": {"betas": [0.9]}}, "'optimizer_options.betas.1' is missing; add it"),
+        ({"optimizer": "adam"}, "it must be 'prodigy', 'adamw', 'adamw8bit', 'lion' or 'adafactor'"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; it must be a finite number or null"),
+        ({"resolution": 100}, "resolution is 100; it must be a multiple of 8 or null"),
+        ({"seed": 2**70}, "it must be below 9223372036854775808"),
+        (
+            {"pivotal": {"abstractions": ["tok"]}},
+            "pivotal.abstractions.0 is 'tok'; it must be TOK, or TOK and a number",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_is_said_in_words_of_yaml(keys: dict[str, Any], said: str) -> None:
+    with pytest.raises(ManifestError) as caught:
+        parse(Recipe, keys, "m.yaml")
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize(

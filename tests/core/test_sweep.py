@@ -93,7 +93,7 @@ def test_the_same_manifest_draws_the_same_points() -> None:
 @pytest.mark.parametrize(
     ("sweep", "said"),
     [
-        ({"rank": 4}, "sweep.rank is 4; Input should be a valid list"),
+        ({"rank": 4}, "sweep.rank is 4; it must be a list, as in [a, b]"),
         ([{"rank": 4}], "sweep is [{'rank': 4}]; write recipe keys with lists of values, or points: [...], or"),
         ({"points": [{"rank": 4}], "rank": [4]}, "sweep: points stands alone, and here is rank too; keep one of them"),
         ({"points": []}, "sweep.points is []; "),
@@ -123,7 +123,7 @@ def test_what_is_wrong_with_a_sweep_is_said_by_its_path(sweep: object, said: str
     [
         ({"first": 50, "metric": "scor"}, "early_stop.metric is 'scor'"),
         ({}, "'early_stop.first' is missing; add it"),
-        ({"first": 50, "eta": 1}, "early_stop.eta is 1; Input should be greater than or equal to 2"),
+        ({"first": 50, "eta": 1}, "early_stop.eta is 1; it must be at least 2"),
         ({"first": 50, "max": 50}, "max is 50 and first 50, so that nothing is compared; raise max"),
         ({"first": 50, "metric": "dino"}, "metric dino takes an encoder; give weights: FOLDER of facebook/dino-vits16"),
         ({"first": 50, "weights": "x"}, "metric score takes no weights; leave weights out"),

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from lorafleet.config.recipe import Recipe
 from lorafleet.config.strict import Strict
 from lorafleet.config.sweep import EarlyStop, GridSweep, Sweep
+from lorafleet.config.wording import NAME_PATTERN
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 MAX_ADAPTERS = 4  # in one generation request
 
 

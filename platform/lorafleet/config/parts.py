@@ -6,13 +6,21 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
 from lorafleet.config.strict import Strict
 
 MAX_STEPS = 100_000
 _PER_IMAGE = re.compile(r"^(\d+)\s*/\s*image(?:\s*,\s*(\d+)\s*to\s*(\d+))?$")
 Abstraction = Annotated[str, StringConstraints(pattern=r"^TOK[0-9]*$")]
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number as pydantic reads one: 20, 20.0 and "20"; None for anything else."""
+    try:
+        return None if isinstance(value, bool) else TypeAdapter(int).validate_python(value)
+    except ValidationError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -25,10 +33,11 @@ class Steps:
     most: int = MAX_STEPS
 
     @classmethod
-    def parse(cls, value: int | str) -> Steps:
+    def parse(cls, value: object) -> Steps:
         """From what a recipe says; ValueError says what is allowed."""
         match = _PER_IMAGE.match(value.strip()) if isinstance(value, str) else None
-        made = cls(value) if isinstance(value, int) and not isinstance(value, bool) else None
+        whole = whole_number(value)
+        made = cls(whole) if whole is not None else None
         if match:
             bounds = (int(match[2]), int(match[3])) if match[2] else (1, MAX_STEPS)
             made = cls(int(match[1]), True, *bounds)

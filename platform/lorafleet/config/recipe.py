@@ -18,6 +18,7 @@ from lorafleet.config.parts import (
     SigmaSampler,
     Steps,
     TextEncoderLora,
+    whole_number,
 )  # fmt: skip
 from lorafleet.config.strict import Strict
 from lorafleet.targets import ALL_LINEAR, PRESETS
@@ -111,11 +112,12 @@ class Recipe(Strict):
     prior: PriorSpec | None = None
     """Prior preservation: keeps what the class is while the subject is learned; null for none."""
 
-    @field_validator("steps")
+    @field_validator("steps", mode="before")
     @classmethod
-    def _steps_make_sense(cls, value: int | str) -> int | str:
+    def _steps_make_sense(cls, value: Any) -> Any:
         Steps.parse(value)
-        return value
+        whole = whole_number(value)
+        return value if whole is None else whole
 
     @field_validator("targets")
     @classmethod
