@@ -23,11 +23,16 @@ from lorafleet_jobs.layers import BaseSize
 
 LEAST_POLYNOMIAL_RATE = 1e-7
 """Where diffusers' polynomial schedule ends."""
-SHAPES_LOSS = (
-    "objective", "sigma_sampler", "weighting", "min_snr_gamma", "noise_offset", "input_perturbation", "masked_loss",
-    "prior", "resolution",
+LEAST_PRODIGY_RATE = 0.1
+"""Prodigy's rate is a factor of the one that it finds: at AdamW's 1e-4 nothing is learned."""
+LOSSES_COMPARE = (
+    "preset", "steps", "rank", "alpha", "rslora", "dora", "targets", "unet_fraction", "text_encoder_lora", "pivotal",
+    "ema", "optimizer", "optimizer_options", "learning_rate", "text_encoder_learning_rate", "token_learning_rate",
+    "lr_scheduler", "warmup_steps", "lr_cycles", "lr_power", "max_grad_norm", "gradient_checkpointing", "precision",
+    "workers",
 )  # fmt: skip
-"""Keys that change what a loss measures."""
+"""Keys over which losses compare: what is learned and how. Every other key changes what a loss measures, or which
+images, levels and noise are drawn, whose luck is larger than what training changes."""
 _WORD = re.compile(r"\bTOK\d*\b")
 _NAMES = {"epsilon": "noise (epsilon)", "v_prediction": "velocity", "edm": "as a denoiser (EDM)"}
 
@@ -84,7 +89,8 @@ def refuse_early_stop(
 
 
 def _about_metric(early: EarlyStop, recipes: Sequence[Recipe]) -> Iterator[str]:
-    varied = [key for key in SHAPES_LOSS if len({repr(getattr(recipe, key)) for recipe in recipes}) > 1]
+    others = [key for key in Recipe.model_fields if key not in LOSSES_COMPARE]
+    varied = [key for key in others if len({repr(getattr(recipe, key)) for recipe in recipes}) > 1]
     if early.metric == "loss" and varied:
         yield (
             f"early_stop.metric is loss, and the sweep varies {varied[0]}, with which losses do not compare; use a "
@@ -129,6 +135,11 @@ def _about_schedule(recipe: Recipe) -> Iterator[str]:
         yield "recipe.lr_scheduler is constant_with_warmup and warmup_steps 0; set warmup_steps, or use constant"
     if name == "polynomial" and rate is not None and rate <= least:
         yield f"recipe.learning_rate is {rate}, but polynomial ends at {least}; raise it, or use linear"
+    if recipe.optimizer == "prodigy" and rate is not None and rate < LEAST_PRODIGY_RATE:
+        yield (
+            f"recipe.learning_rate is {rate}, but Prodigy's is a factor of the rate that it finds, about 1, and so "
+            "little trains nothing; leave it out, or set optimizer: adamw"
+        )
 
 
 def _about_nothing(recipe: Recipe) -> Iterator[str]:
@@ -179,6 +190,11 @@ def _about_objective(recipe: Recipe, base: Base) -> Iterator[str]:
     edm, says = base.prediction == "edm", f"base {base.name} predicts {_NAMES[base.prediction]}"
     if edm and recipe.objective == "edm":
         yield f"recipe.objective is edm, but base {base.name} is trained as a denoiser (EDM) by itself; leave it out"
+    if not edm and recipe.objective == "edm" and _is_the_ordinary_loss(recipe, base):
+        yield (
+            f"recipe.objective is edm, but over uniform timesteps and with this weighting that is the loss of base "
+            f"{base.name} as it is; add sigma_sampler: lognormal or weighting: none, or leave it out"
+        )
     if not edm and recipe.objective is None:
         if recipe.weighting == "edm":
             yield f"recipe.weighting is edm, but {says}; use none or min_snr, or set objective: edm"
@@ -192,6 +208,13 @@ def _about_objective(recipe: Recipe, base: Base) -> Iterator[str]:
             f"recipe.sigma_sampler is uniform over timesteps, but base {base.name} (EDM) has none; "
             "use lognormal or uniform-grid"
         )
+
+
+def _is_the_ordinary_loss(recipe: Recipe, base: Base) -> bool:
+    """Whether objective edm draws the levels that a base with timesteps draws by itself, and weighs them alike."""
+    uniform = recipe.sigma_sampler is None or recipe.sigma_sampler.name == "uniform"
+    endless = bool(base.scheduler.get("rescale_betas_zero_snr"))  # whose last level only timesteps have
+    return uniform and recipe.scheme != "none" and not endless
 
 
 def _about_resolution(recipe: Recipe, base: Base) -> Iterator[str]:
