@@ -22,7 +22,7 @@ from lorafleet.errors import (
     WrongBaseError,
 )
 from lorafleet_serve.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
-from lorafleet_serve.schemas import AdapterList, ErrorBody, ErrorReply, ImagesReply, ImagesRequest, ModelList
+from lorafleet_serve.schemas import AdapterList, ErrorBody, ErrorReply, ImagesReply, ImagesRequest, ModelList, with_tags
 from lorafleet_serve.service import Backend
 
 RETRY_AFTER_SECONDS = 5
@@ -51,7 +51,7 @@ def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
     @app.post("/v1/images/generations")
     async def generate(body: ImagesRequest) -> ImagesReply:
         """Makes images; each with its own adapters, in one batch with everybody else's."""
-        return await backend.generate(body)
+        return await backend.generate(with_tags(body))
 
     @app.get("/v1/adapters")
     async def adapters() -> AdapterList:

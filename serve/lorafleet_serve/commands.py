@@ -70,7 +70,11 @@ def serve(
 
 def generate(
     prompt: Annotated[
-        str, typer.Argument(help="What to show; subjects by their triggers, as in <dog-rex>; (words:1.2) weighs them.")
+        str,
+        typer.Argument(
+            help="What to show; subjects by their triggers, as in <dog-rex>; (words:1.2) weighs them, "
+            "<lora:NAME:SCALE> is --adapter NAME=SCALE."
+        ),
     ],
     base: Annotated[str | None, typer.Option(help="By default the adapters' own, else toy-playground.")] = None,
     adapter: Annotated[
@@ -99,11 +103,15 @@ def generate(
     """Make one image in this process, without a server."""
     import secrets
 
+    from lorafleet.console import note, print_json
     from lorafleet.console import out as stdout
-    from lorafleet.console import print_json
-    from lorafleet_serve.adapter_spec import parse_adapter
+    from lorafleet_serve.adapter_spec import AdapterSpec, parse_adapter
+    from lorafleet_serve.named import check_untagged, read_tags
 
     specs = [parse_adapter(text) for text in adapter or []]  # a mistyped one is answered before anything is imported
+    check_untagged(negative_prompt)
+    prompt, tags = read_tags(prompt)
+    specs += [AdapterSpec(tag.name, scale=tag.scale) for tag in tags]
 
     from lorafleet_serve import solo
     from lorafleet_serve.images import provenance
@@ -111,6 +119,8 @@ def generate(
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     uses = solo.resolve(specs)
+    for text in solo.notes_on(prompt, uses):
+        note(text)
     request = GenerateRequest(
         prompt, seed, negative_prompt, uses, steps, guidance_scale, scheduler, width, height,
         guidance_rescale=guidance_rescale, clip_skip=clip_skip,

@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, field_validator
 
 from lorafleet.config.manifest import MAX_ADAPTERS, Name
-from lorafleet.config.strict import Strict
+from lorafleet.config.strict import Strict, parse
+from lorafleet.errors import RequestError
+from lorafleet_serve.named import check_untagged, read_tags
 from lorafleet_serve.requests import (
     MAX_CONDITION,
     MAX_GUIDANCE,
@@ -45,9 +47,9 @@ class ImagesRequest(Body):
     """POST /v1/images/generations."""
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT)]
-    """Adapters by their triggers, as in `<dog-rex>`. `(words:1.2)` weighs words, `(words)` is `(words:1.1)`, marks may
-    be nested, weights are 0 to 4, and `\\(` and `\\)` are plain parentheses. Prompts longer than the text encoders read
-    at once go in chunks, eight at most."""
+    """Adapters by their triggers, as in `<dog-rex>`; `<lora:dog-rex:0.8>` adds one to `adapters`. `(words:1.2)` weighs
+    words, `(words)` is `(words:1.1)`, marks may be nested, weights are 0 to 4, and `\\(` and `\\)` are plain
+    parentheses. Prompts longer than the text encoders read at once go in chunks, eight at most."""
     model: str | None = None
     """The served base, if given."""
     n: Annotated[int, Field(ge=1, le=4)] = 1
@@ -86,6 +88,22 @@ class ImagesRequest(Body):
         return value
 
 
+def with_tags(request: ImagesRequest) -> ImagesRequest:
+    """A request whose prompt's `<lora:NAME:SCALE>` are adapters like others; RequestError for one that cannot be."""
+    check_untagged(request.negative_prompt)
+    prompt, tags = read_tags(request.prompt)
+    if not tags:
+        return request
+    adapters = [*request.adapters, *(_choice(tag.name, tag.scale) for tag in tags)]
+    if len(adapters) > MAX_ADAPTERS:
+        raise RequestError(f"{len(adapters)} adapters in one request; at most {MAX_ADAPTERS} are allowed")
+    return request.with_changes(prompt=prompt, adapters=adapters)
+
+
+def _choice(name: str, scale: float) -> AdapterChoice:
+    return parse(AdapterChoice, {"name": name, "scale": scale}, f"<lora:{name}:{scale:g}> in the prompt", RequestError)
+
+
 def sides(size: str | None) -> Pair | None:
     """Width and height in pixels of "WxH"; None for the base's own."""
     match = SIZE.match(size or "")
@@ -120,6 +138,8 @@ class ImagesReply(Body):
     steps: int
     guidance_scale: float
     scheduler: str
+    notes: tuple[str, ...] = ()
+    """What the request may have meant otherwise, such as the trigger of an adapter that it does not name."""
 
 
 class AdapterInfo(Body):

@@ -10,7 +10,8 @@ import asyncio
 import base64
 import secrets
 import time
-from concurrent.futures import Future
+from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.images import png_bytes
 from lorafleet_serve.load import retry_after_seconds
 from lorafleet_serve.metrics import ReplicaStats
+from lorafleet_serve.named import lone_trigger_note, lone_triggers
 from lorafleet_serve.requests import (
     AdapterUse,
     GeneratedImage,
@@ -42,6 +44,8 @@ from lorafleet_serve.schemas import (
 )
 
 HOLD_TRIES = 3
+NOTE_SECONDS = 1.0
+"""How long finished images wait for what the registry says of triggers that may be nobody's."""
 
 
 class Backend(Protocol):
@@ -79,6 +83,7 @@ class EngineService:
         self._check_model(request.model)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
+        lone = self._lone(request)
         with ExitStack() as held:
             uses = await self._uses(request, held)
             try:
@@ -94,7 +99,8 @@ class EngineService:
             finally:
                 for future in futures:
                     future.cancel()
-        return await asyncio.to_thread(self._reply, list(made))
+        notes = await asyncio.to_thread(_notes, lone)
+        return await asyncio.to_thread(self._reply, list(made), notes)
 
     async def adapters(self) -> AdapterList:
         """Asks the registry, off the event loop."""
@@ -163,11 +169,16 @@ class EngineService:
             "adapters are in use than fit; raise cache_gib"
         )
 
+    def _lone(self, request: ImagesRequest) -> dict[str, Future[AdapterVersion]]:
+        """The registry's word on what stands in the prompt like a trigger and is named nowhere, now or soon."""
+        named = [choice.name for choice in request.adapters]
+        return {name: self.resolver.find(name) for name in lone_triggers(request.prompt, named)}
+
     def _look_again(self, request: ImagesRequest) -> None:
         for choice in request.adapters:
             self.resolver.forget(choice.name, _version(choice))
 
-    def _reply(self, made: list[GeneratedImage]) -> ImagesReply:
+    def _reply(self, made: list[GeneratedImage], notes: tuple[str, ...]) -> ImagesReply:
         base, first = self.engine.model.base, made[0]
         settings = first.settings
         return ImagesReply(
@@ -183,7 +194,14 @@ class EngineService:
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             scheduler=settings.scheduler,
+            notes=notes,
         )
+
+
+def _notes(lone: Mapping[str, Future[AdapterVersion]]) -> tuple[str, ...]:
+    """Of those that turn out to be adapters, as far as the registry says so by the time the images are done."""
+    done, _ = wait(lone.values(), NOTE_SECONDS)
+    return tuple(lone_trigger_note(name) for name, one in lone.items() if one in done and one.exception() is None)
 
 
 def _version(choice: AdapterChoice) -> str | None:

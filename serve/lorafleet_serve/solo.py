@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lorafleet.bases import Base, find_base
-from lorafleet.errors import RequestError
+from lorafleet.errors import RequestError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.numerics.samplers import sampler_names, sampler_table
 from lorafleet.quiet import quiet_libraries
@@ -16,6 +16,7 @@ from lorafleet.registry import version_of
 from lorafleet_serve.adapter_spec import AdapterSpec
 from lorafleet_serve.engine import StepEngine
 from lorafleet_serve.images import png_bytes
+from lorafleet_serve.named import lone_trigger_note, lone_triggers
 from lorafleet_serve.pipeline import Pipeline
 from lorafleet_serve.requests import AdapterUse, GeneratedImage, GenerateRequest, settle
 
@@ -42,6 +43,21 @@ def resolve(specs: Sequence[AdapterSpec]) -> tuple[AdapterUse, ...]:
         found = MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve(spec.name, spec.version)
         uses.append(AdapterUse(found, spec.scale))
     return tuple(uses)
+
+
+def notes_on(prompt: str, uses: Sequence[AdapterUse]) -> tuple[str, ...]:
+    """What to say of triggers of registered adapters that are not used; the registry is asked only if there may be."""
+    lone = lone_triggers(prompt, [use.adapter.name for use in uses])
+    if not lone:
+        return ()
+    from lorafleet.tracking import MlflowRegistry
+
+    home = Home.from_environment()
+    try:
+        known = {adapter.name for adapter in MlflowRegistry(home.tracking_uri, home.adapter_cache).list()}
+    except UnreachableError:  # a note is not worth a picture
+        return ()
+    return tuple(lone_trigger_note(name) for name in lone if name in known)
 
 
 def own_base(uses: Sequence[AdapterUse], default: str) -> str:
