@@ -23,6 +23,8 @@ from lorafleet_jobs.foreign import advice
 
 DEFAULT = "object"
 MAX_SWEEP_POINTS = 1000
+OF_AN_OPTIMIZER = ("optimizer_options", "learning_rate", "text_encoder_learning_rate", "token_learning_rate")
+"""Keys whose values mean something else with another optimizer."""
 _HERE = Path(__file__).parent
 FOLDER = _HERE / "recipes" if (_HERE / "recipes").is_dir() else _HERE.parent / "recipes"
 
@@ -74,10 +76,13 @@ def resolve_points(manifest: Manifest, toy: bool, where: str) -> list[SweepPoint
     return list(found.values())
 
 
-def preset_section(name: str, toy: bool) -> dict[str, Any]:
-    """What a preset that exists says for toy or real bases."""
+def preset_section(name: str, toy: bool, optimizer: object = None) -> dict[str, Any]:
+    """What a preset that exists says for toy or real bases; for another optimizer than its own without its rates."""
     sections = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    return dict(sections.get("toy" if toy else "real") or {})
+    section = dict(sections.get("toy" if toy else "real") or {})
+    if optimizer in (None, section.get("optimizer", Recipe.model_fields["optimizer"].default)):
+        return section
+    return {key: value for key, value in section.items() if key not in OF_AN_OPTIMIZER}
 
 
 def at_point(where: str, point: Mapping[str, Any]) -> str:
@@ -112,7 +117,7 @@ def _merged(overrides: Mapping[str, Any], toy: bool, where: str) -> dict[str, An
     name, known = overrides.get("preset", DEFAULT), preset_names()
     if name not in known:
         raise ManifestError(f"{where}: 'recipe.preset' is {name!r}; known presets are {', '.join(known)}")
-    merged = preset_section(name, toy) | {"preset": name}
+    merged = preset_section(name, toy, overrides.get("optimizer")) | {"preset": name}
     for key, value in overrides.items():
         below = merged.get(key)
         both = isinstance(below, dict) and isinstance(value, Mapping)

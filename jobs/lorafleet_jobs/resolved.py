@@ -85,7 +85,7 @@ class Resolved:
 
     def _origin(self, key: str, inner: str | None = None) -> Origin:
         """The topmost layer that has the key; a mapping over a mapping leaves alone what it does not name."""
-        section = preset_section(self.recipe.preset, self.base.is_toy)
+        section = preset_section(self.recipe.preset, self.base.is_toy, self.recipe.optimizer)
         for origin, layer in (("sweep", self.point), ("manifest", self.written), ("preset", section)):
             if key in layer and (inner is None or not isinstance(layer[key], Mapping) or inner in layer[key]):
                 return origin

@@ -161,12 +161,13 @@ def test_prodigy_has_one_d_for_all_and_says_nothing(capsys: pytest.CaptureFixtur
 
 def test_options_reach_the_optimizer() -> None:
     options = {
-        "weight_decay": 0.5, "betas": (0.5, 0.6), "beta3": 0.7, "d_coef": 2.0, "decouple": False,
-        "bias_correction": False, "safeguard_warmup": False,
+        "weight_decay": 0.5, "betas": (0.5, 0.6), "beta3": 0.7, "d0": 1e-3, "d_coef": 2.0, "growth_rate": 1.02,
+        "decouple": False, "bias_correction": False, "safeguard_warmup": False,
     }  # fmt: skip
     group = optimizer_for(Recipe(optimizer_options=options), Held()).param_groups[1]
     assert group["use_bias_correction"] is options.pop("bias_correction")
     assert {key: group[key] for key in options} == options
+    assert group["d"] == 1e-3
     group = optimizer_for(Recipe(optimizer="adamw", optimizer_options={"weight_decay": 0.0}), Held()).param_groups[0]
     assert (group["weight_decay"], group["betas"]) == (0.0, (0.9, 0.999))
 

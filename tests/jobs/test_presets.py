@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lorafleet.bases import Base, find_base
 from lorafleet.config import Manifest, Recipe, SubjectSpec, Validation
+from lorafleet.config.parts import OptimizerOptions
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.foreign import ABSENT, HINTS, RENAMED, advice
 from lorafleet_jobs.layers import measure_base
@@ -204,6 +205,21 @@ def test_what_other_trainers_keys_are_called_exists_here() -> None:
     assert not set(RENAMED) & set(ABSENT)
     assert not set(Recipe.model_fields) & (set(RENAMED) | set(ABSENT))
     assert advice("stepz") is None
+
+
+@pytest.mark.parametrize("toy", [True, False])
+def test_what_a_preset_says_of_its_optimizer_is_not_said_of_another(toy: bool) -> None:
+    """AdamW has no d0, and Prodigy's rates are no rates of AdamW's."""
+    written: dict[str, Any] = {"preset": "fast", "optimizer": "adamw"}
+    recipe = resolve_recipe(written, toy)
+    assert recipe.optimizer_options == OptimizerOptions()
+    assert (recipe.rank, recipe.learning_rate) == (4, None)
+    own = resolve_recipe({"preset": "fast", "optimizer": "prodigy", "optimizer_options": {"d_coef": 2.0}}, toy)
+    assert own.optimizer_options == OptimizerOptions(d0=2e-3 if toy else 3e-4, d_coef=2.0)
+    origins = Resolved(recipe, written, {}, find_base("toy-sdxl")).origins()
+    assert (origins["optimizer"], origins["optimizer_options.d0"], origins["rank"]) == ("manifest", "default", "preset")
+    swept = resolve_sweep(manifest({"preset": "fast"}, {"optimizer": ["adamw", "prodigy"]}), toy)
+    assert [one.optimizer_options.d0 is None for one in swept] == [True, False]
 
 
 def test_who_set_what() -> None:

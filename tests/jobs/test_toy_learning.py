@@ -26,8 +26,8 @@ BARS = {"toy-sdxl": 0.8, "toy-playground": 0.65}
 an interval of some 0.11 to either side, so a bar of 0.8 would test the draws. Chance is 0.17."""
 
 
-def spec_of(subject, base):
-    recipe = resolve_recipe({"preset": "object"}, toy=True)
+def spec_of(subject, base, preset="object"):
+    recipe = resolve_recipe({"preset": preset}, toy=True)
     images = tuple(
         ImageSpec(file=p.name, caption=p.with_suffix(".txt").read_text().strip(), sha256=sha256_of(p))
         for p in sorted(subject.folder.glob("*.png"))
@@ -73,3 +73,23 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
     assert hits / total >= BARS[base]
     assert places / total >= 0.7
     assert base_hits / total <= 0.35  # chance is 1/6; the base knows mugs, not these mugs
+
+
+@pytest.mark.parametrize("base", ["toy-sdxl", pytest.param("toy-playground", marks=pytest.mark.slow)])
+def test_the_few_steps_of_fast_can_be_seen(base, tmp_path):
+    """Of 255, how far the adapter's pictures are from its own at scale 0; Prodigy from 1e-6 moved no pixel by 2."""
+    warm = LoadedBase.load(find_base(base))
+    (subject,) = write_subjects(tmp_path, [NOUN])
+    job = Training.prepare(spec_of(subject, base, "fast"), warm)
+    for step in range(1, job.spec.steps + 1):
+        step_together([(job, step)])
+    at = []
+    for weight in (0.0, 1.0):
+        job.learned.install(warm, weight)
+        at.append(samples(job, warm, "TOK"))
+        warm.clear()
+    assert (at[1] - at[0]).abs().mean() * 127.5 > 5
+    judge = load_judge()
+    gallery = judge.embed(as_tensor(subject.gallery())).mean(0)
+    before, after = (torch.cosine_similarity(judge.embed(one), gallery, dim=-1).mean() for one in at)
+    assert after > before  # and towards the subject

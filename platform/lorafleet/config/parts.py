@@ -107,7 +107,11 @@ class OptimizerOptions(Strict):
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
     beta3: Annotated[float, Field(ge=0, lt=1)] | None = None
+    d0: Annotated[float, Field(gt=0, le=0.1)] | None = None
+    """The rate that Prodigy begins with; 1e-6 by itself, from which it takes some 50 to 100 steps to grow."""
     d_coef: Annotated[float, Field(gt=0)] | None = None
+    growth_rate: Annotated[float, Field(gt=1)] | None = None
+    """By how much Prodigy's rate may grow in a step, as in 1.02; by itself without bound."""
     decouple: bool | None = None
     bias_correction: bool | None = None
     safeguard_warmup: bool | None = None
@@ -122,12 +126,15 @@ class OptimizerOptions(Strict):
 
 
 OPTIONS = {
-    "prodigy": ("weight_decay", "betas", "beta3", "d_coef", "decouple", "bias_correction", "safeguard_warmup"),
+    "prodigy": (
+        "weight_decay", "betas", "beta3", "d0", "d_coef", "growth_rate", "decouple", "bias_correction",
+        "safeguard_warmup",
+    ),
     "adamw": ("weight_decay", "betas"),
     "adamw8bit": ("weight_decay", "betas"),
     "lion": ("weight_decay", "betas"),
     "adafactor": ("weight_decay",),
-}
+}  # fmt: skip
 
 
 class CaptionSpec(Strict):
