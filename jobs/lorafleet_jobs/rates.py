@@ -8,7 +8,10 @@ from lorafleet.config import Recipe
 
 RATES = {"prodigy": 1.0, "adamw": 1e-4, "adamw8bit": 1e-4, "lion": 3e-5, "adafactor": 1e-3}
 """Prodigy's is a factor of its own estimate. AdamW: diffusers' default. Lion: 3 to 10 times less than AdamW (Chen et
-al. 2023, section 5). Adafactor: relative to the size of a matrix, the customary 1e-3."""
+al. 2023, section 5). Adafactor: relative to the size of a matrix, the customary 1e-3.
+
+The text encoders have the UNet's, as in sd-scripts. diffusers' scripts take 5e-6, a twentieth, at which text encoders
+learn nothing on the toy bases (`docs/log.md`)."""
 TOKEN_FACTOR = 3.0
 """Of the rate of learned tokens; cog-sdxl's 3e-4 beside 1e-4."""
 

@@ -21,6 +21,8 @@ from lorafleet.targets import UNET
 
 CONFIG = "adapter_config.json"
 MAX_CONFIG_BYTES = 2**20
+TEXT_MODEL = "text_model."
+"""What stands before a text encoder's layers in some versions of transformers and not in others."""
 _NAME = re.compile(r"\^?[\w.-]+")
 CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 """Ways to begin that change the base's own weights, so that the file means nothing without those."""
@@ -67,7 +69,7 @@ class PeftScale(Strict):
 
     def at(self, part: str, layer: str) -> tuple[int, float]:
         """A layer's rank and scale, resolved as PEFT does: by the first pattern that its name ends with."""
-        name = layer if part == UNET else f"text_model.{layer}"
+        name = layer if part == UNET else f"{TEXT_MODEL}{layer}"
         r = _first(self.rank_pattern, name, self.r)
         alpha = _first(self.alpha_pattern, name, self.lora_alpha)
         return r, alpha / (r**0.5 if self.use_rslora else r)
@@ -110,8 +112,6 @@ def _json(where: str, name: str, text: str | bytes) -> dict[str, Any]:
 
 def _first(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     """PEFT's get_pattern_key for patterns that are names: the name itself, or unless it is anchored an end of it."""
-    for pattern, value in patterns.items():
-        exact = pattern.removeprefix("^")
-        if name in (exact, f"text_model.{exact}") or (exact == pattern and name.endswith(f".{exact}")):
-            return value
-    return default
+    ends = {name[i:] for i in range(len(name)) if i == 0 or name[i - 1] == "."}
+    matching = ends | {f"^{name}", f"^{name.removeprefix(TEXT_MODEL)}"}
+    return next((value for pattern, value in patterns.items() if pattern in matching), default)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.utils import convert_all_state_dict_to_peft, convert_state_dict_to_kohya
+from hypothesis import given
+from hypothesis import strategies as st
 from lora_files import BASE, CONVOLUTIONS, assert_same, own, pairs, sgm_name, written
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
@@ -18,7 +20,8 @@ from lorafleet.errors import BundleError
 from lorafleet.export import kohya_tensors
 from lorafleet.importing import Import, make_bundle
 from lorafleet.loaded import LoadedBase
-from lorafleet.targets import PRESETS, UNET
+from lorafleet.spellings import Spellings
+from lorafleet.targets import PARTS, PRESETS, UNET
 
 SCALE = 0.625
 WAYS = {".lora_A.": ".lora_down.", ".lora_B.": ".lora_up."}
@@ -120,7 +123,7 @@ def test_a_file_of_another_program_has_the_deltas_of_diffusers_file_of_the_same_
     assert bundle.card.notes == ()
 
 
-@pytest.mark.parametrize("how", ["plain", "patterns", "rslora"])
+@pytest.mark.parametrize("how", ["plain", "patterns", "rslora", "dora"])
 def test_what_peft_itself_saves_of_a_unet(base_model, warm, tmp_path, how):
     """With adapter_config.json beside it; PEFT's own deltas are the oracle."""
     more = {
@@ -130,6 +133,7 @@ def test_what_peft_itself_saves_of_a_unet(base_model, warm, tmp_path, how):
             "alpha_pattern": {"to_v": 3, "^mid_block.attentions.0.transformer_blocks.0.attn1.to_q": 5},
         },
         "rslora": {"use_rslora": True},
+        "dora": {"use_dora": True},
     }[how]
     torch.manual_seed(0)
     config = LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v"], **more)
@@ -143,7 +147,7 @@ def test_what_peft_itself_saves_of_a_unet(base_model, warm, tmp_path, how):
     model.unload()
     deltas, bundle = own(tmp_path / "saved" / "adapter_model.safetensors", warm, tmp_path)
     assert_same(deltas, layers)
-    assert (bundle.card.recipe["format"], bundle.card.notes) == ("PEFT", ())
+    assert (bundle.card.recipe["format"], bundle.card.notes, bundle.card.dora) == ("PEFT", (), how == "dora")
 
 
 def peft_saved(warm, folder, **config):
@@ -245,6 +249,30 @@ def test_keys_that_mean_nothing_are_left_out_by_name_and_too_many_are_refused(lo
     assert "\n* 'lora_metadata' belongs" in imported(file, tmp_path / "b").files[README].decode()
     with pytest.raises(BundleError, match=r"17 keys belong to no layer, 'step00' and 'step01' among them"):
         imported(written(tmp_path, tensors | {f"step{i:02}": torch.ones(1) for i in range(17)}), tmp_path)
+
+
+PIECES = (
+    "lora_unet", "unet", "base_model.model", "text_encoder", "te2", "input_blocks", "mid_block", "0", "1", "attentions",
+    "transformer_blocks", "attn1", "to_q", "lora_A", "lora_down", "default", "weight", "alpha", "scale", "bundle_emb",
+    "clip_l", "position_ids", "x",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=9), st.sampled_from("._"))
+def test_every_key_is_bound_refused_by_name_or_left_out(base_names, pieces, joint):
+    key = joint.join(pieces)
+    try:
+        named, refused = base_names.read(key), ""
+    except BundleError as problem:
+        named, refused = None, str(problem)
+    assert not refused or repr(key) in refused
+    assert named is None or named.place[0] in PARTS
+    assert named or refused or "." not in key or key.endswith(".position_ids")
+
+
+@pytest.fixture(scope="module")
+def base_names(warm):
+    return Spellings(warm, "style.safetensors")
 
 
 def test_no_part_of_a_name_is_guessed_at(warm, tmp_path):
