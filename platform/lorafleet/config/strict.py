@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from lorafleet.config.wording import BOOLEAN_NUMBER, WANTED, alternatives, path_of, shown, wanted
+from lorafleet.config.wording import BOOLEAN_NUMBER, MAPPING, WANTED, alternatives, path_of, shown, wanted
 from lorafleet.errors import LorafleetError, ManifestError
 
 Model = TypeVar("Model", bound="Strict")
@@ -88,7 +88,7 @@ def _about_value(path: str, loc: Sequence[int | str], errors: Sequence[ErrorDeta
     value = errors[0]["input"]
     if must is not None:
         return f"{path or 'the document'} is {shown(value)}; it must be {must}"
-    own = next((error for error in errors if error["type"] not in WANTED), errors[0])
+    own = next((error for error in errors if error["type"] not in (*WANTED, *MAPPING)), errors[0])
     said = own["msg"].removeprefix("Value error, ")
     if own["type"] == "value_error" and isinstance(value, Mapping):  # its keys disagree
         return f"{path}: {said}" if path else said

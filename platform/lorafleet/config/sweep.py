@@ -1,7 +1,7 @@
 """A sweep: recipe keys at several points, and when to end the points that do badly. Knows keys and values as written.
 
     sweep: {rank: [4, 16], pivotal.tokens: [1, 4]}                              grid: every combination
-    sweep: {points: [{rank: 4}, {rank: 16, learning_rate: 1e-4}]}               a list
+    sweep: {points: [{rank: 4}, {rank: 16, pivotal.tokens: 4}]}                 a list
     sweep: {random: {count: 12, seed: 0, space: {rank: {choice: [4, 8]}}}}      draws
 
 Refuses to know which keys a recipe has and what they come to (`lorafleet_jobs.presets`), and how scores are made.
