@@ -109,6 +109,16 @@ def test_keys_that_disagree(keys: dict[str, Any], said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_options_that_came_later_leave_older_recipes_as_they_were_written() -> None:
+    """Job ids are made of it: what was trained before is not trained again."""
+    assert list(Recipe().model_dump()["optimizer_options"]) == [
+        "weight_decay", "betas", "beta3", "d_coef", "decouple", "bias_correction", "safeguard_warmup",
+    ]  # fmt: skip
+    told = Recipe(optimizer_options={"d0": 1e-3})
+    assert told.model_dump()["optimizer_options"]["d0"] == 1e-3
+    assert Recipe.model_validate_json(told.model_dump_json()) == told
+
+
 def test_short_forms() -> None:
     assert Recipe(text_encoder_lora=True) == Recipe(text_encoder_lora={})
     assert Recipe(text_encoder_lora=False).text_encoder_lora is None

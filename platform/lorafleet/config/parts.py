@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, model_validator
 
@@ -101,16 +101,20 @@ class SigmaSampler(Strict):
     P_std: Annotated[float, Field(gt=0, le=10)] = 1.2
 
 
+LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
+"""Of a key that came after jobs were trained: unset it is not written, and their ids stay what they were."""
+
+
 class OptimizerOptions(Strict):
     """What an optimizer takes beside its rate; unset means its own default."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
     beta3: Annotated[float, Field(ge=0, lt=1)] | None = None
-    d0: Annotated[float, Field(gt=0, le=0.1)] | None = None
+    d0: Annotated[float, Field(gt=0, le=0.1)] | None = LATER
     """The rate that Prodigy begins with; 1e-6 by itself, from which it takes some 50 to 100 steps to grow."""
     d_coef: Annotated[float, Field(gt=0)] | None = None
-    growth_rate: Annotated[float, Field(gt=1)] | None = None
+    growth_rate: Annotated[float, Field(gt=1)] | None = LATER
     """By how much Prodigy's rate may grow in a step, as in 1.02; by itself without bound."""
     decouple: bool | None = None
     bias_correction: bool | None = None
