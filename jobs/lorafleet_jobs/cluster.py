@@ -1,16 +1,18 @@
-"""The Ray that lanes run on: one that is given, one that runs here already, or one started for the occasion."""
+"""The Ray that lanes run on: one that is named, one that runs here and proves itself, or one of our own."""
 
 from __future__ import annotations
 
 import logging
 import os
 import secrets
-import socket
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Ray Train looks whether a worker has ended only so often; 2 s by default, twice a run.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -22,38 +24,60 @@ import ray
 from ray.exceptions import RayError
 
 from lorafleet.config import Resources
+from lorafleet.console import note
 from lorafleet.errors import ManifestError, UnreachableError
+from lorafleet.reach import await_rpc
+from lorafleet_jobs.causes import describe, recurs
+from lorafleet_jobs.proving import ask_worker, difference, here, objection, prove
 
-KNOCK_SECONDS = 3.0
 OBJECT_STORE_BYTES = 128 * 2**20  # nothing big ever lies there
+WORKER_SECONDS = 180.0
+"""So long a named cluster may take to start a worker; one that never does would keep the lanes waiting for ever."""
+OWN = "one of our own, which ends with this submission"
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a cluster has, and whether it ends with us."""
+    """What a cluster has, whether it ends with us, and what it is for people."""
 
     gpus: float
     own: bool
+    name: str = OWN
+
+
+@dataclass(frozen=True)
+class Named:
+    """A cluster that somebody named."""
+
+    address: str
+    source: str
+    """Where it is named, as in "RAY_ADDRESS"."""
+    remedy: str
+    """How not to name it."""
 
 
 @contextmanager
 def cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
     """Connects to Ray at `address`, at RAY_ADDRESS, or to what `ray start` left here with `cpus` free; or starts one.
 
-    Raises UnreachableError if an address was given and nothing answers there.
+    A named cluster that does not answer, or whose workers lack lorafleet, is UnreachableError; one that nobody named
+    is passed over, with a note.
     """
     logging.getLogger("ray").setLevel(logging.ERROR)
     if ray.is_initialized():
-        yield Cluster(_gpus(), own=False)
+        yield Cluster(_gpus(), own=False, name="the one this process is connected to")
         return
-    address = address or os.environ.get("RAY_ADDRESS")
-    own = address == "local" or (address is None and not _join_running(cpus))
-    if own:
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if wanted == "local":
+        joined = None
+    elif wanted:
+        joined = _join(_named(address))
+    else:
+        joined = _join_running(cpus)
+    if joined is None:
         _start(cpus)
-    elif address is not None:
-        _join(address)
     try:
-        yield Cluster(_gpus(), own)
+        yield Cluster(_gpus(), joined is None, joined or OWN)
     finally:
         ray.shutdown()
 
@@ -79,37 +103,87 @@ def lanes_that_fit(wanted: int, jobs: int, gpus: float, found: Cluster) -> int:
     return max(1, lanes)
 
 
-def _join(address: str) -> None:
+def _named(address: str | None) -> Named:
+    """What --address or RAY_ADDRESS says; `auto` is what Ray's own file says."""
+    if address:
+        named = Named(address, "--address", "correct --address or leave it out")
+    else:
+        named = Named(os.environ["RAY_ADDRESS"], "RAY_ADDRESS", "correct RAY_ADDRESS, or unset it to train here")
+    if named.address != "auto":
+        return named
+    file = _current_cluster()
     try:
-        _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, TimeoutError, socket.gaierror, RayError, RuntimeError, ValueError) as problem:
+        said = file.read_text().strip()
+    except OSError:
+        raise UnreachableError(f"{named.source} is 'auto', but no Ray runs here ({file} is missing); start it, or "
+                               f"{named.remedy}") from None  # fmt: skip
+    return Named(said, f"{named.source}=auto, from {file}", f"delete that file (`ray stop` does) or {named.remedy}")
+
+
+def _join(named: Named) -> str:
+    """Connects, or raises UnreachableError within seconds; returns the cluster's name for people."""
+    try:
+        _answers(named.address)
+        ray.init(address=named.address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RayError, RuntimeError, ValueError) as problem:
         said = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise UnreachableError(
-            f"no Ray answers at {address!r} ({said[:200]}); start it, or train here without --address and RAY_ADDRESS"
+            f"no Ray answers at {named.address!r}, which {named.source} names ({said[:200]}); start it, or "
+            f"{named.remedy}"
         ) from None
-
-
-def _knock(address: str) -> None:
-    """Raises OSError within seconds if nobody listens there; Ray itself would go on trying for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_SECONDS).close()
-
-
-def _join_running(cpus: int) -> bool:
-    """Joins the Ray that `ray start` has put on this machine, if there is one and it has room."""
     try:
-        folder = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-        address = (folder / "ray" / "ray_current_cluster").read_text().strip()
-        _knock(address)
+        workers = ask_worker(WORKER_SECONDS)
+    except RayError as problem:
+        ray.shutdown()
+        remedy = "install the same lorafleet on its nodes" if recurs(problem) else "see its logs"
+        raise UnreachableError(
+            f"Ray at {named.address!r}, which {named.source} names, cannot be used: {objection(problem)}; {remedy}, "
+            f"or {named.remedy}"
+        ) from None
+    if (differs := difference(workers, here())) is not None:
+        note(f"Ray at {named.address}: {differs}")
+    return f"{named.address} ({named.source})"
+
+
+def _answers(address: str) -> None:
+    """Raises OSError within seconds if no Ray is there; Ray itself would go on trying for minutes."""
+    place = address.removeprefix("ray://")
+    if place.rpartition(":")[2].isdecimal():
+        await_rpc(place)
+
+
+def _current_cluster() -> Path:
+    """Where `ray start` writes the address of what it started here."""
+    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+
+
+def _join_running(cpus: int) -> str | None:
+    """Joins the Ray that `ray start` has put on this machine, if it can do our work; None if not, which is noted."""
+    try:
+        address = _current_cluster().read_text().strip()
+        _answers(address)
     except OSError:
-        return False
-    _join(address)
-    if ray.available_resources().get("CPU", 0) >= cpus:
-        return True
-    ray.shutdown()  # somebody else's work fills it
-    return False
+        return None
+    why = _unfit(address, cpus)
+    if why is None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RayError, RuntimeError, ValueError) as problem:
+            why = describe(problem)
+    if why is not None:
+        note(f"the Ray at {address}, which runs here, is passed over: {why}")
+        return None
+    return f"{address}, which runs here; RAY_ADDRESS=local starts one of our own"
+
+
+def _unfit(address: str, cpus: int) -> str | None:
+    """Why a cluster that nobody named is not used."""
+    proof = prove(address)
+    if isinstance(proof, str):
+        return proof
+    if (differs := difference(proof.workers, here())) is not None:
+        return differs
+    return None if proof.cpus >= cpus else f"{proof.cpus:g} of its cores are free, and {cpus} are wanted"
 
 
 def _start(cpus: int) -> None:
@@ -119,9 +193,19 @@ def _start(cpus: int) -> None:
         ray.init(
             address="local", num_cpus=max(cpus, os.cpu_count() or 1), object_store_memory=OBJECT_STORE_BYTES,
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            runtime_env=python_of(sys.executable),
         )  # fmt: skip
     except (ConnectionError, RayError, RuntimeError, TimeoutError) as problem:
         raise UnreachableError(f"Ray does not start here ({problem}); look into /tmp/ray/session_latest/logs") from None
+
+
+def python_of(executable: str) -> dict[str, Any] | None:
+    """The runtime environment without which Ray cannot start workers by this Python; None if it can.
+
+    Ray has a shell `exec` the path as it is written, unquoted.
+    """
+    quoted = shlex.quote(executable)
+    return None if quoted == executable else {"py_executable": quoted}
 
 
 def _gpus() -> float:

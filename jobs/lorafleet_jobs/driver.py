@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from lorafleet.console import escape_unwritable
 from lorafleet.errors import LorafleetError
 from lorafleet.home import Home
 
@@ -15,6 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     from lorafleet_jobs.lock import driver_lock
     from lorafleet_jobs.submit import drive
 
+    escape_unwritable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     home = Home.from_environment()
     submission, *address = arguments

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import traceback
+from pathlib import Path
 
 import torch
 
@@ -12,6 +14,7 @@ from lorafleet.errors import (
     LorafleetError,
     ManifestError,
     NonFiniteError,
+    SettingsError,
     UnreachableError,
 )
 from lorafleet_jobs.rows import Kind
@@ -20,6 +23,7 @@ STORAGE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errn
 KINDS: tuple[tuple[type[Exception], Kind], ...] = (
     (DataError, "data"),
     (ManifestError, "recipe"),
+    (SettingsError, "recipe"),
     (BaseModelError, "recipe"),
     (NonFiniteError, "non-finite"),
     (UnreachableError, "publish"),
@@ -56,3 +60,17 @@ REMEDIES: dict[Kind, str] = {
     "lost": "the device, or another worker of the job, failed; see whether it is healthy",
 }
 """What is added to a reason that is not our own."""
+
+
+def reason(problem: Exception, log: Path) -> str:
+    """Why a job failed, in one line; `log` has the traceback of what is none of our errors."""
+    if isinstance(problem, LorafleetError):
+        return str(problem)
+    said = (str(problem).splitlines() or [""])[0]
+    remedy = REMEDIES.get(classify(problem), "")
+    return f"{type(problem).__name__}: {said} (traceback in {log})" + (f"; {remedy}" if remedy else "")
+
+
+def lines_of(problem: Exception) -> list[str]:
+    """Its traceback."""
+    return "".join(traceback.format_exception(problem)).splitlines()

@@ -9,20 +9,19 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from lorafleet.bases import find_base
 from lorafleet.bundle import Bundle
 from lorafleet.deterministic import use_deterministic_algorithms
-from lorafleet.errors import LorafleetError, UnreachableError
+from lorafleet.errors import LorafleetError, NotFoundError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.desk import Desk, LaneSetup, Lease
 from lorafleet_jobs.held import Held
 from lorafleet_jobs.joblog import JobLog
-from lorafleet_jobs.kinds import REMEDIES, classify
+from lorafleet_jobs.kinds import classify, lines_of, reason
 from lorafleet_jobs.mates import NoMates
 from lorafleet_jobs.publish import kept, publish
 from lorafleet_jobs.pulse import Pulse
@@ -99,7 +98,8 @@ class Lane:
                 elif not self._held:
                     self._wait()
         except Exception as problem:  # a defect, or a device that failed: this life is over, the next one starts afresh
-            self._say_to_all(*_traceback(problem))
+            for held in self._held:
+                self._died(held, problem)
             raise
         finally:
             watchdog.stop()
@@ -166,9 +166,9 @@ class Lane:
         spec, run_id = waiting.lease.spec, waiting.lease.run_id
         self._signs.now(f"starting job {spec.id}")
         self._spans.now("start")
-        self.tracking.resume(run_id, waiting.lease.attempt)
         out = self.home.bundles / spec.id
         try:
+            self.tracking.resume(run_id, waiting.lease.attempt)
             if (done := kept(out, spec.id)) is not None:
                 self._end(waiting, done)
                 return
@@ -232,6 +232,9 @@ class Lane:
             held.say("let go: cancelled, or in other hands")  # who did that has written how it stands
         except FAILURES as problem:
             self._failed(held, problem, packed)
+        except Exception as problem:
+            self._died(held, problem)
+            raise
         else:
             if self.desk.finish(held.lease.spec.id, held.lease.attempt, "succeeded", version, None):
                 held.say(f"version {version} of {held.lease.spec.adapter}")
@@ -253,14 +256,14 @@ class Lane:
         """Tells the desk, which decides whether the job is tried again."""
         kind, lease = classify(problem), held.lease
         if not isinstance(problem, LorafleetError):
-            held.say(*_traceback(problem))
-        reason = self._reason(lease, problem)
+            held.say(*lines_of(problem))
+        why = reason(problem, held.log.path)
         if kind == "memory" and held.run is not None and packed > 1:
             held.run.save()  # among fewer it goes on from here
-        state = self.desk.fail(lease.spec.id, lease.attempt, kind, reason, packed)
-        held.say(f"{kind}: {reason}" + (" (it is tried again)" if state == "queued" else ""))
+        state = self.desk.fail(lease.spec.id, lease.attempt, kind, why, packed)
+        held.say(f"{kind}: {why}" + (" (it is tried again)" if state == "queued" else ""))
         if state == "failed" or (state == "queued" and kind == "non-finite"):
-            self._close(lease, "FAILED", reason)
+            self._close(lease, "FAILED", why)
         if kind == "lost" or self._mates.out_of_step(problem):
             raise problem  # this process can do no more
 
@@ -269,27 +272,19 @@ class Lane:
     ) -> None:
         try:
             self.tracking.finish(lease.run_id, status, error, tags)
-        except UnreachableError as problem:
+        except (UnreachableError, NotFoundError) as problem:
             log.warning("%s", problem)
 
-    def _reason(self, lease: Lease, problem: Exception) -> str:
-        if isinstance(problem, LorafleetError):
-            return str(problem)
-        said = (str(problem).splitlines() or [""])[0]
-        where = f"traceback in {self.home.job_log(lease.spec.submission, lease.spec.id)}"
-        remedy = REMEDIES.get(classify(problem), "")
-        return f"{type(problem).__name__}: {said} ({where})" + (f"; {remedy}" if remedy else "")
+    def _died(self, held: Held, problem: Exception) -> None:
+        """The lane ends of a problem that is none of a job's own failures: the job's log and its row say which."""
+        held.say(*lines_of(problem))
+        if isinstance(problem, UnreachableError):
+            return  # the desk is gone; it will find out that we are
+        why = f"its lane died of {reason(problem, held.log.path)}"
+        self.desk.fail(held.lease.spec.id, held.lease.attempt, "lost", why, len(self._held))
 
     def _stalled(self, reason: str) -> None:
         """The watchdog's last words; called from its thread."""
         for held in list(self._held):
             held.say(f"lane {self.setup.name} {reason}")
             self.desk.fail(held.lease.spec.id, held.lease.attempt, "stalled", f"its lane {reason}", len(self._held))
-
-    def _say_to_all(self, *lines: str) -> None:
-        for held in self._held:
-            held.say(*lines)
-
-
-def _traceback(problem: Exception) -> list[str]:
-    return "".join(traceback.format_exception(problem)).splitlines()

@@ -21,9 +21,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lorafleet.home import Home
+from lorafleet_jobs.causes import describe, recurs
 from lorafleet_jobs.desk import LaneSetup, StoreDesk
 from lorafleet_jobs.dispatcher import RemoteDesk, start_dispatcher
 from lorafleet_jobs.fleet import Fleet
+from lorafleet_jobs.joblog import JobLog
 from lorafleet_jobs.policy import TENURE_SECONDS, advance, workers_wanted
 from lorafleet_jobs.rows import QUARANTINE_LANES
 from lorafleet_jobs.store import JobStore
@@ -32,8 +34,10 @@ if TYPE_CHECKING:
     from lorafleet_jobs.lane import Leaving
     from lorafleet_jobs.mates import NoMates
 
-TRIES = 2
-"""So many runs of a lane may fail one after another without any job getting further."""
+TRIES = 2 * QUARANTINE_LANES
+"""So often a lane may die, one life after another, without any job getting further: two jobs that kill it."""
+IMPORT_TRIES = 2
+"""The same of something that cannot be imported: it takes a node that has it."""
 POLITE_SECONDS = 120.0
 """So long a lane that gave up its place lets others take it; they may want what the cluster does not have."""
 MATES_SECONDS = 4 * 3600
@@ -118,15 +122,23 @@ def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
             left = _live(fleet, number, life, dispatcher)
             log.info("lane %d: %s", number, left)
         except (TrainingFailedError, RayError) as problem:
-            log.error("lane %d: %s", number, problem)
+            cause = describe(problem)
+            _bury(fleet, store, _setup(fleet, number).name, cause)
             fruitless = 0 if advance(store.jobs(fleet.submission)) != before else fruitless + 1
-            if fruitless == TRIES:
-                return f"lane {number}: {(str(problem).strip().splitlines() or [type(problem).__name__])[-1]}"
+            if fruitless >= (IMPORT_TRIES if recurs(problem) else TRIES):
+                return f"lane {number}: {cause}"
         else:
             if left == "yielded":
                 _let_others_in(desk)
         life += 1
     return None
+
+
+def _bury(fleet: Fleet, store: JobStore, lane: str, cause: str) -> None:
+    """A lane died: its jobs are taken back at once, and their rows and logs say what it died of."""
+    log.warning("lane %s died of %s", lane, cause)
+    for row in store.lose(fleet.submission, lane, time.time(), cause):
+        JobLog(Home(fleet.home).job_log(row.submission, row.id)).say(f"lane {lane} died of {cause}")
 
 
 def _let_others_in(desk: StoreDesk) -> None:
@@ -139,8 +151,8 @@ def _live(fleet: Fleet, number: int, life: int, dispatcher: Any) -> Leaving:
     """One Ray Train run. Raises TrainingFailedError or RayError."""
     name = f"{fleet.submission}-{fleet.drive}-{number}w{fleet.workers}-{life}"
     run_config = RunConfig(
-        name=name, storage_path=str(fleet.storage), failure_config=FailureConfig(max_failures=QUARANTINE_LANES)
-    )
+        name=name, storage_path=str(fleet.storage), failure_config=FailureConfig(max_failures=0)
+    )  # Ray Train would start it again without saying why it died
     try:
         left: Leaving = _trainer(fleet, _setup(fleet, number), dispatcher, run_config).fit().return_value
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,14 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from lorafleet.console import escape_unwritable
 from lorafleet.errors import LorafleetError, ManifestError, UnreachableError
+from lorafleet.reach import ask_directly, knock
 
 if TYPE_CHECKING:
     from lorafleet_jobs.intake import Prepared
 
 JobStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 Step = Literal["submit", "replace", "leave"]
-KNOCK_SECONDS = 3.0
 PORTS = {"http": 80, "https": 443}
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
 """For `ray job stop`: SIGTERM would kill the driver on the spot; SIGINT lets its lanes end between two steps."""
@@ -123,7 +123,8 @@ def _job_api(address: str) -> Iterator[Any]:
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
         parts = urlsplit(address)
-        socket.create_connection((parts.hostname or "", parts.port or PORTS[parts.scheme]), KNOCK_SECONDS).close()
+        ask_directly(address)
+        knock(parts.hostname or "", parts.port or PORTS[parts.scheme])
         yield JobSubmissionClient(address)
     except AuthenticationError:
         raise UnreachableError(
@@ -157,6 +158,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Arguments: manifest, the submission's id as it was where it was submitted, and the base if not the manifest's.
     """
+    escape_unwritable()
     manifest, submission, *base = arguments
     try:
         return _train(Path(manifest), submission, base[0] if base else None)

@@ -12,7 +12,7 @@ from typing import Any
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet_jobs.rows import ENDED, JobRow, State, overall
-from lorafleet_jobs.store import JobStore, SubmissionRow, sqlite_url
+from lorafleet_jobs.store import JobStore, SubmissionRow
 
 SHOWN: tuple[State, ...] = ("running", "failed", "queued", "cancelled", "stopped", "succeeded")
 """In the order in which they are of interest."""
@@ -95,8 +95,8 @@ def _job(job: JobRow) -> dict[str, Any]:
 
 
 def store_url(home: Home) -> str:
-    """The database of the job rows: `LORAFLEET_DATABASE_URL`, else SQLite under the home."""
-    return os.environ.get("LORAFLEET_DATABASE_URL") or sqlite_url(home.database)
+    """The database of the job rows, as any process of this machine can be told it."""
+    return home.database_url
 
 
 def open_store(home: Home) -> JobStore:

@@ -164,11 +164,14 @@ def fail(row: JobRow, attempt: int, kind: Kind, reason: str, now: float, packed:
     return finish(row, attempt, "failed", now, error=reason, kind=kind)
 
 
-def lose(row: JobRow, lane: str | None, now: float, attempt: int | None = None) -> JobRow | None:
+def lose(
+    row: JobRow, lane: str | None, now: float, attempt: int | None = None, cause: str | None = None
+) -> JobRow | None:  # fmt: skip
     """A job whose lane died: queued again after a while, alone; or in quarantine, if no lane survives it."""
     if row.state != "running" or lane not in (None, row.lane) or attempt not in (None, row.attempts):
         return None
-    return _died(row, "lost", f"lane {row.lane} died at step {row.step}", now)
+    died = f"lane {row.lane} died at step {row.step}"
+    return _died(row, "lost", died if cause is None else f"{died} of {cause}", now)
 
 
 def expire(row: JobRow, now: float) -> JobRow | None:

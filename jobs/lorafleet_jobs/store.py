@@ -14,13 +14,14 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from lorafleet.addresses import sqlite_url
 from lorafleet.config import Resources
 from lorafleet.errors import NotFoundError
 from lorafleet_jobs import rows
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.policy import Claim, next_jobs
 from lorafleet_jobs.rows import ENDED, Ending, JobRow, Kind, State
-from lorafleet_jobs.tables import jobs, open_database, sqlite_url, submissions
+from lorafleet_jobs.tables import jobs, open_database, submissions
 
 
 @dataclass(frozen=True)
@@ -209,9 +210,9 @@ class JobStore:
         """Takes back every running job, for no lane is at work; nothing is held against them."""
         self._each(submission, None, lambda row: rows.give_back(row, now))
 
-    def lose(self, submission: str, lane: str, now: float) -> list[JobRow]:
-        """Takes back what a lane held that died; returns those."""
-        return self._each(submission, None, lambda row: rows.lose(row, lane, now))
+    def lose(self, submission: str, lane: str, now: float, cause: str | None = None) -> list[JobRow]:
+        """Takes back what a lane held that died, of `cause` if that is known; returns those."""
+        return self._each(submission, None, lambda row: rows.lose(row, lane, now, cause=cause))
 
     def retry(self, submission: str, now: float, job: str | None = None) -> list[JobRow]:
         """Queues the failed and cancelled jobs again, or one of them; returns those."""

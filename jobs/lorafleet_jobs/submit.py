@@ -91,11 +91,12 @@ def record(prepared: Prepared, home: Home) -> None:
     row = SubmissionRow(
         plan.submission, manifest.name, manifest.base, text, plan.lanes, resources, manifest.priority
     )  # fmt: skip
+    tracking = _tracking(home)  # an address that is none is refused before anything is recorded
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
     store.retry(plan.submission, now)
     if not store.is_drained(plan.submission):
-        open_runs(store, _tracking(home), plan.submission)
+        open_runs(store, tracking, plan.submission)
     folder = home.submissions / plan.submission
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.yaml").write_text(text)
@@ -137,6 +138,7 @@ def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, s
 
     jobs = load_submission(home, row.id).jobs
     with cluster(address, cpus_wanted(row, jobs)) as found, ThreadPoolExecutor(1) as pool:
+        note(f"{row.id} trains on {found.name}", "Ray", "dim")
         fleet = fleet_of(row, jobs, home, found)
         watch = Driving(store, home, row.id, cluster_name(), show)
         watch.look()
@@ -185,7 +187,7 @@ def start_driver(submission: str, home: Home, address: str | None) -> None:
     """
     out = home.submissions / submission / "driver.log"
     command = [sys.executable, "-m", "lorafleet_jobs.driver", submission, *([address] if address else [])]
-    environment = {**os.environ, "LORAFLEET_HOME": str(home.root)}
+    environment = {**os.environ, **home.environment()}
     with out.open("ab") as stream:
         driver = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import (
@@ -20,13 +21,18 @@ from sqlalchemy import (
     event,
     inspect,
     make_url,
+    text,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 from sqlalchemy.schema import CreateColumn
 
+from lorafleet.addresses import shown, sqlite_file
 from lorafleet.errors import UnreachableError
+from lorafleet.locked import file_lock
 
 BUSY_MILLISECONDS = 20_000
+MAKING = 0x10_4A_F1_EE
+"""The advisory lock, any number nobody else takes, that PostgreSQL holds while tables are made."""
 metadata = MetaData()
 submissions = Table(
     "submissions",
@@ -100,24 +106,19 @@ def open_database(url: str) -> Engine:
         engine = create_engine(_with_driver(url), isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _tune_sqlite)
-        _create(engine)
-        for table in metadata.tables.values():
-            _renew(engine, table)
+        with _making(engine, url):
+            metadata.create_all(engine)
+            for table in metadata.tables.values():
+                _renew(engine, table)
     except ModuleNotFoundError as problem:
-        raise UnreachableError(f"{_shown(url)} needs {problem.name}; pip install 'lorafleet[postgres]'") from None
+        raise UnreachableError(f"{shown(url)} needs {problem.name}; pip install 'lorafleet[postgres]'") from None
     except (OperationalError, ProgrammingError, ArgumentError, OSError) as problem:
         said = str(problem).splitlines()[0]
         raise UnreachableError(
-            f"the job rows at {_shown(url)} cannot be opened ({said}); make the folder writable, correct "
+            f"the job rows at {shown(url)} cannot be opened ({said}); make the folder writable, correct "
             "LORAFLEET_DATABASE_URL, or set LORAFLEET_HOME to another place"
         ) from None
     return engine
-
-
-def sqlite_url(path: Path) -> str:
-    """The URL of an SQLite file, whose folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path}"
 
 
 def _with_driver(url: str) -> URL:
@@ -126,12 +127,20 @@ def _with_driver(url: str) -> URL:
     return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
 
 
-def _create(engine: Engine) -> None:
-    try:
-        metadata.create_all(engine)
-    except (OperationalError, ProgrammingError, IntegrityError):
-        if not all(inspect(engine).has_table(name) for name in metadata.tables):  # else another process was first
-            raise
+@contextmanager
+def _making(engine: Engine, url: str) -> Iterator[None]:
+    """One process at a time inside the block; a lock ends with its process."""
+    if engine.dialect.name == "sqlite":
+        file = sqlite_file(url)
+        with nullcontext() if file is None else file_lock(file.with_name(f"{file.name}.lock")):
+            yield
+        return
+    with engine.connect() as holder:
+        holder.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MAKING})
+        try:
+            yield
+        finally:
+            holder.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": MAKING})
 
 
 def _renew(engine: Engine, table: Table) -> None:
@@ -142,11 +151,7 @@ def _renew(engine: Engine, table: Table) -> None:
     changes += [f"DROP COLUMN {quote(name)}" for name in GONE.get(table.name, ()) if name in there]
     for change in changes:
         with engine.connect() as connection:
-            try:
-                connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} {change}")
-            except (OperationalError, ProgrammingError) as problem:
-                if not any(word in str(problem).lower() for word in ("duplicate", "exists", "no such column")):
-                    raise  # else another process was first
+            connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} {change}")
 
 
 def _tune_sqlite(connection: Any, _record: object) -> None:
@@ -155,9 +160,3 @@ def _tune_sqlite(connection: Any, _record: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
-
-
-def _shown(url: str) -> str:
-    """Without what stands before the @: it may be a password."""
-    scheme, found, rest = url.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if found else url

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from lorafleet import __version__
 from lorafleet.config.manifest import Notify
+from lorafleet.reach import ask_directly
 
 TRIES = 3
 TIMEOUT_SECONDS = 10.0
@@ -41,6 +42,7 @@ def notify(
     key = None
     if wanted.secret_env is not None and not (key := environment.get(wanted.secret_env)):
         return f"notify.secret_env names {wanted.secret_env}, which is not set here; nobody was notified"
+    ask_directly(wanted.url)
     problem = ""
     for attempt in range(TRIES):
         if attempt:

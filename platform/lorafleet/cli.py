@@ -19,7 +19,7 @@ import typer
 from typer.exceptions import TyperException
 
 from lorafleet import __version__
-from lorafleet.console import note
+from lorafleet.console import escape_unwritable, note
 from lorafleet.errors import LorafleetError
 
 GROUP = "lorafleet.commands"
@@ -100,6 +100,7 @@ def _explain(problem: LorafleetError | TyperException | OSError) -> tuple[str, i
 
 def main() -> int:
     """The console script."""
+    escape_unwritable()
     return run(build_app(), sys.argv[1:])
 
 

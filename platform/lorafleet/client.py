@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from lorafleet.errors import RequestError, UnreachableError
+from lorafleet.reach import ask_directly
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Client:
         return Image.open(io.BytesIO(base64.b64decode(reply["data"][0]["b64_json"]))).convert("RGB")
 
     def _call(self, request: urllib.request.Request) -> dict[str, Any]:
+        ask_directly(self.address)
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 document: dict[str, Any] = json.load(response)

@@ -5,6 +5,7 @@ Rich leaves colour out where the stream is no terminal, and under `NO_COLOR`.
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,13 @@ out = Console(soft_wrap=True, highlight=False)
 """Data for people: tables and resolved configurations."""
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 """Progress, notes and errors."""
+
+
+def escape_unwritable() -> None:
+    """From now on stdout and stderr escape what their encoding cannot write; `PYTHONIOENCODING=ascii` is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(document: Mapping[str, Any] | Strict) -> None:

@@ -2,6 +2,7 @@
 
     LorafleetError(Exception)          exit code
       ManifestError(ValueError)           2      the manifest says something impossible
+      SettingsError(ValueError)           2      an environment variable does
       DataError(ValueError)               2      images or captions cannot be used
       BaseModelError(ValueError)          2      the base is missing or not of a known family
       BundleError(ValueError)             2      an adapter on disk cannot be trusted or does not fit
@@ -28,6 +29,12 @@ class LorafleetError(Exception):
 
 class ManifestError(LorafleetError, ValueError):
     """The manifest or recipe says something impossible or unknown."""
+
+    exit_code = 2
+
+
+class SettingsError(LorafleetError, ValueError):
+    """An environment variable, or a path made of one, says something impossible."""
 
     exit_code = 2
 

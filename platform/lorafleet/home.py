@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorafleet.addresses import database_address, sqlite_url, tracking_address
+
 
 @dataclass(frozen=True)
 class Home:
@@ -25,8 +27,24 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's store: `MLFLOW_TRACKING_URI`, else SQLite under the home."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        """MLflow's store, absolute: `MLFLOW_TRACKING_URI`, else SQLite under the home. Raises SettingsError."""
+        said = os.environ.get("MLFLOW_TRACKING_URI")
+        return tracking_address(said) if said else sqlite_url(self.root / "mlflow.db")
+
+    @property
+    def database_url(self) -> str:
+        """Of the job rows, absolute: `LORAFLEET_DATABASE_URL`, else SQLite under the home. Raises SettingsError."""
+        said = os.environ.get("LORAFLEET_DATABASE_URL")
+        return database_address(said, "LORAFLEET_DATABASE_URL") if said else sqlite_url(self.database)
+
+    def environment(self) -> dict[str, str]:
+        """What a process in any folder must be told to find the same home, runs and rows."""
+        told = {"LORAFLEET_HOME": str(self.root)}
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            told["MLFLOW_TRACKING_URI"] = self.tracking_uri
+        if os.environ.get("LORAFLEET_DATABASE_URL"):
+            told["LORAFLEET_DATABASE_URL"] = self.database_url
+        return told
 
     @property
     def artifacts(self) -> Path:

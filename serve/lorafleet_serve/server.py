@@ -19,6 +19,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
 from lorafleet.errors import UnreachableError
+from lorafleet.reach import await_rpc
 from lorafleet_serve.deployment import build
 from lorafleet_serve.serve_args import ServeArgs
 
@@ -103,7 +104,10 @@ def _connect(address: str | None, engines: int, debug: bool) -> None:
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     try:
-        if address not in (None, "local"):
+        if address is not None and address != "local":
+            place = address.removeprefix("ray://")
+            if place.rpartition(":")[2].isdecimal():
+                await_rpc(place)  # Ray itself would go on trying for minutes
             ray.init(address=address, log_to_driver=debug, logging_level=level)
             return
         if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
@@ -116,6 +120,9 @@ def _connect(address: str | None, engines: int, debug: bool) -> None:
             log_to_driver=debug,
             logging_level=level,
         )
-    except (ConnectionError, RayError, RuntimeError, TimeoutError, ValueError) as problem:
+    except (OSError, RayError, RuntimeError, ValueError) as problem:
         said = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise UnreachableError(f"no Ray at {address or 'this machine'} ({said}); see {LOGS}") from None
+        where = f"{address!r}, which --address or RAY_ADDRESS names" if address else "this machine"
+        raise UnreachableError(
+            f"no Ray at {where} ({said}); see {LOGS}, or unset RAY_ADDRESS to start one here"
+        ) from None

@@ -115,7 +115,7 @@ def test_a_cluster_that_is_not_there_is_named():
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     with (
-        pytest.raises(UnreachableError, match=rf"no Ray answers at '{address}'.*without --address"),
+        pytest.raises(UnreachableError, match=rf"no Ray answers at '{address}', which --address names .*leave it out"),
         cluster(address, 1),
     ):
         pass

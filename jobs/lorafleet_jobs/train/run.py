@@ -32,8 +32,8 @@ from lorafleet_jobs.train.team import Alone
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.validate import Validator
 
-FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError)
-"""What fails one job; anything else is a defect."""
+FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError, ImportError)
+"""What fails one job, and would in every lane; anything else is a defect, and ends the lane."""
 CHECKPOINT_SECONDS = 60.0
 """What an interruption can cost of a job; writing one takes a fraction of a second."""
 OnStep = Callable[[int, float], None]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,9 +27,11 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from lorafleet.errors import UnreachableError
+from lorafleet import reach
+from lorafleet.addresses import sqlite_file, tracking_address
+from lorafleet.errors import NotFoundError, UnreachableError
+from lorafleet.locked import file_lock
 
-KNOCK_SECONDS = 3.0
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 PRESENT = "RESOURCE_ALREADY_EXISTS"
 REFUSED = frozenset({ABSENT, PRESENT, "INVALID_PARAMETER_VALUE", "INVALID_STATE"})
@@ -37,23 +41,31 @@ REFUSED = frozenset({ABSENT, PRESENT, "INVALID_PARAMETER_VALUE", "INVALID_STATE"
 def connect(uri: str) -> Any:
     """A client for tracking and registry at `uri` that says nothing on stderr; a missing database is created.
 
-    Raises UnreachableError if the database cannot be opened.
+    Raises UnreachableError if the database cannot be opened, SettingsError for an address that is none.
     """
+    uri = tracking_address(uri)
+    reach.ask_directly(uri)
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
     if (database := sqlite_file(uri)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if database is not None:
-            sqlite3.connect(database).close()  # MLflow itself would go on trying for minutes
-        return MlflowClient(uri, registry_uri=uri)
+        if is_server(uri):
+            return MlflowClient(uri, registry_uri=uri)
+        with file_lock(_lock_of(uri, database)):  # MLflow makes its tables without one
+            if database is not None:
+                sqlite3.connect(database).close()  # MLflow itself would go on trying for minutes
+            return MlflowClient(uri, registry_uri=uri)
     except (sqlite3.Error, SQLAlchemyError) as problem:
         raise UnreachableError(_advice(uri, problem)) from None
 
 
-def sqlite_file(uri: str) -> Path | None:
-    """The file behind a `sqlite:///` address, None for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+def _lock_of(uri: str, database: Path | None) -> Path:
+    """The file that is locked while tables may be made: beside the database, or this user's for this address."""
+    if database is not None:
+        return database.with_name(f"{database.name}.lock")
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"lorafleet-{os.getuid()}" / f"{name}.lock"
 
 
 def is_server(uri: str) -> bool:
@@ -66,7 +78,7 @@ def knock(uri: str) -> None:
     if is_server(uri):
         parts = urlsplit(uri)
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=KNOCK_SECONDS).close()
+        reach.knock(parts.hostname or "", port)
 
 
 @contextmanager
@@ -83,6 +95,26 @@ def reaching(uri: str) -> Iterator[None]:
         if isinstance(problem, UnreachableError):
             raise
         raise UnreachableError(_advice(uri, problem)) from None
+
+
+@contextmanager
+def known(uri: str, run_id: str) -> Iterator[None]:
+    """As `reaching`; that MLflow does not know the run is NotFoundError, for asking again cannot help."""
+    try:
+        with reaching(uri):
+            yield
+    except MlflowException as problem:
+        if problem.error_code != ABSENT:
+            raise
+        raise NotFoundError(no_such_run(uri, run_id)) from None
+
+
+def no_such_run(uri: str, run_id: str) -> str:
+    """What to do about a run that its driver has opened and MLflow does not know here."""
+    return (
+        f"MLflow at {uri} does not know run {run_id}, which the driver has opened: it was deleted, or this machine has "
+        "another database under that address; give all machines one MLflow server with MLFLOW_TRACKING_URI=http://..."
+    )
 
 
 def _advice(uri: str, problem: Exception) -> str:

@@ -14,7 +14,7 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
 
-from lorafleet.tracking.client import REFUSED
+from lorafleet.tracking.client import ABSENT, REFUSED
 from lorafleet.tracking.entries import Begun, Entry, Numbers, Picture
 from lorafleet.tracking.points import IMAGES, THUMBNAIL
 
@@ -43,6 +43,8 @@ class Delivery:
 
     client: Any
     run_id: str
+    is_unknown: bool = False
+    """MLflow has answered that there is no such run."""
     _complained: bool = False
     _tagged: bool = False
 
@@ -64,6 +66,7 @@ class Delivery:
 
     def leave_out(self, entry: Entry, problem: Exception) -> None:
         """Says once that something of this run cannot be sent."""
+        self.is_unknown |= isinstance(problem, MlflowException) and problem.error_code == ABSENT
         if not self._complained:
             what = f"attempt {entry.attempt}" if isinstance(entry, Begun) else f"step {entry.step}"
             log.warning("MLflow refuses %s of run %s, which is left out: %s", what, self.run_id, problem)

@@ -15,11 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow.exceptions import MlflowException
 
+from lorafleet.addresses import sqlite_file
 from lorafleet.bundle import CARD, Bundle, sha256_of
 from lorafleet.bundle_cache import CAPACITY, BundleCache, CacheStats, Verifier
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.ports import CHAMPION, AdapterVersion
-from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching, sqlite_file
+from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching
 
 ARTIFACT = "adapter"
 DIGEST = "card_sha256"

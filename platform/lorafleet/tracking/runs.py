@@ -19,10 +19,10 @@ from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from lorafleet.bundle import Bundle
-from lorafleet.errors import UnreachableError
+from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.ports import AdapterVersion
 from lorafleet.tracking import registry
-from lorafleet.tracking.client import PRESENT, connect, is_server, reaching
+from lorafleet.tracking.client import PRESENT, connect, is_server, known, no_such_run, reaching
 from lorafleet.tracking.jobinfo import JobInfo
 from lorafleet.tracking.journal import left_in
 from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
@@ -100,10 +100,15 @@ class MlflowTracking:
             return self._opened(self._experiment(IMPORTS), name, {"job_id": job_id}, tags)
 
     def resume(self, run_id: str, attempt: int) -> None:
-        """Marks a run as running, in its nth attempt, at once or after an outage; what it says again is one point."""
+        """Marks a run as running, in its nth attempt, at once or after an outage; what it says again is one point.
+
+        NotFoundError if MLflow answers that it has no such run.
+        """
         tracker = self.job_tracker(run_id)
         tracker.begin(attempt)
         tracker.flush(RESUME_SECONDS)
+        if tracker.is_unknown:
+            raise NotFoundError(no_such_run(self.uri, run_id))
 
     def job_tracker(self, run_id: str, spool: Path | None = None) -> MlflowJobTracker:
         """Where a job's numbers and pictures go; `finish` sends what still waits in it.
@@ -142,11 +147,14 @@ class MlflowTracking:
     def finish(
         self, run_id: str, status: Status, error: str | None = None, tags: Mapping[str, str] | None = None
     ) -> None:
-        """Closes a run after sending what its tracker kept back; `error` becomes a tag beside `tags`."""
+        """Closes a run after sending what its tracker kept back; `error` becomes a tag beside `tags`.
+
+        NotFoundError if there is no such run.
+        """
         tracker = self._trackers.get(run_id)
         if tracker is not None and not tracker.flush():
             raise UnreachableError(f"MLflow at {self.uri} does not answer; {tracker.waiting} entries still wait")
-        with reaching(self.uri):
+        with known(self.uri, run_id):
             said = {**(tags or {}), **({"error": error} if error is not None else {})}
             if said:
                 self.client.log_batch(run_id, tags=[RunTag(key, value[:4000]) for key, value in said.items()])
@@ -198,7 +206,7 @@ class MlflowTracking:
 
     def log_bundle(self, run_id: str, path: Path) -> None:
         """Uploads the folder of a bundle under `adapter/`; doing it twice changes nothing."""
-        with reaching(self.uri):
+        with known(self.uri, run_id):
             self.client.log_artifacts(run_id, str(path), registry.ARTIFACT)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
@@ -218,7 +226,7 @@ class MlflowTracking:
 
     def register(self, bundle: Bundle, run_id: str) -> AdapterVersion:
         """Registers a bundle that `log_bundle` uploaded and names it champion; once a job, however often called."""
-        with reaching(self.uri):
+        with known(self.uri, run_id):
             return registry.register(self.client, bundle, run_id)
 
     def _opened(

@@ -77,6 +77,11 @@ class MlflowJobTracker:
         """Entries that are not with MLflow yet."""
         return len(self._queue)
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether MLflow has answered that there is no such run."""
+        return self._delivery.is_unknown
+
     def flush(self, seconds: float = FLUSH_SECONDS) -> bool:
         """Sends at once what waits; False if something still waits after a failed attempt, or after `seconds`."""
         return not self.waiting or self._sender.flush(self, seconds)
