@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lorafleet.addresses import tracking_address
 from lorafleet.bundle_cache import CAPACITY
 from lorafleet.config.strict import Strict
 from lorafleet.home import Home
@@ -73,15 +74,20 @@ class ServeArgs(Strict):
         return self.max_replicas or self.replicas
 
     def settled(self) -> ServeArgs:
-        """A copy with every unset value decided for this machine and cluster."""
+        """A copy with every unset value decided for this machine and cluster, and addresses absolute."""
         home = Home.from_environment()
         device = self.device or ("cuda" if _cluster_has_gpu() else "cpu")
         return self.with_changes(
             device=device,
             precision=self.precision or ("fp16" if device == "cuda" else "fp32"),
-            tracking_uri=self.tracking_uri or home.tracking_uri,
+            tracking_uri=self._tracking_uri(home),
             cache=self.cache or str(home.adapter_cache),
         )
+
+    def _tracking_uri(self, home: Home) -> str | None:
+        if self.bundles is not None:
+            return None  # nobody asks MLflow
+        return tracking_address(self.tracking_uri, "tracking_uri") if self.tracking_uri else home.tracking_uri
 
     def registry(self) -> AdapterRegistry:
         """Where adapters are found by name."""

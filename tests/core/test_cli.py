@@ -124,3 +124,17 @@ print(json.dumps([code, [m for m in {HEAVY} if m in sys.modules]]))
     for command in ("check", "plan", "submit", "status", "adapters", "serve", "demo"):
         assert f" {command} " in result.stdout
     assert "\x1b" not in result.stdout
+
+
+def test_what_an_encoding_cannot_write_is_escaped_and_the_exit_code_stays(tmp_path: Path) -> None:
+    (tmp_path / "nö").mkdir()
+    (tmp_path / "m.yaml").write_text(
+        "name: t\nbase: toy-sdxl\nsubjects:\n  - {name: one, images: nö, class: dog}\n", encoding="utf-8"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "lorafleet", "check", str(tmp_path / "m.yaml")],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stderr) == (1, "")
+    assert "n\\xf6" in ended.stdout

@@ -8,7 +8,7 @@ from PIL import Image
 from tracked_jobs import job
 
 from lorafleet.config import Recipe
-from lorafleet.errors import UnreachableError
+from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.tracking import MlflowRegistry, MlflowTracking, RunEnd
 
 
@@ -111,7 +111,8 @@ def test_a_number_that_mlflow_refuses_is_left_out_and_the_others_arrive(tracking
 def test_a_run_that_mlflow_does_not_know_is_told_once_and_holds_up_no_other(tracking, parent, caplog):
     child = tracking.start_job(parent, job())
     unknown = "0" * 32
-    tracking.resume(unknown, attempt=2)
+    with pytest.raises(NotFoundError, match=rf"does not know run {unknown}, .*one MLflow server"):
+        tracking.resume(unknown, attempt=2)
     for step in range(3):
         tracking.job_tracker(unknown).metrics(step, {"train/loss": 1.0})
         tracking.job_tracker(child).metrics(step, {"train/loss": 1.0})

@@ -1,19 +1,29 @@
 """cluster.yaml is what Ray accepts, and the choice of a cluster says what it lacks."""
 
 import json
+import os
 import re
+import shutil
+import signal
 import socket
 import subprocess
+import sys
+import time
+import venv
 from pathlib import Path
 
 import jsonschema
+import psutil
 import pytest
 import ray.autoscaler
 import yaml
 
+from lorafleet import reach
 from lorafleet.config import Resources
 from lorafleet.errors import ManifestError, UnreachableError
-from lorafleet_jobs.cluster import Cluster, cluster, gpus_a_lane, lanes_that_fit
+from lorafleet_jobs import cluster as clusters
+from lorafleet_jobs.cluster import OWN, Cluster, cluster, gpus_a_lane, lanes_that_fit, python_of
+from lorafleet_jobs.proving import Installed, difference, here, question
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
@@ -119,3 +129,154 @@ def test_a_cluster_that_is_not_there_is_named():
         cluster(address, 1),
     ):
         pass
+
+
+@pytest.fixture
+def silent():
+    """The address of somebody who listens and says nothing, as a proxy does before a cluster that is gone."""
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        yield f"127.0.0.1:{there.getsockname()[1]}"
+
+
+@pytest.mark.timeout(60)
+def test_a_named_cluster_that_is_gone_says_where_it_is_named_and_how_not_to(silent, monkeypatch):
+    monkeypatch.setattr(clusters, "await_rpc", lambda place: reach.await_rpc(place, seconds=0.5))
+    monkeypatch.setenv("RAY_ADDRESS", silent)
+    told = rf"no Ray answers at '{silent}', which RAY_ADDRESS names \(.*nothing answered.*unset it to train here"
+    with pytest.raises(UnreachableError, match=told), cluster(None, 1):
+        pass
+
+
+@pytest.fixture
+def left_here(tmp_path, monkeypatch):
+    """Writes what `ray start` leaves on a machine, and names no cluster."""
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+    def write(address):
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text(address + "\n")
+        return tmp_path / "ray" / "ray_current_cluster"
+
+    return write
+
+
+def test_auto_means_what_rays_file_says_and_the_file_is_named(left_here, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(UnreachableError, match="RAY_ADDRESS is 'auto', but no Ray runs here"), cluster(None, 1):
+        pass
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    file = left_here(address)
+    told = f"at '{address}', which RAY_ADDRESS=auto, from {file} names .*delete that file"
+    with pytest.raises(UnreachableError, match=told), cluster(None, 1):
+        pass
+
+
+def test_a_cluster_that_nobody_named_is_passed_over_with_a_note(left_here, monkeypatch, capsys):
+    left_here("127.0.0.1:7")
+    monkeypatch.setattr(clusters, "_answers", lambda _address: None)  # a port that only seems to be Ray's
+    monkeypatch.setattr(clusters, "prove", lambda _address: "its workers cannot import lorafleet")
+    assert clusters._join_running(1) is None
+    said = capsys.readouterr().err
+    assert (
+        said == "note: the Ray at 127.0.0.1:7, which runs here, is passed over: its workers cannot import lorafleet\n"
+    )
+
+
+def test_the_question_to_a_worker_is_answered_where_lorafleet_is_missing():
+    import cloudpickle
+
+    ours = here()
+    assert difference(Installed(*question()()), ours) is None
+    assert "0.0.1, here it is" in difference(Installed("0.0.1", ours.digest), ours)
+    assert "other sources" in difference(Installed(ours.version, "0" * 64), ours)
+    code = "import sys, pickle; f = pickle.load(sys.stdin.buffer)\ntry: f()\nexcept ImportError as e: print(e.name)"
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    told = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.append({site!r})\n{code}"],
+        input=cloudpickle.dumps(question()), capture_output=True, check=True,
+    )  # fmt: skip
+    assert told.stdout.decode().strip() == "lorafleet"
+
+
+def test_rays_shell_finds_a_python_whose_path_holds_a_space(tmp_path):
+    assert python_of("/usr/bin/python3") is None
+    python = tmp_path / "my 'own' env" / "python"
+    python.parent.mkdir()
+    python.symlink_to(sys.executable)
+    executable = python_of(str(python))["py_executable"]
+    command = f"exec {executable} -c 'print(6 * 7)'"  # as in ray/_private/runtime_env/context.py
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=True, text=True).stdout == "42\n"
+
+
+def train_on(tmp_path, python, **environment):
+    """The exit code and stderr of a submission of one small job by another Python."""
+    from lorafleet.toy.subjects import write_manifest, write_subjects
+
+    subjects = write_subjects(tmp_path / "photos", ("mug",), pictures=4)
+    write_manifest(tmp_path / "one.yaml", "one", "toy-playground", subjects, lanes=1, preset="fast", steps=3)
+    told = {**os.environ, "LORAFLEET_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    told.pop("RAY_ADDRESS")
+    driver = subprocess.Popen(
+        [python, "-m", "lorafleet.cli", "submit", str(tmp_path / "one.yaml"), "--yes"], env=told | environment,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        _, said = driver.communicate(timeout=400)
+    finally:
+        if driver.poll() is None:
+            os.killpg(driver.pid, signal.SIGINT)
+            driver.wait(60)
+    return driver.returncode, said
+
+
+def bare_python(folder, *paths):
+    """An environment of its own with packages borrowed from `paths`."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = (folder / "lib").glob("*/site-packages")
+    (site / "borrowed.pth").write_text("\n".join(paths))
+    return str(folder / "bin" / "python")
+
+
+@pytest.mark.slow
+def test_it_trains_with_a_python_whose_path_holds_a_space(tmp_path):
+    python = bare_python(tmp_path / "my env" / "v", *filter(None, sys.path))
+    code, said = train_on(tmp_path, python, RAY_ADDRESS="local")
+    assert code == 0, said
+    assert f"trains on {OWN}" in said
+
+
+@pytest.mark.slow
+def test_another_ray_that_lacks_lorafleet_is_passed_over_and_named_is_refused(tmp_path):
+    place = Path("/tmp") / f"lf{os.getpid()}"  # sockets have short names
+    site = next(path for path in sys.path if path.endswith("site-packages"))
+    python = bare_python(tmp_path / "v", site)  # an editable lorafleet is not borrowed
+    other = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "RAY_ADDRESS")}
+    start = "import sys; from ray.scripts.scripts import main; sys.argv = ['ray', *sys.argv[1:]]; main()"
+    head = subprocess.Popen(
+        [python, "-c", start, "start", "--head", "--port=0", "--num-cpus=2", "--include-dashboard=false",
+         "--object-store-memory=150000000", "--block"],
+        env=other | {"RAY_TMPDIR": str(place)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    current = place / "ray" / "ray_current_cluster"
+    try:
+        while not current.exists():
+            assert head.poll() is None
+            time.sleep(0.5)
+        code, said = train_on(tmp_path, sys.executable, RAY_TMPDIR=str(place))
+        assert code == 0, said
+        assert "is passed over: its workers cannot import lorafleet" in said
+        assert f"trains on {OWN}" in said
+        named = current.read_text().strip()
+        code, said = train_on(tmp_path / "again", sys.executable, RAY_TMPDIR=str(place), RAY_ADDRESS=named)
+        assert code == 4, said
+        assert f"Ray at '{named}', which RAY_ADDRESS names, cannot be used: its workers cannot import" in said
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        for one in psutil.process_iter(["cmdline"]):
+            if any(str(place) in word for word in one.info["cmdline"] or []):
+                one.kill()
+        shutil.rmtree(place, ignore_errors=True)

@@ -192,3 +192,75 @@ def test_after_a_lane_died_its_jobs_are_trained_alone_and_the_others_together(ho
     for seen in desk.together:
         assert len(seen) == 1 or not set(seen) & set(held)
     assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
+
+
+class Breaks(StoreDesk):
+    """A defect of ours at the third step of the first attempt."""
+
+    def progress(self, job, attempt, step, loss):
+        if attempt == 1 and step == 3:
+            raise KeyError("nobody thought of it")
+        return super().progress(job, attempt, step, loss)
+
+
+def test_a_lane_that_dies_of_a_defect_says_so_in_the_logs_and_rows_of_its_jobs(home, tracking, recorded):
+    submission = recorded(home, "defect", "cup", "jug")
+    desk = Breaks(store_url(home), submission)
+    with pytest.raises(KeyError):
+        lane(home, tracking, desk, pack=2)
+    for job in jobs_of(home, submission).values():
+        assert (job.state, job.kind, job.lanes_lost) == ("queued", "lost", 1)
+        assert job.error.startswith("its lane died of KeyError: 'nobody thought of it' (traceback in ")
+        assert "raise KeyError" in log_of(home, job)
+    assert lane(home, tracking, desk, pack=2) == "drained"
+    assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
+
+
+def test_a_run_that_mlflow_does_not_know_fails_its_job_at_once_and_no_other(home, tracking, recorded):
+    submission = recorded(home, "nowhere", "cup", "jug")
+    lost = jobs_of(home, submission)["cup"]
+    open_store(home).set_run(submission, lost.id, "0" * 32)
+    assert lane(home, tracking, StoreDesk(store_url(home), submission)) == "drained"
+    jobs = jobs_of(home, submission)
+    assert (jobs["cup"].state, jobs["cup"].kind, jobs["cup"].attempts) == ("failed", "defect", 1)
+    assert f"MLflow at {tracking.uri} does not know run {'0' * 32}" in jobs["cup"].error
+    assert "does not know run" in log_of(home, jobs["cup"])
+    assert (jobs["jug"].state, jobs["jug"].attempts) == ("succeeded", 1)
+
+
+def test_a_run_that_goes_while_its_job_trains_fails_the_job_at_its_end_and_not_its_lane(home, tracking, recorded):
+    submission = recorded(home, "vanishing", "cup")
+    job = jobs_of(home, submission)["cup"]
+
+    class Elsewhere(StoreDesk):
+        def heartbeat(self, name, attempt):
+            raise AssertionError("nothing is published")
+
+    desk = Elsewhere(store_url(home), submission)
+    real = tracking.log_bundle
+    tracking.log_bundle = lambda _run_id, path: real("0" * 32, path)
+    try:
+        assert lane(home, tracking, desk) == "drained"
+    finally:
+        del tracking.log_bundle
+    job = jobs_of(home, submission)["cup"]
+    assert (job.state, job.kind, job.attempts) == ("failed", "defect", 1)
+    assert "does not know run" in job.error
+
+
+class Lacks(StoreDesk):
+    """A library that one job wants is not installed."""
+
+    def progress(self, job, attempt, step, loss):
+        if step == 2 and self._store.find_job(self._submission, job).spec.subject == "cup":
+            raise ModuleNotFoundError("No module named 'bitsandbytes'", name="bitsandbytes")
+        return super().progress(job, attempt, step, loss)
+
+
+def test_what_cannot_be_imported_fails_its_job_at_once_and_no_other(home, tracking, recorded):
+    submission = recorded(home, "bare", "cup", "jug")
+    assert lane(home, tracking, Lacks(store_url(home), submission), pack=2) == "drained"
+    jobs = jobs_of(home, submission)
+    assert (jobs["cup"].state, jobs["cup"].kind, jobs["cup"].attempts) == ("failed", "defect", 1)
+    assert jobs["cup"].error.startswith("ModuleNotFoundError: No module named 'bitsandbytes'")
+    assert jobs["jug"].state == "succeeded"

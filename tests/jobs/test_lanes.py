@@ -86,6 +86,7 @@ def test_lanes_train_and_publish_whatever_is_killed_on_the_way(ray_here, manifes
     assert first.state == "failed"
     logs = {job.spec.subject: home.job_log(first.id, job.id).read_text() for job in first.jobs}
     assert any("goes on at step" in log for log in logs.values()), logs
+    assert any(f"-{lane} died of " in log for log in logs.values() for lane in "01"), "what killed it is said"
 
     (tmp_path / "elsewhere").rename(tmp_path / "pan")
     trouble = Trouble((LANE, signal.SIGTERM))
