@@ -7,11 +7,9 @@ import os
 import secrets
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 # Ray Train looks whether a worker has ended only so often; 2 s by default, twice a run.
@@ -26,8 +24,8 @@ from ray.exceptions import RayError
 from lorafleet.config import Resources
 from lorafleet.console import note
 from lorafleet.errors import ManifestError, UnreachableError
-from lorafleet.reach import await_rpc
 from lorafleet_jobs.causes import describe, recurs
+from lorafleet_jobs.naming import LOCAL, Named, answers, current_cluster, named_cluster
 from lorafleet_jobs.proving import ask_worker, difference, here, objection, prove
 
 OBJECT_STORE_BYTES = 128 * 2**20  # nothing big ever lies there
@@ -45,17 +43,6 @@ class Cluster:
     name: str = OWN
 
 
-@dataclass(frozen=True)
-class Named:
-    """A cluster that somebody named."""
-
-    address: str
-    source: str
-    """Where it is named, as in "RAY_ADDRESS"."""
-    remedy: str
-    """How not to name it."""
-
-
 @contextmanager
 def cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
     """Connects to Ray at `address`, at RAY_ADDRESS, or to what `ray start` left here with `cpus` free; or starts one.
@@ -67,12 +54,10 @@ def cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
     if ray.is_initialized():
         yield Cluster(_gpus(), own=False, name="the one this process is connected to")
         return
-    wanted = address or os.environ.get("RAY_ADDRESS")
-    if wanted == "local":
-        joined = None
-    elif wanted:
-        joined = _join(_named(address))
-    else:
+    joined: str | None = None
+    if (named := named_cluster(address)) is not None:
+        joined = _join(named)
+    elif LOCAL not in (address, os.environ.get("RAY_ADDRESS")):
         joined = _join_running(cpus)
     if joined is None:
         _start(cpus)
@@ -103,34 +88,13 @@ def lanes_that_fit(wanted: int, jobs: int, gpus: float, found: Cluster) -> int:
     return max(1, lanes)
 
 
-def _named(address: str | None) -> Named:
-    """What --address or RAY_ADDRESS says; `auto` is what Ray's own file says."""
-    if address:
-        named = Named(address, "--address", "correct --address or leave it out")
-    else:
-        named = Named(os.environ["RAY_ADDRESS"], "RAY_ADDRESS", "correct RAY_ADDRESS, or unset it to train here")
-    if named.address != "auto":
-        return named
-    file = _current_cluster()
-    try:
-        said = file.read_text().strip()
-    except OSError:
-        raise UnreachableError(f"{named.source} is 'auto', but no Ray runs here ({file} is missing); start it, or "
-                               f"{named.remedy}") from None  # fmt: skip
-    return Named(said, f"{named.source}=auto, from {file}", f"delete that file (`ray stop` does) or {named.remedy}")
-
-
 def _join(named: Named) -> str:
     """Connects, or raises UnreachableError within seconds; returns the cluster's name for people."""
+    named.check()
     try:
-        _answers(named.address)
         ray.init(address=named.address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RayError, RuntimeError, ValueError) as problem:
-        said = (str(problem).splitlines() or [type(problem).__name__])[0]
-        raise UnreachableError(
-            f"no Ray answers at {named.address!r}, which {named.source} names ({said[:200]}); start it, or "
-            f"{named.remedy}"
-        ) from None
+        raise named.unreachable(problem) from None
     try:
         workers = ask_worker(WORKER_SECONDS)
     except RayError as problem:
@@ -145,23 +109,11 @@ def _join(named: Named) -> str:
     return f"{named.address} ({named.source})"
 
 
-def _answers(address: str) -> None:
-    """Raises OSError within seconds if no Ray is there; Ray itself would go on trying for minutes."""
-    place = address.removeprefix("ray://")
-    if place.rpartition(":")[2].isdecimal():
-        await_rpc(place)
-
-
-def _current_cluster() -> Path:
-    """Where `ray start` writes the address of what it started here."""
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-
-
 def _join_running(cpus: int) -> str | None:
     """Joins the Ray that `ray start` has put on this machine, if it can do our work; None if not, which is noted."""
     try:
-        address = _current_cluster().read_text().strip()
-        _answers(address)
+        address = current_cluster().read_text().strip()
+        answers(address)
     except OSError:
         return None
     why = _unfit(address, cpus)

@@ -25,6 +25,7 @@ from lorafleet_jobs.collect import collect
 from lorafleet_jobs.desk import SteadyClock
 from lorafleet_jobs.epilogue import conclude
 from lorafleet_jobs.lock import driver_lock, has_driver
+from lorafleet_jobs.naming import named_cluster
 from lorafleet_jobs.report import Submission, load_submission, open_store
 from lorafleet_jobs.runs import close_runs, needs_run, open_runs
 from lorafleet_jobs.store import JobStore, SubmissionRow
@@ -183,8 +184,10 @@ class Driving:
 def start_driver(submission: str, home: Home, address: str | None) -> None:
     """Leaves a recorded submission to a process in the background; returns once that is at work.
 
-    Raises UnreachableError if it does not start.
+    Raises UnreachableError if it does not start, or if the Ray that is named does not answer.
     """
+    if (named := named_cluster(address)) is not None:
+        named.check()
     out = home.submissions / submission / "driver.log"
     command = [sys.executable, "-m", "lorafleet_jobs.driver", submission, *([address] if address else [])]
     environment = {**os.environ, **home.environment()}

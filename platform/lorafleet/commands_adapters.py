@@ -116,12 +116,14 @@ def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) ->
     from lorafleet.console import err
     from lorafleet.errors import UnreachableError
     from lorafleet.home import Home
+    from lorafleet.tracking.client import connect
 
     home = Home.from_environment()
     if home.tracking_uri.startswith(("http://", "https://")):
         err.print(f"runs are kept by the MLflow server at {home.tracking_uri}", markup=False)
         return 0
     home.artifacts.mkdir(parents=True, exist_ok=True)
+    connect(home.tracking_uri)  # a missing database is made here, under a lock, and not by the server without one
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", home.tracking_uri, "--artifacts-destination", home.artifacts.as_uri(),

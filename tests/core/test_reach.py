@@ -41,6 +41,12 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(server, proxied):
     assert Client(server, timeout=20).get("/readyz") == {"ready": True}
 
 
+def test_so_is_mlflow(server, proxied, tmp_path):
+    from lorafleet.tracking import MlflowRegistry
+
+    assert MlflowRegistry(server, tmp_path).list() == []
+
+
 def test_other_hosts_and_exceptions_stay_as_they_were(proxied, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "intranet, 10.0.0.1")
     ask_directly("http://mlflow.example:5000")

@@ -21,9 +21,12 @@ import yaml
 from lorafleet import reach
 from lorafleet.config import Resources
 from lorafleet.errors import ManifestError, UnreachableError
+from lorafleet.home import Home
 from lorafleet_jobs import cluster as clusters
+from lorafleet_jobs import naming
 from lorafleet_jobs.cluster import OWN, Cluster, cluster, gpus_a_lane, lanes_that_fit, python_of
 from lorafleet_jobs.proving import Installed, difference, here, question
+from lorafleet_jobs.submit import start_driver
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
@@ -139,12 +142,14 @@ def silent():
 
 
 @pytest.mark.timeout(60)
-def test_a_named_cluster_that_is_gone_says_where_it_is_named_and_how_not_to(silent, monkeypatch):
-    monkeypatch.setattr(clusters, "await_rpc", lambda place: reach.await_rpc(place, seconds=0.5))
+def test_a_named_cluster_that_is_gone_says_where_it_is_named_and_how_not_to(silent, monkeypatch, tmp_path):
+    monkeypatch.setattr(naming, "await_rpc", lambda place: reach.await_rpc(place, seconds=0.5))
     monkeypatch.setenv("RAY_ADDRESS", silent)
     told = rf"no Ray answers at '{silent}', which RAY_ADDRESS names \(.*nothing answered.*unset it to train here"
     with pytest.raises(UnreachableError, match=told), cluster(None, 1):
         pass
+    with pytest.raises(UnreachableError, match=told):
+        start_driver("pets-01", Home(tmp_path), None)
 
 
 @pytest.fixture
@@ -176,7 +181,7 @@ def test_auto_means_what_rays_file_says_and_the_file_is_named(left_here, monkeyp
 
 def test_a_cluster_that_nobody_named_is_passed_over_with_a_note(left_here, monkeypatch, capsys):
     left_here("127.0.0.1:7")
-    monkeypatch.setattr(clusters, "_answers", lambda _address: None)  # a port that only seems to be Ray's
+    monkeypatch.setattr(clusters, "answers", lambda _address: None)  # a port that only seems to be Ray's
     monkeypatch.setattr(clusters, "prove", lambda _address: "its workers cannot import lorafleet")
     assert clusters._join_running(1) is None
     said = capsys.readouterr().err

@@ -105,6 +105,12 @@ def test_rows_outlive_the_process_and_are_found_by_a_beginning_or_a_name(databas
         store.find_job(SUBMISSION, "x")
 
 
+def test_any_number_may_make_a_database_at_once(database):
+    with ThreadPoolExecutor(6) as pool:
+        stores = list(pool.map(lambda _: JobStore(database), range(6)))
+    assert [store.submissions() for store in stores] == [[]] * 6
+
+
 def test_a_database_of_the_first_release_is_brought_up_to_date(tmp_path):
     path = tmp_path / "jobs.db"
     with sqlite3.connect(path) as old:
