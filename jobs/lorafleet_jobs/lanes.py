@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -21,23 +21,19 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lorafleet.home import Home
-from lorafleet_jobs.causes import describe, recurs
+from lorafleet_jobs.causes import describe, recurs, root_cause
 from lorafleet_jobs.desk import LaneSetup, StoreDesk
 from lorafleet_jobs.dispatcher import RemoteDesk, start_dispatcher
 from lorafleet_jobs.fleet import Fleet
 from lorafleet_jobs.joblog import JobLog
-from lorafleet_jobs.policy import TENURE_SECONDS, advance, workers_wanted
-from lorafleet_jobs.rows import QUARANTINE_LANES
+from lorafleet_jobs.policy import TENURE_SECONDS, Death, Deaths, advance, workers_wanted
+from lorafleet_jobs.rows import JobRow
 from lorafleet_jobs.store import JobStore
 
 if TYPE_CHECKING:
     from lorafleet_jobs.lane import Leaving
     from lorafleet_jobs.mates import NoMates
 
-TRIES = 2 * QUARANTINE_LANES
-"""So often a lane may die, one life after another, without any job getting further: two jobs that kill it."""
-IMPORT_TRIES = 2
-"""The same of something that cannot be imported: it takes a node that has it."""
 POLITE_SECONDS = 120.0
 """So long a lane that gave up its place lets others take it; they may want what the cluster does not have."""
 MATES_SECONDS = 4 * 3600
@@ -115,23 +111,30 @@ def _lane(config: dict[str, Any], mates: NoMates, must_leave: Callable[[], bool]
 def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
     """One lane, life after life; returns why it was given up, or None if nothing is left to do."""
     store, desk = JobStore(fleet.database), StoreDesk(fleet.database, fleet.submission, workers=fleet.workers)
-    life, fruitless = 0, 0
+    life, deaths = 0, Deaths()
     while not desk.is_drained():
-        before = advance(store.jobs(fleet.submission))
+        before = store.jobs(fleet.submission)
         try:
             left = _live(fleet, number, life, dispatcher)
             log.info("lane %d: %s", number, left)
         except (TrainingFailedError, RayError) as problem:
-            cause = describe(problem)
-            _bury(fleet, store, _setup(fleet, number).name, cause)
-            fruitless = 0 if advance(store.jobs(fleet.submission)) != before else fruitless + 1
-            if fruitless >= (IMPORT_TRIES if recurs(problem) else TRIES):
-                return f"lane {number}: {cause}"
+            _bury(fleet, store, _setup(fleet, number).name, describe(problem))
+            death = _death(problem, before, store.jobs(fleet.submission))
+            if deaths.are_enough(death):
+                return f"lane {number}: {death.cause}"
         else:
             if left == "yielded":
                 _let_others_in(desk)
         life += 1
     return None
+
+
+def _death(problem: Exception, before: Sequence[JobRow], after: Sequence[JobRow]) -> Death:
+    return Death(
+        describe(problem), recurs(problem), raised=not isinstance(root_cause(problem), RayError),
+        leased=sum(row.attempts for row in before) != sum(row.attempts for row in after),
+        further=advance(before) != advance(after),
+    )  # fmt: skip
 
 
 def _bury(fleet: Fleet, store: JobStore, lane: str, cause: str) -> None:

@@ -10,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lorafleet_jobs.rows import ENDED, JobRow, alone_until, is_free
+from lorafleet_jobs.rows import ENDED, QUARANTINE_LANES, JobRow, alone_until, is_free
 
+TRIES = 2 * QUARANTINE_LANES
+"""So often a lane may die, one life after another, without any job getting further: two jobs that kill it."""
+IMPORT_TRIES = 2
+"""The same of something that cannot be imported: it takes another node."""
+ALIKE_TRIES = 3
+"""The same of the same exception, before any job was leased."""
 TENURE_SECONDS = 600.0
 """So long a lane keeps its place beside submissions of its own priority; giving it up costs a load of the base."""
 
@@ -68,6 +74,40 @@ def gives_way(mine: Claim, others: Sequence[Claim], tenure: float) -> bool:
         return True
     equals = [other for other in short if other.priority == mine.priority]
     return tenure >= TENURE_SECONDS and any(other.lanes == 0 or other.lanes + 1 < mine.lanes for other in equals)
+
+
+@dataclass(frozen=True)
+class Death:
+    """How a life of a lane ended."""
+
+    cause: str
+    """Class and message of what was raised."""
+    recurs: bool
+    """Every other life on this node would end so: something cannot be imported."""
+    raised: bool
+    """By what the lane does, not by whatever ended its process."""
+    leased: bool
+    """Some job was leased meanwhile, and so may be to blame."""
+    further: bool
+    """Some job got further meanwhile."""
+
+
+class Deaths:
+    """A lane's deaths one after another: how many of them are enough to give it up."""
+
+    def __init__(self) -> None:
+        self._count, self._alike, self._last = 0, 0, ""
+
+    def are_enough(self, death: Death) -> bool:
+        """Whether the lane is given up after one more.
+
+        After fewer where the next is bound to be the same; what a job is to blame for, quarantine ends.
+        """
+        self._count = 0 if death.further else self._count + 1
+        alike = death.raised and not death.leased and not death.further
+        self._alike = 0 if not alike else self._alike + 1 if death.cause == self._last else 1
+        self._last = death.cause
+        return self._count >= (IMPORT_TRIES if death.recurs else TRIES) or self._alike >= ALIKE_TRIES
 
 
 def advance(rows: Sequence[JobRow]) -> tuple[int, int]:

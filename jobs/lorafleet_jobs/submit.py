@@ -24,6 +24,7 @@ from lorafleet.home import Home
 from lorafleet_jobs.collect import collect
 from lorafleet_jobs.desk import SteadyClock
 from lorafleet_jobs.epilogue import conclude
+from lorafleet_jobs.joblog import JobLog
 from lorafleet_jobs.lock import driver_lock, has_driver
 from lorafleet_jobs.naming import named_cluster
 from lorafleet_jobs.report import Submission, load_submission, open_store
@@ -129,7 +130,8 @@ def _drive_once(store: JobStore, submission: str, home: Home, address: str | Non
         close_runs(store, _tracking(home), submission, home.spool)
         raise
     reason = lost[0] if lost else "its lanes ended before it could be trained"
-    store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost")
+    for row in store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost"):
+        JobLog(home.job_log(submission, row.id)).say(f"lost: {reason}")
 
 
 def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, show: Show) -> list[str]:

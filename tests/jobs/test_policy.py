@@ -1,6 +1,7 @@
 """Who comes next, which class a failure is of, when a lane hangs or is worn: decisions without a cluster."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from job_rows import spec
 
 from lorafleet.errors import BaseModelError, BundleError, DataError, ManifestError, NonFiniteError, UnreachableError
 from lorafleet_jobs.kinds import classify
-from lorafleet_jobs.policy import TENURE_SECONDS, Claim, advance, gives_way, next_jobs
+from lorafleet_jobs.policy import TENURE_SECONDS, TRIES, Claim, Death, Deaths, advance, gives_way, next_jobs
 from lorafleet_jobs.recycle import RECYCLE_JOBS, should_recycle
 from lorafleet_jobs.rows import JobRow
 from lorafleet_jobs.watchdog import LifeSigns, Watchdog
@@ -147,3 +148,28 @@ GIB = 2**30
 )
 def test_a_lane_is_worn_after_many_jobs_or_when_it_has_grown(jobs, now, settled, worn):
     assert should_recycle(jobs, now, settled) == worn
+
+
+def lives(*deaths: Death) -> int | None:
+    """How many of a lane's deaths it took to give it up; None if they were not enough."""
+    seen = Deaths()
+    return next((number for number, death in enumerate(deaths, 1) if seen.are_enough(death)), None)
+
+
+CRASH = Death("ActorDiedError", recurs=False, raised=False, leased=True, further=False)
+RAISED = Death("KeyError: 'x'", recurs=False, raised=True, leased=False, further=False)
+
+
+def test_a_lane_is_given_up_when_two_jobs_that_kill_it_would_be_in_quarantine():
+    assert lives(*[CRASH] * (TRIES + 1)) == TRIES
+    progress = replace(CRASH, further=True)
+    assert lives(*([CRASH] * (TRIES - 1) + [progress]) * 3) is None
+
+
+def test_a_cause_that_will_be_the_same_every_time_takes_fewer():
+    assert lives(*[replace(RAISED, recurs=True)] * 5) == 2
+    assert lives(*[RAISED] * 5) == 3
+    others = [replace(RAISED, cause=f"OSError: {number}") for number in range(TRIES)]
+    assert lives(*others) == TRIES
+    assert lives(*[replace(RAISED, leased=True)] * (TRIES - 1)) is None, "a job may be to blame"
+    assert lives(*[replace(RAISED, raised=False)] * (TRIES - 1)) is None, "its process was killed"
