@@ -170,7 +170,7 @@ class Machine:
 
     def environment(self, **more):
         path = f"{self.python.parent}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTHONPATH"))}
         kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0"}
         return kept | {"PATH": path, "LORAFLEET_HOME": str(self.home), "PIP_NO_DEPS": "1"} | more
 
