@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import venv
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
@@ -207,7 +207,8 @@ class Machine:
     def close(self):
         family = [self.process, *psutil.Process(self.process.pid).children(recursive=True)]
         for one in family:
-            one.kill()
+            with suppress(psutil.NoSuchProcess):  # it ended with another
+                one.kill()
         self.process.wait()
 
 
