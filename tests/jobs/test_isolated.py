@@ -88,6 +88,24 @@ def test_a_lane_is_as_wide_as_its_jobs_and_on_a_gpu_packs_are_as_large_as_pays(t
     assert fleet(1.0, 1, "d", pack=1)[1].pack == 1, "as was said"
 
 
+def test_lanes_are_told_absolute_addresses_whatever_the_driver_was_told(tmp_path, with_mlflow, monkeypatch):
+    with_mlflow(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("LORAFLEET_HOME", "home")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    monkeypatch.setenv("LORAFLEET_DATABASE_URL", "sqlite:///rows.db")
+    home = Home.from_environment()
+    prepared = prepare(manifest_in(tmp_path / "a", 1))
+    record(prepared, home)
+    found = load_submission(home, prepared.plan.submission)
+    told = fleet_of(found.row, found.jobs, home, Cluster(0, own=True))
+    places = told.home, told.storage, told.spans
+    assert all(place.is_relative_to(tmp_path / "here" / "home") for place in places)
+    assert told.tracking_uri == f"sqlite:///{tmp_path / 'here' / 'mlflow.db'}"
+    assert told.database == f"sqlite:///{tmp_path / 'here' / 'rows.db'}"
+    assert (tmp_path / "here" / "rows.db").exists()
+
+
 def test_the_plan_says_how_wide_lanes_are(tmp_path, capsys):
     path = manifest_in(tmp_path, 2, resources={"lanes": 2})
     assert run(build_app(), ["plan", str(path)]) == 0
