@@ -37,6 +37,12 @@ class ClassFolder:
             for f in seen
             if isinstance(f, Finding)
         ]
+        findings += [
+            one.with_changes(message=f"prior.images {written!r}: {one.message}")
+            for o in seen
+            if isinstance(o, Opened)
+            for one in o.warnings
+        ]
         if not good:
             message = f"no readable image in prior.images {written!r}; put JPEG, PNG or WEBP files of the class there"
             findings.append(_finding("error", message))

@@ -90,6 +90,7 @@ def _examine(subject: Subject, needs: Needs) -> SubjectReport:
     seen = [open_image(subject.folder, file) for file in files]
     good = [result for result in seen if isinstance(result, Opened)]
     findings += [_skipped(result, bool(good)) for result in seen if isinstance(result, Finding)]
+    findings += [warning for opened in good for warning in opened.warnings]
     findings += [*_about_count(subject, good), *_about_pictures(good, needs.resolution)]
     captions = read_captions(subject.folder, [file.name for file in files], subject.caption_column)
     masks, about_masks = read_masks(subject.folder, good, needs.masks)

@@ -1,12 +1,13 @@
 """What a check can find: an id that never changes its meaning, a level, one line, and the file it is about.
 
-D001  too few images            D010  no caption               D018  same picture in two subjects
-D002  unreadable image          D011  TOK missing              D019  name taken or unusable
-D003  image beyond the limits   D014  reserved text            D020  folder missing
-D004  low resolution            D015  link out of the folder   D021  caption column missing
-D005  same picture twice        D016  class missing            D022  captions unreadable
-D006  nearly the same picture   D009  odd aspect           D023  mask unusable
-D024  mask all black            D025  masks missing/unused D026  class images unusable
+D001  too few images            D010  no caption               D020  folder missing
+D002  unreadable image          D011  TOK missing              D021  caption column missing
+D003  image beyond the limits   D014  reserved text            D022  captions unreadable
+D004  low resolution            D015  link out of the folder   D023  mask unusable
+D005  same picture twice        D016  class missing            D024  mask all black
+D006  nearly the same picture   D018  same picture in two      D025  masks missing or unused
+D009  odd aspect                      subjects                 D026  class images unusable
+                                D019  name taken or unusable   D027  profile or EXIF unreadable
 """
 
 from __future__ import annotations

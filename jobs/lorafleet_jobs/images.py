@@ -1,4 +1,6 @@
-"""One image file: whether it may be opened, and its pixels. Knows formats, limits and orientation; refuses to know why.
+"""One image file: whether it may be opened, and its pixels. Knows formats, limits, orientation, depth and transparency.
+
+`read_picture` is the one place that opens what a user gave: checks, training, masks and evaluation see the same pixels.
 
 Only JPEG, PNG and WEBP are decoded, by what a file holds and not by what it is called. Limits are checked on the
 header, before any pixel is decoded: Pillow alone opens a 9 KiB PNG of 81 megapixels without a word.
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lorafleet.errors import DataError
+from lorafleet_jobs.colours import to_srgb
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}
@@ -43,6 +46,8 @@ MAX_BYTES = 25 * 10**6
 MAX_PIXELS = 50 * 10**6
 MAX_SIDE = 16384
 _HASH_SIDE = 8
+_PNG_DEPTH = 24
+"""Where a PNG says how many bits a channel has."""
 
 # What Pillow's three decoders raise on damaged files.
 _DAMAGE = (
@@ -86,9 +91,9 @@ def sniff(path: Path) -> str | None:
 
 
 def load_image(path: Path) -> Image.Image:
-    """The picture as RGB: turned as its EXIF says, transparency on white, at its own size.
+    """The picture as RGB in sRGB: turned as its EXIF says, converted by its profile, transparency on white.
 
-    Raises DataError, with OversizeError for one beyond the limits.
+    16 bits are scaled to 8; the size stays. Raises DataError, with OversizeError for one beyond the limits.
     """
     try:
         return decode_image(read_image_bytes(path))
@@ -107,22 +112,46 @@ def read_image_bytes(path: Path) -> bytes:
         return path.read_bytes()
 
 
-def decode_image(data: bytes) -> Image.Image:
-    """The picture in `data` as RGB, by the rules of `load_image`."""
-    with _damage_as_data_error(), warnings.catch_warnings():
+@dataclass(frozen=True)
+class Picture:
+    """A picture and what its file says beside the pixels that could not be followed."""
+
+    image: Image.Image
+    """RGB, in sRGB."""
+    problems: tuple[str, ...] = ()
+    """Each continues the file's name."""
+
+
+def read_picture(data: bytes) -> Picture:
+    """The picture in `data` as RGB in sRGB, by the rules of `load_image`. Raises DataError."""
+    with _damage_as_data_error(), warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")  # Pillow warns of damage that it reads on behind
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _refuse_oversize(image.width, image.height)
             image.load()
-            return _as_rgb(ImageOps.exif_transpose(image))
+            _scale_clear_colour(image, data)
+            profile = image.info.get("icc_profile")
+            picture, problem = _as_rgb(ImageOps.exif_transpose(image), profile if isinstance(profile, bytes) else None)
+    problems = [f"has a colour profile that {problem}; it is read as sRGB, save it as sRGB"] if problem else []
+    if said := next((" ".join(str(one.message).split()) for one in heard if one.category is UserWarning), ""):
+        problems.append(f"is damaged beside its pixels ({said}); if it lies on its side, save it anew")
+    return Picture(picture, tuple(problems))
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The picture in `data` as RGB, by the rules of `load_image`. Raises DataError."""
+    return read_picture(data).image
 
 
 def measure_image(data: bytes) -> tuple[int, int]:
     """The height and width of the picture in `data` as `decode_image` gives it, by its header alone."""
-    with _damage_as_data_error(), Image.open(BytesIO(data), formats=FORMATS) as image:
-        _refuse_oversize(image.width, image.height)
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-        return (image.width, image.height) if turned else (image.height, image.width)
+    with _damage_as_data_error(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # whatever there is to say was said when the picture was checked
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            _refuse_oversize(image.width, image.height)
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def look_at(image: Image.Image) -> Looks:
@@ -142,14 +171,42 @@ def _refuse_oversize(width: int, height: int) -> None:
         raise OversizeError(f"has {megapixels}; at most {MAX_PIXELS // 10**6} are read, save it smaller")
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+    """The picture as RGB on white, and what is wrong with its profile."""
+    colours, alpha = _apart(image)
+    colours, problem = to_srgb(colours, profile)
+    if alpha is None:
+        return colours, problem
+    colours.putalpha(alpha)
+    white = Image.new("RGBA", colours.size, "white")
+    return Image.alpha_composite(white, colours).convert("RGB"), problem
+
+
+def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """The colours as L, RGB or CMYK of 8 bits, and the opacity if there is any transparency."""
+    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
+        levels = np.asarray(image).clip(0, 65535)
+        clear = image.info.get("transparency")
+        alpha = Image.fromarray(np.where(levels == clear, 0, 255).astype(np.uint8)) if clear is not None else None
+        return Image.fromarray((levels >> 8).astype(np.uint8)), alpha
     if image.has_transparency_data:
         layer = image.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    if image.mode.startswith("I"):  # 16 bits a pixel: Pillow's own conversion clips instead of scaling
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+        return image.getchannel("L") if image.mode == "LA" else layer.convert("RGB"), layer.getchannel("A")
+    if image.mode in ("L", "RGB", "CMYK"):
+        return image, None
+    return image.convert("L" if image.mode == "1" else "RGB"), None
+
+
+def _scale_clear_colour(image: Image.Image, data: bytes) -> None:
+    """Brings a PNG's transparent colour, written at the file's own depth, to the 8 bits that Pillow reads it at."""
+    clear = image.info.get("transparency")
+    if image.format != "PNG" or len(data) <= _PNG_DEPTH:
+        return
+    depth = data[_PNG_DEPTH]
+    if isinstance(clear, tuple) and depth == 16:
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    elif isinstance(clear, int) and image.mode == "L" and depth < 8:
+        image.info["transparency"] = clear * 255 // (2**depth - 1)
 
 
 @contextmanager

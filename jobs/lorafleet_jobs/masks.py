@@ -31,6 +31,7 @@ def read_masks(folder: Path, images: Sequence[Opened], used: bool) -> tuple[dict
         if problem is not None:
             findings.append(problem)
         elif isinstance(mask, Opened):
+            findings += mask.warnings
             masks[image.file] = MaskSpec(file=mask.file, sha256=mask.sha256)
     if len(beside) < len(images):
         message = f"{len(images) - len(beside)} of {len(images)} images have no mask; all of each counts"

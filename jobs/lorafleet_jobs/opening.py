@@ -9,7 +9,7 @@ from pathlib import Path
 from lorafleet.errors import DataError
 from lorafleet_jobs.captions import leaves
 from lorafleet_jobs.findings import Finding
-from lorafleet_jobs.images import Looks, OversizeError, decode_image, look_at, read_image_bytes
+from lorafleet_jobs.images import Looks, OversizeError, look_at, read_image_bytes, read_picture
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Opened:
     looks: Looks
     black: bool
     """All of it: as a mask it shows nothing."""
+    warnings: tuple[Finding, ...] = ()
+    """What the file says beside its pixels and could not be followed."""
 
 
 def open_image(folder: Path, file: Path) -> Opened | Finding:
@@ -33,13 +35,16 @@ def open_image(folder: Path, file: Path) -> Opened | Finding:
         return _error("D015", f"{name} is a link out of the folder; put a copy of the file there", name)
     try:
         data = read_image_bytes(file)
-        picture = decode_image(data)
-        black = picture.convert("L").getextrema() == (0, 0)
-        return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture), black)
+        picture = read_picture(data)
     except OversizeError as problem:
         return _error("D003", f"{name} {problem}", name)
     except DataError as problem:
         return _error("D002", f"{name} {problem}", name)
+    black = picture.image.convert("L").getextrema() == (0, 0)
+    warnings = tuple(
+        Finding(id="D027", level="warn", message=f"{name} {problem}", file=name) for problem in picture.problems
+    )
+    return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, warnings)
 
 
 def is_utf8(text: str) -> bool:

@@ -95,6 +95,17 @@ def test_a_damaged_mask_stops_its_subject_only_where_masks_are_used(tmp_path: Pa
     assert [(code, level) for code, level, _ in found(path)] == [("D025", "info")]
 
 
+def test_masks_and_class_images_are_read_as_other_pictures_are(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "{masked_loss: 0.1, prior: {mode: images, images: dogs}}")
+    for file in ("rex/0-mask.png", "dogs/4.png"):
+        with Image.open(tmp_path / file) as picture:
+            picture.save(tmp_path / file, icc_profile=b"no profile")
+    (tmp_path / "dogs" / "bad.jpg").unlink()
+    [report] = examine(path).reports
+    said = [f.message for f in report.findings if f.id == "D027" and f.level == "warn"]
+    assert [one.partition(" has a colour profile")[0] for one in said] == ["0-mask.png", "prior.images 'dogs': 4.png"]
+
+
 def test_masks_that_are_missing_or_unused(tmp_path: Path) -> None:
     [(code, level, said)] = found(manifest(tmp_path, "{}"))
     assert (code, level) == ("D025", "info")

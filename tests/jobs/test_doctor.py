@@ -123,6 +123,15 @@ def test_how_many_images_are_enough(tmp_path: Path, count: int, level: str | Non
     assert found(report) == ([("D001", level, None)] if level else [])
 
 
+def test_a_profile_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch.jpg"
+    photo(70).save(scratch, icc_profile=b"no profile")
+    report = examined(tmp_path, {**good(), "x.jpg": scratch.read_bytes()})
+    assert found(report) == [("D027", "warn", "x.jpg")]
+    assert report.findings[0].message.startswith("x.jpg has a colour profile that cannot be read")
+    assert len(report.images) == 5
+
+
 def test_copies_do_not_count(tmp_path: Path) -> None:
     files = good(3)
     report = examined(tmp_path, {**files, "zz.png": files["00.png"]})

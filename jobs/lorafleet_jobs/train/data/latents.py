@@ -21,8 +21,8 @@ from lorafleet_jobs.train.data.files import write_whole
 from lorafleet_jobs.train.data.geometry import View, pixels
 from lorafleet_jobs.train.data.sources import File
 
-FIT_CODE = "1"
-"""Raised when `geometry` changes what a view's pixels are; part of every file's name."""
+FIT_CODE = "2"
+"""Raised when `geometry`, or how a picture is read, changes what a view's pixels are; part of every file's name."""
 KEPT = 1024
 """Posteriors kept in memory; at 1024 pixels one takes 512 KiB."""
 
