@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.config import Recipe
-from lorafleet_jobs.dataset import find_images
-from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.findings import Finding, finding
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec
+from lorafleet_jobs.listing import Listing, list_folder
 from lorafleet_jobs.opening import Opened, is_utf8, open_image
+from lorafleet_jobs.paths import absolute
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,12 @@ class ClassFolder:
     @classmethod
     def read(cls, written: str, home: Path) -> ClassFolder:
         """Opens every image of the folder `written`, relative to `home`; those that are damaged are left out."""
-        folder = Path(os.path.abspath(home / os.path.expanduser(written)))
+        folder = absolute(home, written)
         if not is_utf8(str(folder)) or not os.path.isdir(folder) or not os.access(folder, os.R_OK | os.X_OK):
             message = f"prior.images {written!r} is no folder that can be opened; paths are relative to the manifest"
             return cls(written, None, (_finding("error", message),))
-        seen = [open_image(folder, file) for file in find_images(folder)]
+        listing = list_folder(folder)
+        seen = [open_image(folder, file) for file in listing.images]
         good = tuple(ImageSpec(file=o.file, caption=None, sha256=o.sha256) for o in seen if isinstance(o, Opened))
         findings = [
             _finding("warn", f"prior.images {written!r}: {f.message}; it is left out")
@@ -46,6 +48,7 @@ class ClassFolder:
         if not good:
             message = f"no readable image in prior.images {written!r}; put JPEG, PNG or WEBP files of the class there"
             findings.append(_finding("error", message))
+        findings += _left_out(written, listing)
         return cls(written, ClassImages(folder=str(folder), images=good) if good else None, tuple(findings))
 
 
@@ -62,6 +65,15 @@ def images_of(recipe: Recipe, folders: Iterable[ClassFolder]) -> ClassImages | N
 
 def _named(recipes: Sequence[Recipe]) -> list[str]:
     return [r.prior.images for r in recipes if r.prior is not None and r.prior.images is not None]
+
+
+def _left_out(written: str, listing: Listing) -> list[Finding]:
+    """What in the folder is no class image, by name."""
+    rest = [*listing.leftovers, *listing.hidden, *listing.others, *listing.masks.values(), *listing.folders]
+    if not rest:
+        return []
+    names = ", ".join(path.name for path in sorted(rest))
+    return [finding("D028", "info", f"prior.images {written!r}: left out as no images of the class: {names}")]
 
 
 def _finding(level: str, message: str) -> Finding:

@@ -46,7 +46,7 @@ def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False
 
     checked = examine(manifest, base)
     if checked.base is None:
-        note(f"D004 (low resolution) is not judged: {checked.base_problem}")
+        note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
     if as_json:
         print_json({"ok": checked.ok, "subjects": [report.as_json() for report in checked.reports]})
     else:
@@ -61,10 +61,12 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
     """
     from lorafleet.console import print_json
     from lorafleet_jobs.intake import prepare
+    from lorafleet_jobs.warnings_told import loud_findings
 
     prepared = prepare(manifest, base)
     if as_json:
-        print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared)})
+        findings = loud_findings(prepared.reports)
+        print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared), "findings": findings})
     else:
         show_plan(prepared)
     return 1 if prepared.plan.skipped else 0
@@ -72,7 +74,7 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 
 def show_plan(prepared: Prepared) -> None:
     """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
-    from lorafleet.console import note, out
+    from lorafleet.console import out
 
     plan, base = prepared.plan, prepared.base
     recipes = [resolved.recipe for resolved in prepared.recipes]
@@ -93,7 +95,17 @@ def show_plan(prepared: Prepared) -> None:
     )
     out.print(cost, markup=False)
     out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
-    for skipped in plan.skipped:
+    show_left_out(prepared)
+
+
+def show_left_out(prepared: Prepared) -> None:
+    """What the check found, from warnings up, and which subjects are left out for it; on stderr."""
+    from lorafleet.console import note
+    from lorafleet_jobs.warnings_told import warning_lines
+
+    for line in warning_lines(prepared.reports):
+        note(line, "warning")
+    for skipped in prepared.plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorafleet_jobs.commands_intake import AsJson, BaseName, ManifestPath
+from lorafleet_jobs.commands_intake import AsJson, BaseName, ManifestPath, show_left_out
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,8 +149,7 @@ def _announce(prepared: Prepared) -> None:
     from lorafleet.console import note
 
     plan = prepared.plan
-    for skipped in plan.skipped:
-        note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+    show_left_out(prepared)
     secret = prepared.manifest.notify and prepared.manifest.notify.secret_env
     if secret and not os.environ.get(secret):
         note(f"notify.secret_env names {secret}, which is not set here; nobody will be notified")

@@ -8,12 +8,15 @@ D005  same picture twice        D016  class missing            D024  mask all bl
 D006  nearly the same picture   D018  same picture in two      D025  masks missing or unused
 D009  odd aspect                      subjects                 D026  class images unusable
                                 D019  name taken or unusable   D027  profile or EXIF unreadable
+D028  files left out            D030  captions not used
+D029  long captions             D031  captions joined or guessed
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
@@ -23,7 +26,7 @@ from lorafleet.console import one_line
 
 Level = Literal["error", "warn", "info"]
 Line = Annotated[str, BeforeValidator(one_line)]
-_RESERVED = re.compile(r"<[^<>]*>")
+_TRIGGER = re.compile(r"<([^<>/]+)(/TOK\d*)?>")
 
 
 class Finding(Strict):
@@ -37,8 +40,22 @@ class Finding(Strict):
     """Relative to the subject's folder."""
 
 
-def reserved_text(text: str) -> str | None:
-    """The first piece of a caption or prompt that has a meaning of its own: `<...>` or a control character."""
-    if match := _RESERVED.search(text):
-        return match[0]
+def reserved_text(text: str, adapters: Collection[str] = ()) -> str | None:
+    """The first piece of a caption or prompt that has a meaning of its own: an adapter's trigger, a control character.
+
+    `adapters` are those of the submission. Any other `<...>` is text, as in booru tags (`>_<`, `<o>_<o>`).
+    """
+    for match in _TRIGGER.finditer(text):
+        if match[1] in adapters:
+            return match[0]
     return next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), None)
+
+
+def finding(id: str, level: Level, message: str, file: str | None = None) -> Finding:  # noqa: A002
+    """A finding of any level."""
+    return Finding(id=id, level=level, message=message, file=file)
+
+
+def error(id: str, message: str, file: str | None = None) -> Finding:  # noqa: A002
+    """A finding that keeps its subject from training."""
+    return finding(id, "error", message, file)

@@ -11,6 +11,7 @@ from lorafleet.config import Manifest, Recipe
 from lorafleet.config.load import load_manifest
 from lorafleet.config.sweep import nested
 from lorafleet.errors import BaseModelError, DataError
+from lorafleet_jobs.about_texts import Texts
 from lorafleet_jobs.class_images import ClassFolder, read_class_folders
 from lorafleet_jobs.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.estimate import Machine
@@ -19,6 +20,7 @@ from lorafleet_jobs.plan import Plan, make_plan
 from lorafleet_jobs.presets import SweepPoint, at_point, resolve_points
 from lorafleet_jobs.refusals import refuse, refuse_compile, refuse_early_stop, refuse_words
 from lorafleet_jobs.resolved import Resolved
+from lorafleet_jobs.token_counts import counter_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def examine(manifest_path: Path, base: str | None = None) -> Checked:
     side = None if None in sides else max(side for side in sides if side is not None)
     class_folders = tuple(read_class_folders(recipes, folder))
     shared = [finding for class_folder in class_folders for finding in class_folder.findings]
-    reports = check(manifest, folder, _needs(recipes, side), shared)
+    reports = check(manifest, folder, _needs(recipes, side, found), shared)
     for one in points:
         refuse_words(one.recipe, reports, manifest.validation.prompts, at_point(str(manifest_path), one.point))
     if manifest.early_stop is not None:
@@ -110,23 +112,22 @@ def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
         checked.class_folders,
     )
     if not plan.jobs:
-        first, *others = plan.skipped
-        more = f" (and {len(others)} more)" if others else ""
-        raise DataError(f"{manifest_path}: no subject can be trained; {first.subject}: {first.reason}{more}")
+        reasons = "; ".join(f"{skipped.subject}: {skipped.reason}" for skipped in plan.skipped)
+        raise DataError(f"{manifest_path}: no subject can be trained; {reasons}")
     written = checked.manifest.recipe
     resolved = [Resolved(one.recipe, written, nested(one.point), checked.base) for one in checked.points]
     return Prepared(checked.manifest, checked.reports, plan, checked.base, tuple(resolved))
 
 
-def _needs(recipes: Sequence[Recipe], side: int | None) -> Needs:
-    """What all sweep points together ask of the images."""
-    prefixes = [recipe.caption.prefix for recipe in recipes]
-    return Needs(
-        resolution=side,
+def _needs(recipes: Sequence[Recipe], side: int | None, base: Base | None) -> Needs:
+    """What all sweep points together ask of the images and texts."""
+    texts = Texts(
         token=any(recipe.pivotal for recipe in recipes),
-        prefix=prefixes[0] if len(set(prefixes)) == 1 else "",
-        masks=any(recipe.masked_loss is not None for recipe in recipes),
+        prefixes=tuple(dict.fromkeys(recipe.caption.prefix for recipe in recipes)),
+        learned=max(recipe.pivotal.tokens if recipe.pivotal is not None else 0 for recipe in recipes),
+        counter=counter_of(base) if base is not None else None,
     )
+    return Needs(side, texts, masks=any(recipe.masked_loss is not None for recipe in recipes))
 
 
 def _base_if_here(name: str, beside: Path | None) -> tuple[Base | None, str]:

@@ -5,37 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorafleet_jobs.dataset import find_masks
-from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.findings import Finding, error, finding
 from lorafleet_jobs.images import Looks
 from lorafleet_jobs.jobspec import MaskSpec
+from lorafleet_jobs.listing import Listing
 from lorafleet_jobs.opening import Opened, open_image
 
 
-def read_masks(folder: Path, images: Sequence[Opened], used: bool) -> tuple[dict[str, MaskSpec], list[Finding]]:
+def read_masks(listing: Listing, images: Sequence[Opened], used: bool) -> tuple[dict[str, MaskSpec], list[Finding]]:
     """The masks by image file, and the findings about them; `used`: some recipe has masked_loss."""
-    found = find_masks(folder)
-    beside = {image.file: found[stem] for image in images if (stem := Path(image.file).stem) in found}
+    beside = {image.file: mask for image in images if (mask := listing.masks.get(Path(image.file).stem))}
     if not used:
-        return {}, [_unused(len(beside))] if beside else []
+        return {}, [_unused([mask.name for mask in listing.masks.values()])] if listing.masks else []
+    findings: list[Finding] = []
     if images and not beside:
         message = "masked_loss is set, but no image has a mask; add name-mask.png beside name.png, or leave it out"
-        return {}, [_error("D025", message, None)]
+        findings.append(error("D025", message))
+    if idle := [mask.name for mask in listing.masks.values() if mask not in beside.values()]:
+        message = f"masks not used, their images are not trained on: {', '.join(idle)}"
+        findings.append(finding("D025", "info", message))
     masks: dict[str, MaskSpec] = {}
-    findings: list[Finding] = []
     for image in images:
         if image.file not in beside:
             continue
-        mask = open_image(folder, beside[image.file])
-        problem = mask.with_changes(level="error") if isinstance(mask, Finding) else _problem(folder, mask, image)
+        opened = open_image(listing.folder, beside[image.file])
+        problem = opened.with_changes(level="error") if isinstance(opened, Finding) else _problem(opened, image)
         if problem is not None:
             findings.append(problem)
-        elif isinstance(mask, Opened):
-            findings += mask.warnings
-            masks[image.file] = MaskSpec(file=mask.file, sha256=mask.sha256)
-    if len(beside) < len(images):
+        elif isinstance(opened, Opened):
+            findings += opened.warnings
+            masks[image.file] = MaskSpec(file=opened.file, sha256=opened.sha256)
+    if beside and len(beside) < len(images):
         message = f"{len(images) - len(beside)} of {len(images)} images have no mask; all of each counts"
-        findings.append(Finding(id="D025", level="info", message=message))
+        findings.append(finding("D025", "info", message))
     return masks, findings
 
 
@@ -48,22 +50,18 @@ def same_shape(one: Looks, other: Looks) -> bool:
     )
 
 
-def _problem(folder: Path, mask: Opened, image: Opened) -> Finding | None:
+def _problem(mask: Opened, image: Opened) -> Finding | None:
     if not same_shape(mask.looks, image.looks):
         sizes = [f"{looks.width} x {looks.height}" for looks in (mask.looks, image.looks)]
         message = f"{mask.file} is {sizes[0]}, but {image.file} is {sizes[1]}; give a mask of the image's size"
-        return _error("D023", message, mask.file)
+        return error("D023", message, mask.file)
     if mask.black:
-        return _error(
-            "D024", f"{mask.file} is all black: nothing of {image.file} would count; paint it white", mask.file
-        )
+        message = f"{mask.file} is all black: nothing of {image.file} would count; paint it white"
+        return error("D024", message, mask.file)
     return None
 
 
-def _unused(count: int) -> Finding:
-    message = f"{count} mask{'s' * (count > 1)} not used; set masked_loss: 0 in the recipe to train on what is white"
-    return Finding(id="D025", level="info", message=message)
-
-
-def _error(id: str, message: str, file: str | None) -> Finding:  # noqa: A002
-    return Finding(id=id, level="error", message=message, file=file)
+def _unused(names: Sequence[str]) -> Finding:
+    """Of masks that no recipe asks for."""
+    count = f"{len(names)} mask{'s' * (len(names) > 1)} not used ({', '.join(names)})"
+    return finding("D025", "info", f"{count}; set masked_loss: 0 in the recipe to train on what is white")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.errors import DataError
-from lorafleet_jobs.captions import leaves
 from lorafleet_jobs.findings import Finding
 from lorafleet_jobs.images import Looks, OversizeError, look_at, read_image_bytes, read_picture
+from lorafleet_jobs.paths import leaves
 
 
 @dataclass(frozen=True)

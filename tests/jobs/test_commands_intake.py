@@ -72,14 +72,16 @@ def test_check_without_the_base_says_what_it_leaves_out(here: Path, capsys: pyte
     assert call(here, "check", manifest(REX), "--base", "someone/never-fetched", "--json") == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["ok"] is True
-    assert err.startswith("note: D004 (low resolution) is not judged: base 'someone/never-fetched' is not here")
+    assert err.startswith(
+        "note: D004 (low resolution) and D029 (long captions) are not judged: base 'someone/never-fetched' is not here"
+    )
 
 
 def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
     found = document(capsys)
-    assert set(found) == {"submission", "jobs", "packs", "lanes", "estimate", "skipped", "recipes"}
+    assert set(found) == {"submission", "jobs", "packs", "lanes", "estimate", "skipped", "recipes", "findings"}
     assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
     assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
     assert [(r["values"]["rank"], r["origins"]["rank"], r["filled_in"]["alpha"]) for r in found["recipes"]] == [
@@ -115,6 +117,68 @@ def test_plan_leaves_bad_subjects_out_and_trains_the_others(here: Path, capsys: 
     assert [(s["subject"], s["reason"][:4]) for s in found["skipped"]] == [("mimi", "D016"), ("nowhere", "D020")]
     assert call(here, "plan", text) == 1
     assert "skipped: mimi is left out; D016: no class; add class:" in capsys.readouterr().err
+
+
+def test_plan_tells_what_the_check_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "rex" / "0.txt").write_text("a dog")
+    (here / "mimi" / "bad.jpg").write_text("<html>")
+    for n in range(5):
+        Image.new("RGB", (9 + n, 9), (40 * n, 0, 0)).save(here / "mimi" / f"low{n}.png")
+    text = manifest(REX, "{images: mimi, class: cat}", "{images: nowhere}")
+    assert call(here, "plan", text) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "warning: rex: D011: 1 of 4 captions lack TOK, the word to be learned; write it in"
+    assert said[1].startswith("warning: mimi: D002: bad.jpg does not hold a JPEG")
+    assert sum("D004" in line for line in said) == 1  # five of one kind
+    assert next(line for line in said if "D004" in line).endswith(
+        "(and 4 more of D004, of mimi; lorafleet check lists them)"
+    )
+    assert said[-2].startswith("warning: nowhere: D020: no folder 'nowhere'")
+    assert said[-1].startswith("skipped: nowhere is left out; D016: no class")
+    assert call(here, "plan", text, "--json") == 1
+    findings = document(capsys)["findings"]
+    assert [(f["subject"], f["id"]) for f in findings][:2] == [("rex", "D011"), ("mimi", "D002")]
+    assert [f["id"] for f in findings if f["subject"] == "nowhere"] == ["D016", "D020"]
+
+
+def test_every_subject_that_is_missing_is_told(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.delenv("PETS", raising=False)
+    wanted = ["~/dog", "$HOME/cat", "$PETS/bird", "C:\\\\Users\\\\me\\\\dog", "photos\\\\rex"]
+    text = manifest(*(f'{{name: s{n}, images: "{images}", class: dog}}' for n, images in enumerate(wanted)))
+    (here / "photos").mkdir()
+    (here / "rex").rename(here / "photos" / "rex")
+    assert call(here, "plan", text, "--json") == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert f"s0: D020: no folder '~/dog' ({here}/dog)" in err
+    assert f"s1: D020: no folder '$HOME/cat' ({here}/cat)" in err
+    assert "s2: D020: no folder '$PETS/bird'" in err
+    assert "the variable PETS is not set here" in err
+    assert "that is a path of Windows, and this is not; give one of this machine" in err
+    assert "did you mean 'photos/rex'?" in err
+
+
+def test_home_and_variables_are_expanded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETS", str(here))
+    monkeypatch.setenv("HOME", str(here))
+    text = manifest(
+        "{images: $PETS/rex, class: dog}", '{glob: "~/mi*", class: cat}', '{glob: "${PETS}/emp*", class: x}'
+    )
+    assert call(here, "check", text, "--json") == 1
+    assert [(r.name, len(r.images)) for r in examine(here / "m.yaml").reports] == [
+        ("rex", 4),
+        ("mimi", 4),
+        ("empty", 0),
+    ]
+
+
+def test_a_name_with_a_dollar_means_itself_where_it_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PETS", "nowhere")
+    (here / "rex").rename(here / "$PETS")
+    assert call(here, "check", manifest("{name: rex, images: $PETS, class: dog}"), "--json") == 0
 
 
 BAD = [

@@ -106,10 +106,22 @@ def test_masks_and_class_images_are_read_as_other_pictures_are(tmp_path: Path) -
     assert [one.partition(" has a colour profile")[0] for one in said] == ["0-mask.png", "prior.images 'dogs': 4.png"]
 
 
+def test_a_second_mask_of_a_picture_and_the_mask_of_a_bad_one_are_named(tmp_path: Path) -> None:
+    path = manifest(tmp_path, MASKED)
+    Image.new("L", (60, 40), 255).save(tmp_path / "rex" / "0-mask.jpg")
+    (tmp_path / "rex" / "3.png").write_bytes(b"<html>")
+    said = [f.message for f in examine(path).reports[0].findings]
+    assert "masks not used, their images are not trained on: 3-mask.png" in said
+    assert "left out as neither images nor captions: 0-mask.jpg" in said
+
+
 def test_masks_that_are_missing_or_unused(tmp_path: Path) -> None:
     [(code, level, said)] = found(manifest(tmp_path, "{}"))
     assert (code, level) == ("D025", "info")
-    assert said == "4 masks not used; set masked_loss: 0 in the recipe to train on what is white"
+    assert said == (
+        "4 masks not used (0-mask.png, 1-mask.png, 2-mask.png, 3-mask.png); set masked_loss: 0 in the recipe to train "
+        "on what is white"
+    )
     for mask in (tmp_path / "rex").glob("*-mask.png"):
         mask.unlink()
     assert found(manifest(tmp_path, MASKED, masks=2)) == [
@@ -132,6 +144,10 @@ def test_stray_files_in_the_class_folder_are_passed_over(tmp_path: Path) -> None
     [(code, level, said)] = found(path)
     assert (code, level) == ("D026", "warn")
     assert said.startswith("prior.images 'dogs': bad.jpg does not hold a JPEG")
+    [left_out] = [f for f in examine(path).reports[0].findings if f.id == "D028"]
+    assert (left_out.level, left_out.message) == (
+        "info", "prior.images 'dogs': left out as no images of the class: .gitattributes, 4.txt, below"
+    )  # fmt: skip
 
 
 def test_ids_depend_on_the_contents_of_the_class_folder_not_on_its_name(tmp_path: Path) -> None:

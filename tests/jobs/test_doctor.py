@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from lorafleet.config import Manifest
-from lorafleet_jobs.dataset import find_images, slug
+from lorafleet_jobs.about_texts import Texts
+from lorafleet_jobs.dataset import slug
 from lorafleet_jobs.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.listing import find_images
 
 Files = dict[str, bytes | str | Image.Image]
 
@@ -50,7 +52,7 @@ def found(report: SubjectReport, *, but: str = "D010") -> list[tuple[str, str, s
 
 
 def test_a_good_subject(tmp_path: Path) -> None:
-    report = examined(tmp_path, {**good(), **{f"{n:02}.txt": f"TOK dog\n number {n}" for n in range(4)}})
+    report = examined(tmp_path, {**good(), **{f"{n:02}.txt": f"TOK  dog number {n}\n" for n in range(4)}})
     assert (report.name, len(report.images), report.findings) == ("rex", 4, ())
     assert report.images[1].caption == "TOK dog number 1"
     assert report.as_json() == {"name": "rex", "images": 4, "findings": []}
@@ -190,7 +192,7 @@ def test_names_come_from_folders_and_must_differ(tmp_path: Path) -> None:
         fill(tmp_path / "all" / name, good(seed=n))
     reports = check(manifest({"glob": "all/*", "class": "pet"}, {"glob": "none/*", "class": "pet"}), tmp_path)
     assert [(r.name, [f.id for f in r.errors]) for r in reports] == [
-        ("all/*", ["D019"]), ("mimi-cat", []), ("rex", ["D019"]), ("rex", ["D019"]), ("none/*", ["D020"]),
+        ("all/???", ["D019"]), ("mimi-cat", []), ("rex", ["D019"]), ("rex", ["D019"]), ("none/*", ["D020"]),
     ]  # fmt: skip
     assert "2 subjects are called 'rex'; give each its own name" in reports[2].errors[0].message
     assert "glob 'none/*' matches no folder" in reports[4].errors[0].message
@@ -211,48 +213,51 @@ def test_two_subjects_that_share_pictures(tmp_path: Path) -> None:
     assert "shares 1 picture with 'b'" in reports[0].findings[-1].message
 
 
+@pytest.mark.parametrize("caption", ["a TOK <|endoftext|> dog", "TOK, >_<, <o>_<o>", "a TOK <my-dog>"])
+def test_what_is_no_trigger_of_the_submission_is_text(tmp_path: Path, caption: str) -> None:
+    report = examined(tmp_path, {**good(), "00.txt": caption})
+    assert (found(report), report.images[0].caption) == ([], caption)
+
+
 @pytest.mark.parametrize(
-    ("files", "column"),
+    ("caption", "said"),
     [
-        ({"metadata.jsonl": '{"file_name": "00.png", "prompt": "TOK  dog"}\n\n{"file_name": "01.png"}\n'}, "prompt"),
-        ({"metadata.jsonl": '{"file_name": "00.png", "text": "TOK dog"}'}, "text"),
-        ({"metadata.csv": 'file_name,prompt\n00.png,"TOK\ndog"\n'}, "prompt"),
-        ({"metadata.csv": "\ufefffile_name,text,x\r\n00.png,TOK dog,1\r\n"}, "text"),
-        ({"metadata.csv": "file_name,prompt\n00.png,lost\n", "00.txt": "TOK dog"}, "prompt"),
-        ({"metadata.csv": "broken", "metadata.jsonl": '{"file_name": "00.png", "prompt": "TOK dog"}'}, "prompt"),
+        ("a TOK <mimi>", "holds '<mimi>', which is reserved; write TOK where the subject is named"),
+        ("a <rex> dog", "holds '<rex>', which is reserved; write TOK"),
+        ("a <rex/TOK2>, TOK", "holds '<rex/TOK2>'"),
+        ("a TOK \x1b[2J", "holds '\\x1b', which is reserved; remove it"),
     ],
 )
-def test_captions_are_found(tmp_path: Path, files: Files, column: str) -> None:
-    report = examined(tmp_path, {**good(), **files}, caption_column=column)
-    assert [image.caption for image in report.images] == ["TOK dog", None, None, None]
-    assert found(report) == []
+def test_triggers_of_the_submission_are_reserved(tmp_path: Path, caption: str, said: str) -> None:
+    fill(tmp_path / "rex", {**good(), "00.txt": caption})
+    fill(tmp_path / "mimi", good(seed=1))
+    reports = check(manifest(*({"images": name, "class": "dog"} for name in ("rex", "mimi"))), tmp_path)
+    [problem] = reports[0].errors
+    assert (problem.id, problem.file, reports[1].errors) == ("D014", "00.txt", ())
+    assert said in problem.message
+
+
+def test_captions_that_lack_tok(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "00.txt": "a dog in the snow"})  # the others have the instance prompt
+    assert found(report) == [("D011", "warn", "00.png")]
+    assert "1 of 4 captions lack TOK" in report.findings[-1].message
 
 
 @pytest.mark.parametrize(
-    ("files", "id", "level", "said"),
+    ("texts", "level"),
     [
-        ({"metadata.jsonl": '{"file_name": "00.png", "text": "TOK"}'}, "D021", "error",
-         "metadata.jsonl has no column 'prompt', only file_name, text; set caption_column"),
-        ({"metadata.csv": "name,prompt\na,b\n"}, "D021", "error",
-         "metadata.csv has no column 'file_name', only name, prompt"),
-        ({"metadata.jsonl": '{"file_name": "00.png", "prompt": "TOK"}\n{]'}, "D022", "error",
-         "metadata.jsonl line 2 is not JSON"),
-        ({"metadata.jsonl": "[1]"}, "D022", "error", "metadata.jsonl line 1 is not a JSON object"),
-        ({"metadata.jsonl": '{"file_name": "00.png", "prompt": 5}'}, "D022", "error", "the caption is 5; give text"),
-        ({"metadata.jsonl": '{"file_name": "../x.png", "prompt": "TOK"}'}, "D022", "warn",
-         "names '../x.png', which is no image"),
-        ({"metadata.jsonl": '{"file_name": [], "prompt": "TOK"}'}, "D022", "warn", "names []"),
-        ({"00.txt": b"\xff\xfe"}, "D022", "error", "00.txt is not UTF-8"),
-        ({"00.txt": "a TOK <|endoftext|> dog"}, "D014", "error", "holds '<|endoftext|>', which is reserved"),
-        ({"00.txt": "a TOK <dog-rex>"}, "D014", "error", "holds '<dog-rex>'"),
-        ({"00.txt": "a TOK \x1b[2J"}, "D014", "error", "holds '\\x1b'"),
-        ({"00.txt": "a dog in the snow"}, "D011", "warn", "1 of 4 captions lack TOK"),
+        (Texts(), "error"),
+        (Texts(token=False), None),
+        (Texts(prefixes=("TOK, ",)), None),
+        (Texts(prefixes=("TOK, ", "")), "error"),
     ],
-)  # fmt: skip
-def test_captions_that_cannot_be_used(tmp_path: Path, files: Files, id: str, level: str, said: str) -> None:  # noqa: A002
-    report = examined(tmp_path, {**good(), **files})
-    assert [(f.id, f.level) for f in report.findings if f.id != "D010"] == [(id, level)]
-    assert said in next(f for f in report.findings if f.id == id).message
+)
+def test_a_subject_none_of_whose_captions_holds_tok_cannot_train_it(
+    tmp_path: Path, texts: Texts, level: str | None
+) -> None:
+    fill(tmp_path / "rex", {**good(), **{f"{n:02}.txt": f"a photo of sks dog {n}" for n in range(4)}})
+    [report] = check(manifest({"images": "rex", "class": "dog"}), tmp_path, Needs(texts=texts))
+    assert [(f.id, f.level) for f in report.findings] == ([("D011", level)] if level else [])
 
 
 def test_the_instance_prompt_must_hold_what_is_learned(tmp_path: Path) -> None:
@@ -262,10 +267,11 @@ def test_the_instance_prompt_must_hold_what_is_learned(tmp_path: Path) -> None:
         ("a photo of rex", True, ["D011"]),
         ("a photo of TOKEN", True, ["D011"]),
         ("a photo of rex", False, []),
-        ("TOK <x>", True, ["D014"]),
+        ("TOK <rex>", True, ["D014"]),
+        ("TOK <x>", True, []),
     ]:
         spec = {"images": "rex", "class": "dog", "instance_prompt": prompt}
-        [report] = check(manifest(spec), tmp_path, Needs(token=token))
+        [report] = check(manifest(spec), tmp_path, Needs(texts=Texts(token=token)))
         assert [f.id for f in report.errors] == ids
 
 
@@ -276,3 +282,69 @@ def test_every_message_is_one_line_of_json(tmp_path: Path) -> None:
     assert all("\n" not in f.message for f in report.findings)
     assert json.loads(json.dumps(report.as_json()))["images"] == 4
     assert Finding.model_validate(report.findings[0].model_dump()) == report.findings[0]
+
+
+def left_out(report: SubjectReport) -> list[tuple[str, str]]:
+    return [(f.level, f.message) for f in report.findings if f.id == "D028"]
+
+
+def test_backups_and_unfinished_copies_are_left_out_by_name(tmp_path: Path) -> None:
+    backup = png(photo(80), tmp_path)
+    report = examined(tmp_path, {**good(), "00.png~": backup, "00.png.bak": backup, "00.png.part": b"\x89PN"})
+    assert [image.file for image in report.images] == ["00.png", "01.png", "02.png", "03.png"]
+    [(level, message)] = left_out(report)
+    assert level == "info"
+    assert message.startswith("left out as backups or unfinished copies: 00.png.bak, 00.png.part, 00.png~;")
+
+
+def test_whatever_else_lies_in_a_folder_is_named(tmp_path: Path) -> None:
+    folder = fill(
+        tmp_path / "rex", {**good(), "notes.md": "hi", ".hidden.png": photo(81), "00.xmp": "<x/>", "._a": b""}
+    )
+    fill(folder / "raw", {"1.png": photo(82), "2.txt": "x"})
+    (folder / "__MACOSX").mkdir()
+    [report] = check(manifest({"images": "rex", "class": "dog"}), tmp_path)
+    assert [message.partition(";")[0] for _, message in left_out(report)] == [
+        "left out as hidden: .hidden.png",
+        "left out as neither images nor captions: 00.xmp, notes.md",
+        "folders in it are not looked into: raw (1 image)",
+    ]
+
+
+def test_what_systems_leave_is_no_subject_and_files_beside_the_folders_of_a_glob_are_named(tmp_path: Path) -> None:
+    for name in ("rex", "mimi", "__MACOSX/rex", "@eaDir", ".hidden"):
+        fill(tmp_path / "photos" / name, good(seed=len(name)))
+    fill(tmp_path / "photos" / "x", {})
+    (tmp_path / "photos" / "x").rmdir()
+    for name in ("stray.jpg", "list.txt", ".DS_Store"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    reports = check(manifest({"glob": "photos/*", "class": "dog"}, {"glob": "photos/*.jpg", "class": "dog"}), tmp_path)
+    assert [report.name for report in reports] == ["mimi", "rex", "photos/*.jpg"]
+    beside = "beside the folders of the glob and of no subject: photos/list.txt, photos/stray.jpg; move them into one"
+    assert left_out(reports[0]) == [("warn", beside)]
+    assert left_out(reports[1]) == []
+    [problem] = reports[2].errors
+    assert problem.message.startswith("glob 'photos/*.jpg' matches no folder, only files (photos/stray.jpg); ")
+
+
+def test_a_folder_without_a_name_and_one_with_folders_say_what_can_be_done(tmp_path: Path) -> None:
+    fill(tmp_path / "photos" / "小猫", good())
+    fill(tmp_path / "img" / "10_sks dog", good(seed=1))
+    reports = check(
+        manifest({"glob": "photos/*", "class": "cat"}, {"images": "photos/小猫", "class": "cat"}, {"images": "img",
+        "class": "dog"}), tmp_path
+    )  # fmt: skip
+    said = [report.errors[0].message for report in reports]
+    assert said[0] == (
+        "no name can be made of folder 'photos/小猫'; rename it, or list it by itself with images: and name:"
+    )
+    assert said[1] == "no name can be made of folder 'photos/小猫'; add name: to the subject"
+    assert said[2].startswith("no readable image in 'img', but it holds folders with images: 10_sks dog (4 images); ")
+    assert 'give glob: "img/*" for a subject each, or images: "img/10_sks dog"' in said[2]
+    assert "recipe.repeats: 10" in said[2]
+
+
+def test_the_caption_of_a_picture_that_is_left_out_is_told(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "x.jpg": HTML, "x.txt": "TOK"})
+    assert found(report) == [("D002", "warn", "x.jpg"), ("D030", "info", None)]
+    assert report.findings[1].message == "captions not used, their images are not trained on: x.jpg (x.txt)"

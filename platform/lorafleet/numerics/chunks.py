@@ -21,10 +21,8 @@ import torch
 from torch import Tensor
 
 from lorafleet.errors import RequestError
+from lorafleet.limits import MAX_CHUNKS as MAX_CHUNKS
 from lorafleet.numerics.text import Conditioning, Piece, PromptEncoder, Vectors
-
-MAX_CHUNKS = 8
-"""Of one prompt; 600 tokens of CLIP's."""
 
 
 @dataclass(frozen=True)
