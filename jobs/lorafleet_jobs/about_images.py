@@ -24,7 +24,7 @@ def about_count(good: Sequence[Opened]) -> Iterator[Finding]:
 def about_pictures(good: Sequence[Opened], resolution: int | None) -> Iterator[Finding]:
     """What stands out of each picture and each pair of them; `resolution` None: low resolution is not judged."""
     for opened in good:
-        yield from opened.warnings
+        yield from opened.notes
         width, height = opened.looks.width, opened.looks.height
         if resolution is not None and min(width, height) < resolution / 2:
             message = f"{opened.file} is {width} x {height}; it will be enlarged to {resolution}, give a larger one"

@@ -43,7 +43,7 @@ class ClassFolder:
             one.with_changes(message=f"prior.images {written!r}: {one.message}")
             for o in seen
             if isinstance(o, Opened)
-            for one in o.warnings
+            for one in o.notes
         ]
         if not good:
             message = f"no readable image in prior.images {written!r}; put JPEG, PNG or WEBP files of the class there"

@@ -8,6 +8,7 @@ but one mapping whatever the intent. Knows profiles and pixels; refuses to know 
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from io import BytesIO
 
@@ -16,6 +17,34 @@ from PIL import Image, ImageCms
 
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """By a profile's own name of its colour space, the mode of the pictures that it describes."""
+
+
+def _adobe_rgb() -> bytes:
+    """Adobe RGB (1998) as an ICC profile of version 2: primaries adapted to D50, and gamma 2 + 51/256."""
+
+    def fixed(*values: float) -> bytes:
+        return b"".join(struct.pack(">i", round(value * 65536)) for value in values)
+
+    def xyz(*values: float) -> bytes:
+        return b"XYZ " + bytes(4) + fixed(*values)
+
+    white = (0.9642, 1.0, 0.8249)
+    gamma = b"curv" + bytes(4) + struct.pack(">IHxx", 1, 2 * 256 + 51)
+    tags = {
+        b"desc": b"desc" + bytes(4) + struct.pack(">I", 6) + b"Adobe\0" + bytes(78), b"wtpt": xyz(*white),
+        b"rXYZ": xyz(0.60974, 0.31111, 0.01947), b"gXYZ": xyz(0.20528, 0.62567, 0.06087),
+        b"bXYZ": xyz(0.14919, 0.06322, 0.74457), b"rTRC": gamma, b"gTRC": gamma, b"bTRC": gamma,
+    }  # fmt: skip
+    table, body, start = b"", b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name + struct.pack(">II", start + len(body), len(data))
+        body += data
+    head = struct.pack(">I4xI4s4s4s", start + len(body), 0x02100000, b"mntr", b"RGB ", b"XYZ ")
+    head += struct.pack(">6H", 1998, 1, 1, 0, 0, 0) + b"acsp" + bytes(28) + fixed(*white)
+    return head.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+ADOBE_RGB = _adobe_rgb()
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:

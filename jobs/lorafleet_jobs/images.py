@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lorafleet.errors import DataError
-from lorafleet_jobs.colours import to_srgb
+from lorafleet_jobs.colours import ADOBE_RGB, to_srgb
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}
@@ -114,12 +114,14 @@ def read_image_bytes(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and what its file says beside the pixels that could not be followed."""
+    """A picture, and what its file says beside the pixels and could not be followed."""
 
     image: Image.Image
     """RGB, in sRGB."""
-    problems: tuple[str, ...] = ()
-    """Each continues the file's name."""
+    profile_problem: str = ""
+    """What its colour profile cannot be used for; continues the file's name."""
+    damage: str = ""
+    """Beside the pixels; continues the file's name."""
 
 
 def read_picture(data: bytes) -> Picture:
@@ -131,12 +133,14 @@ def read_picture(data: bytes) -> Picture:
             _refuse_oversize(image.width, image.height)
             image.load()
             _scale_clear_colour(image, data)
-            profile = image.info.get("icc_profile")
-            picture, problem = _as_rgb(ImageOps.exif_transpose(image), profile if isinstance(profile, bytes) else None)
-    problems = [f"has a colour profile that {problem}; it is read as sRGB, save it as sRGB"] if problem else []
-    if said := next((" ".join(str(one.message).split()) for one in heard if one.category is UserWarning), ""):
-        problems.append(f"is damaged beside its pixels ({said}); if it lies on its side, save it anew")
-    return Picture(picture, tuple(problems))
+            profile = _profile(image)
+            picture, problem = _as_rgb(ImageOps.exif_transpose(image), profile)
+    if problem:
+        problem = f"has a colour profile that {problem}; it is read as sRGB, save it as sRGB"
+    damage = next((" ".join(str(one.message).split()) for one in heard if one.category is UserWarning), "")
+    if damage:
+        damage = f"is damaged beside its pixels ({damage}); if it lies on its side, save it anew"
+    return Picture(picture, problem, damage)
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -180,6 +184,15 @@ def _as_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str
     colours.putalpha(alpha)
     white = Image.new("RGBA", colours.size, "white")
     return Image.alpha_composite(white, colours).convert("RGB"), problem
+
+
+def _profile(image: Image.Image) -> bytes | None:
+    """The embedded profile; without one Adobe RGB's, if the camera says by EXIF alone that its colours are these."""
+    embedded = image.info.get("icc_profile")
+    if isinstance(embedded, bytes):
+        return embedded
+    interoperability = image.getexif().get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+    return ADOBE_RGB if interoperability == "R03" else None  # DCF 2.0, option file
 
 
 def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:

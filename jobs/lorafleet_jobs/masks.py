@@ -33,7 +33,7 @@ def read_masks(listing: Listing, images: Sequence[Opened], used: bool) -> tuple[
         if problem is not None:
             findings.append(problem)
         elif isinstance(opened, Opened):
-            findings += opened.warnings
+            findings += opened.notes
             masks[image.file] = MaskSpec(file=opened.file, sha256=opened.sha256)
     if beside and len(beside) < len(images):
         message = f"{len(images) - len(beside)} of {len(images)} images have no mask; all of each counts"

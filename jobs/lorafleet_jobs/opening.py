@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.errors import DataError
-from lorafleet_jobs.findings import Finding
+from lorafleet_jobs.findings import Finding, error, finding
 from lorafleet_jobs.images import Looks, OversizeError, look_at, read_image_bytes, read_picture
 from lorafleet_jobs.paths import leaves
 
@@ -22,7 +22,7 @@ class Opened:
     looks: Looks
     black: bool
     """All of it: as a mask it shows nothing."""
-    warnings: tuple[Finding, ...] = ()
+    notes: tuple[Finding, ...] = ()
     """What the file says beside its pixels and could not be followed."""
 
 
@@ -30,27 +30,25 @@ def open_image(folder: Path, file: Path) -> Opened | Finding:
     """Reads, verifies and looks at an image of a folder."""
     name = file.name
     if not is_utf8(name):
-        return _error("D002", f"{name} has a name that is not UTF-8; rename it", name)
+        return error("D002", f"{name} has a name that is not UTF-8; rename it", name)
     if leaves(folder, file):
-        return _error("D015", f"{name} is a link out of the folder; put a copy of the file there", name)
+        return error("D015", f"{name} is a link out of the folder; put a copy of the file there", name)
     try:
         data = read_image_bytes(file)
         picture = read_picture(data)
     except OversizeError as problem:
-        return _error("D003", f"{name} {problem}", name)
+        return error("D003", f"{name} {problem}", name)
     except DataError as problem:
-        return _error("D002", f"{name} {problem}", name)
+        return error("D002", f"{name} {problem}", name)
     black = picture.image.convert("L").getextrema() == (0, 0)
-    warnings = tuple(
-        Finding(id="D027", level="warn", message=f"{name} {problem}", file=name) for problem in picture.problems
-    )
-    return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, warnings)
+    notes = []
+    if picture.profile_problem:
+        notes.append(finding("D027", "warn", f"{name} {picture.profile_problem}", name))
+    if picture.damage:
+        notes.append(finding("D027", "info", f"{name} {picture.damage}", name))
+    return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, tuple(notes))
 
 
 def is_utf8(text: str) -> bool:
     """Whether a path's bytes were text: Python writes others as surrogates, which no JSON can carry."""
     return not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def _error(id: str, message: str, file: str) -> Finding:  # noqa: A002
-    return Finding(id=id, level="error", message=message, file=file)

@@ -6,7 +6,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from lorafleet_jobs.colours import to_srgb
 from lorafleet_jobs.images import decode_image, read_picture
@@ -109,9 +109,19 @@ def test_colours_are_converted_by_their_profile(columns: np.ndarray, gamma: floa
     options = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}[format]
     data = encoded(BLOCKS, format, icc_profile=by_matrix(columns, gamma), **options)
     picture = read_picture(data)
-    assert picture.problems == ()
+    assert picture.profile_problem == picture.damage == ""
     np.testing.assert_allclose(middles(picture.image), by_hand(LEVELS, columns, gamma), atol=3)
     assert np.abs(middles(picture.image) - LEVELS).max() > 15  # as which they were read before
+
+
+@pytest.mark.parametrize(("index", "profiled"), [("R03", True), ("R98", False)])
+def test_adobe_rgb_by_exif_alone(index: str, profiled: bool) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {ExifTags.Interop.InteropIndex: index}
+    picture = read_picture(encoded(BLOCKS, "JPEG", quality=100, subsampling=0, exif=exif))
+    assert picture.profile_problem == picture.damage == ""
+    wanted = by_hand(LEVELS, ADOBE, 563 / 256) if profiled else LEVELS
+    np.testing.assert_allclose(middles(picture.image), wanted, atol=3)
 
 
 def test_a_profile_that_says_srgb_changes_no_bit() -> None:
@@ -141,7 +151,7 @@ def test_grey_pictures_are_converted_by_a_grey_profile(mode: str) -> None:
 
 def test_a_grey_picture_with_a_profile_of_colours_is_converted_as_grey() -> None:
     found = read_picture(encoded(Image.new("L", (8, 8), 100), "JPEG", quality=100, icc_profile=by_matrix(SRGB, 1.0)))
-    assert found.problems == ()
+    assert found.profile_problem == ""
     np.testing.assert_allclose(found.image.getpixel((4, 4)), encoded_srgb(np.full(3, 100 / 255)), atol=2)
 
 
@@ -168,9 +178,8 @@ def test_inks_are_converted_by_their_profile() -> None:
 def test_a_profile_that_cannot_be_used_is_told_and_the_picture_read_without(data: bytes, said: str) -> None:
     picture = read_picture(encoded(BLOCKS, "PNG", icc_profile=data))
     assert picture.image.tobytes() == BLOCKS.tobytes()
-    [problem] = picture.problems
-    assert problem.startswith(said)
-    assert problem.endswith("; it is read as sRGB, save it as sRGB")
+    assert picture.profile_problem.startswith(said)
+    assert picture.profile_problem.endswith("; it is read as sRGB, save it as sRGB")
 
 
 def test_a_picture_without_a_profile_keeps_its_bits() -> None:
@@ -214,6 +223,6 @@ def test_damage_beside_the_pixels_is_no_warning_of_a_library(recwarn: pytest.War
     junk = b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(40))
     picture = read_picture(encoded(BLOCKS, "JPEG", exif=junk))
     assert picture.image.size == BLOCKS.size
-    [problem] = picture.problems
-    assert problem.startswith("is damaged beside its pixels (Corrupt EXIF data")
+    assert picture.profile_problem == ""
+    assert picture.damage.startswith("is damaged beside its pixels (Corrupt EXIF data")
     assert len(recwarn) == 0

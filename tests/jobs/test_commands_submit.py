@@ -102,6 +102,20 @@ def test_a_subject_that_was_left_out_makes_it_exit_1(home, manifest, tmp_path, c
     assert "jug is left out" in said.err
 
 
+def test_what_the_check_found_is_told_before_anything_starts(home, manifest, tmp_path, capsys):
+    (tmp_path / "cup" / "bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "jug" / "0.txt").write_text("a jug")
+    prepared = prepare(manifest)
+    record(prepared, home)
+    succeed(home, prepared.plan.submission)
+    assert lorafleet("submit", manifest, "-y", "--json") == 0
+    told = capsys.readouterr().err.splitlines()
+    assert told.index(next(line for line in told if line.startswith("warning: cup: D002: bad.jpg"))) < told.index(
+        next(line for line in told if line.startswith(prepared.plan.submission))
+    )
+    assert "warning: jug: D011: 1 of 4 captions lack TOK, the word to be learned; write it in" in told
+
+
 def test_a_cluster_out_of_reach_is_exit_4_and_leaves_the_jobs_queued(home, manifest, capsys):
     assert lorafleet("submit", manifest, "-y", "--address", "127.0.0.1:1") == 4
     assert "no Ray answers at '127.0.0.1:1'" in capsys.readouterr().err

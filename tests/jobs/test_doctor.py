@@ -134,6 +134,12 @@ def test_a_profile_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
     assert len(report.images) == 5
 
 
+def test_damage_beside_the_pixels_is_information(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch.jpg"
+    photo(71).save(scratch, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(40)))
+    assert found(examined(tmp_path, {**good(), "x.jpg": scratch.read_bytes()})) == [("D027", "info", "x.jpg")]
+
+
 def test_copies_do_not_count(tmp_path: Path) -> None:
     files = good(3)
     report = examined(tmp_path, {**files, "zz.png": files["00.png"]})
