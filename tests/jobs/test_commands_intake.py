@@ -161,18 +161,17 @@ def test_every_subject_that_is_missing_is_told(
     assert "did you mean 'photos/rex'?" in err
 
 
-def test_home_and_variables_are_expanded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_and_variables_are_expanded(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PETS", str(here))
     monkeypatch.setenv("HOME", str(here))
     text = manifest(
         "{images: $PETS/rex, class: dog}", '{glob: "~/mi*", class: cat}', '{glob: "${PETS}/emp*", class: x}'
     )
     assert call(here, "check", text, "--json") == 1
-    assert [(r.name, len(r.images)) for r in examine(here / "m.yaml").reports] == [
-        ("rex", 4),
-        ("mimi", 4),
-        ("empty", 0),
-    ]
+    subjects = document(capsys)["subjects"]
+    assert [(one["name"], one["images"]) for one in subjects] == [("rex", 4), ("mimi", 4), ("empty", 0)]
 
 
 def test_a_name_with_a_dollar_means_itself_where_it_is_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
