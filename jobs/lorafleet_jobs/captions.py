@@ -144,7 +144,7 @@ class _Reader:
                 self.captions.add("D030", "warn", message, said.file)
 
     def _of_file(self, name: str) -> _Said | None:
-        """What one file says; None if nothing, or a finding says why not."""
+        """What one file says; None if it cannot be read, which a finding says but for JSON."""
         text = self._text(name)
         if text is None:
             return None
@@ -182,7 +182,11 @@ class _Reader:
         try:
             text = read_text(self.folder, name)
         except UnusableTextError as problem:
-            self.captions.add(problem.id, "error", f"{name} {problem}", name)
+            if name.lower() in OTHER_TABLES:
+                message = f"{name} looks like captions and is not read: it {problem}"
+                self.captions.add("D030", "warn", message, name)
+            elif name.lower() in TABLES or not name.lower().endswith(".json"):  # a .json is told with its likes
+                self.captions.add(problem.id, "error", f"{name} {problem}", name)
             return None
         if text.guessed:
             self.guessed.append(name)

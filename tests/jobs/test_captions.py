@@ -214,6 +214,25 @@ def test_what_is_lost_or_changed_is_told(
     assert result.files == set(files)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a.txt", ("D015", "error")),
+        ("a.caption", ("D015", "error")),
+        ("metadata.csv", ("D015", "error")),
+        ("a.json", ("D030", "warn")),
+        ("captions.csv", ("D030", "warn")),
+    ],
+)
+def test_a_link_out_of_the_folder_is_never_read(tmp_path: Path, name: str, expected: tuple[str, str]) -> None:
+    (tmp_path / "secret").write_text('{"prompt": "secret"}')
+    (tmp_path / "rex").mkdir()
+    (tmp_path / "rex" / name).symlink_to(tmp_path / "secret")
+    result = read_captions(tmp_path / "rex", IMAGES, [name], "prompt")
+    assert (found(result), result.by_file, result.files) == ([expected], {}, {name})
+    assert name in said(result)
+
+
 def test_another_column_must_be_there(tmp_path: Path) -> None:
     result = captions(tmp_path, {"metadata.csv": "file_name,text\na.jpg,TOK\n"}, column="tags")
     assert (found(result), result.by_file) == ([("D021", "error")], {})
