@@ -66,8 +66,9 @@ def about_captions(images: Sequence[ImageSpec], texts: Texts) -> Iterator[Findin
         return
     if len(lacking) == len(images):
         message = (
-            "no caption holds TOK, the word to be learned, so nothing would be; write it where the subject is named"
+            "no caption holds TOK, the word to be learned, so it would learn nothing; write it where the subject is "
         )
+        message += "named, or set recipe.caption.prefix; pivotal: null learns no word"
         yield error("D011", message, lacking[0].file)
     else:
         message = f"{len(lacking)} of {len(images)} captions lack TOK, the word to be learned; write it in"

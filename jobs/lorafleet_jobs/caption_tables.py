@@ -67,7 +67,7 @@ def read_table(name: str, text: str, column: str, is_image: Callable[[str], bool
     chosen = _choose(table, columns, column) if columns else None
     if chosen is not None:
         table.rows = [Row(line, row.get(chosen[0]), row.get(chosen[1])) for line, row in numbered]
-        if unused := [str(key) for key in columns if key not in chosen]:
+        if unused := [str(key) or "(unnamed)" for key in columns if key not in chosen]:
             table.add("D030", "info", f"{name} has columns that are not used: {', '.join(unused)}")
     return table
 
@@ -172,6 +172,8 @@ def _csv_rows(
     rows = iter(_records(table, text, delimiter, offset, is_image))
     _, header = next(rows, (0, []))
     header = [cell.strip() for cell in header]
+    while header and not header[-1]:
+        header.pop()
     if any(is_image(cell) for cell in header):
         table.add("D021", "error", f"{table.name} has no line of column names; begin it with file_name,prompt")
         return
