@@ -122,6 +122,8 @@ class Picture:
     """What its colour profile cannot be used for; continues the file's name."""
     damage: str = ""
     """Beside the pixels; continues the file's name."""
+    frames: int = 1
+    """Of an animation, of which the first is read."""
 
 
 def read_picture(data: bytes) -> Picture:
@@ -132,6 +134,7 @@ def read_picture(data: bytes) -> Picture:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _refuse_oversize(image.width, image.height)
             image.load()
+            frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1  # a JPEG's are previews
             _scale_clear_colour(image, data)
             profile = _profile(image)
             picture, problem = _as_rgb(ImageOps.exif_transpose(image), profile)
@@ -140,7 +143,7 @@ def read_picture(data: bytes) -> Picture:
     damage = next((" ".join(str(one.message).split()) for one in heard if one.category is UserWarning), "")
     if damage:
         damage = f"is damaged beside its pixels ({damage}); if it lies on its side, save it anew"
-    return Picture(picture, problem, damage)
+    return Picture(picture, problem, damage, frames)
 
 
 def decode_image(data: bytes) -> Image.Image:

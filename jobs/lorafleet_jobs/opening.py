@@ -46,6 +46,9 @@ def open_image(folder: Path, file: Path) -> Opened | Finding:
         notes.append(finding("D027", "warn", f"{name} {picture.profile_problem}", name))
     if picture.damage:
         notes.append(finding("D027", "info", f"{name} {picture.damage}", name))
+    if picture.frames > 1:
+        message = f"{name} is an animation of {picture.frames} frames; the first is used, save others as pictures"
+        notes.append(finding("D028", "info", message, name))
     return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, tuple(notes))
 
 

@@ -140,6 +140,15 @@ def test_damage_beside_the_pixels_is_information(tmp_path: Path) -> None:
     assert found(examined(tmp_path, {**good(), "x.jpg": scratch.read_bytes()})) == [("D027", "info", "x.jpg")]
 
 
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_frames_of_an_animation_are_told(tmp_path: Path, suffix: str) -> None:
+    scratch = tmp_path / f"x.{suffix}"
+    photo(90).save(scratch, save_all=True, append_images=[photo(91), photo(92)], lossless=True)
+    report = examined(tmp_path, {**good(), scratch.name: scratch.read_bytes()})
+    assert found(report) == [("D028", "info", scratch.name)]
+    assert f"{scratch.name} is an animation of 3 frames; the first is used" in report.findings[0].message
+
+
 def test_copies_do_not_count(tmp_path: Path) -> None:
     files = good(3)
     report = examined(tmp_path, {**files, "zz.png": files["00.png"]})
