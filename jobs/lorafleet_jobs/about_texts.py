@@ -13,6 +13,8 @@ from lorafleet_jobs.findings import Finding, error, finding, reserved_text
 from lorafleet_jobs.jobspec import ImageSpec
 from lorafleet_jobs.token_counts import Counter
 
+SHOWN = 5
+"""Texts that are told one by one where nothing is lost of them."""
 _TOKEN = re.compile(r"\bTOK\b")
 
 
@@ -93,9 +95,9 @@ def about_lengths(subject: Subject, images: Sequence[ImageSpec], texts: Texts) -
         yield error("D029", message)
     several = {what: count for what, count in chunks.items() if 1 < count <= MAX_CHUNKS}
     if several:
-        count = f"{len(several)} of {len(found)} texts {'is' if len(several) == 1 else 'are'}"
-        message = (
-            f"{count} longer than {counter.room} tokens and trained in up to {max(several.values())} chunks, which "
-        )
-        message += f"takes longer: {', '.join(several)}; shorten what need not be so long"
+        verb, first = ("is" if len(several) == 1 else "are"), ", ".join(list(several)[:SHOWN])
+        more = f" and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
+        chunked = f"longer than {counter.room} tokens and trained in up to {max(several.values())} chunks"
+        message = f"{len(several)} of {len(found)} texts {verb} {chunked}, which takes longer: {first}{more}; "
+        message += "shorten what need not be so long"
         yield finding("D029", "warn", message)

@@ -6,7 +6,7 @@ Nothing is passed over but what an operating system leaves everywhere by itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,18 +49,14 @@ def list_folder(folder: Path) -> Listing:
     leftovers = [path for path in files if is_leftover(path.name)]
     claims = [path for path in files if not is_leftover(path.name) and _claims(path)]
     stems = {path.stem for path in claims}
-    mask_like = [p for p in claims if p.stem.endswith("-mask") and p.stem.removesuffix("-mask") in stems]
+    mask_like = {path for path in claims if path.stem.endswith("-mask") and path.stem.removesuffix("-mask") in stems}
     masks = _by_image(mask_like)
-    images = [path for path in claims if path not in set(mask_like)]
-    others = [path for path in files if path not in {*leftovers, *images, *masks.values()}]
+    images = [path for path in claims if path not in mask_like]
+    taken = {*leftovers, *images, *masks.values()}
+    others = [path for path in files if path not in taken]
     return Listing(
         folder, tuple(images), tuple(others), tuple(leftovers), tuple(hidden), tuple(folders), masks
     )  # fmt: skip
-
-
-def find_images(folder: Path) -> list[Path]:
-    """The images of a folder, sorted by name."""
-    return list(list_folder(folder).images)
 
 
 def is_system(name: str) -> bool:
@@ -87,9 +83,9 @@ def _claims(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK) and sniff(path) is not None
 
 
-def _by_image(mask_like: Sequence[Path]) -> dict[str, Path]:
+def _by_image(mask_like: Iterable[Path]) -> dict[str, Path]:
     """One of each name, PNG before others, whose edges are blurred by compression."""
     found: dict[str, Path] = {}
-    for path in sorted(mask_like, key=lambda path: path.suffix.lower() != ".png"):
+    for path in sorted(mask_like, key=lambda path: (path.suffix.lower() != ".png", path)):
         found.setdefault(path.stem.removesuffix("-mask"), path)
     return found

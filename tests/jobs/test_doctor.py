@@ -13,7 +13,7 @@ from lorafleet_jobs.about_texts import Texts
 from lorafleet_jobs.dataset import slug
 from lorafleet_jobs.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.findings import Finding
-from lorafleet_jobs.listing import find_images
+from lorafleet_jobs.listing import list_folder
 
 Files = dict[str, bytes | str | Image.Image]
 
@@ -114,7 +114,7 @@ def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
          "a-mask.png": photo(3), "lone-mask.png": photo(4)},
     )  # fmt: skip
     (folder / "below.png").mkdir()
-    assert [path.name for path in find_images(folder)] == ["a.png", "lone-mask.png", "no-suffix"]
+    assert [path.name for path in list_folder(folder).images] == ["a.png", "lone-mask.png", "no-suffix"]
 
 
 @pytest.mark.parametrize(
