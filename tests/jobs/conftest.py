@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from lorafleet.addresses import sqlite_url
 from lorafleet.home import Home
-from lorafleet_jobs.store import sqlite_url
 
 sys.path.append(str(Path(__file__).parent))
 

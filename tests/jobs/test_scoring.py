@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
+from lorafleet.addresses import sqlite_url
 from lorafleet.bases import SHIPPED, find_base
 from lorafleet.bundle import WEIGHTS, Bundle, sha256_of
 from lorafleet.config import EarlyStop, Recipe, Resources, Validation
@@ -28,7 +29,7 @@ from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.scores import ScoreBook
 from lorafleet_jobs.scoring import RECENT, ToyScore, contest_of, recent_loss
 from lorafleet_jobs.store import JobStore, SubmissionRow
-from lorafleet_jobs.tables import open_database, sqlite_url
+from lorafleet_jobs.tables import open_database
 from lorafleet_jobs.train import Cancelled, Crew, NoContest, Order, Stopped
 from lorafleet_jobs.train.calls import OwnCalls
 
