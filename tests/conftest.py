@@ -1,14 +1,20 @@
-"""Tests stay on this machine, in their own folders, and leave cores to each other."""
+"""Tests stay on this machine, in their own folders, and leave cores to each other; slow ones say what they take."""
 
 import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
+import time
 import uuid
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+import slow_rotation as rotation
 
 for key, value in {
     "OMP_NUM_THREADS": "1",
@@ -20,6 +26,79 @@ for key, value in {
     os.environ[key] = value
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("LORAFLEET_HOME", None)
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("slow tests")
+    group.addoption("--promises", action="store_true", help="of the slow tests those that fit in --minutes, in turns")
+    group.addoption("--minutes", type=float, default=30, help="how long the tests of --promises may take in all")
+    group.addoption("--record", action="store_true", help="write down what slow tests took (tests/slow_seconds.json)")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(SlowTests(config), "slow-tests")
+
+
+class SlowTests:
+    """What slow tests take: said before and after them, and with `--promises` kept within a budget."""
+
+    def __init__(self, config):
+        self.config, self.took, self.unfinished = config, defaultdict(float), set()
+        self.budget = 60 * config.getoption("--minutes") if config.getoption("--promises") else None
+        self.known, self.costs, self.left_out, self.started = rotation.recorded(), {}, {}, time.monotonic()
+
+    @pytest.hookimpl(trylast=True)  # after `-m`
+    def pytest_collection_modifyitems(self, items):
+        slow = {item.nodeid: item for item in items if item.get_closest_marker("slow")}
+        self.costs = {test: self.known.get(test, _limit(item)) for test, item in slow.items()}
+        if self.budget is None:
+            return
+        choice = rotation.choose(self.costs, rotation.changed_files(), rotation.turn_of(), self.budget)
+        self.left_out = {test: self.costs[test] for test in choice.left_out}
+        items[:] = [slow[test] for test in choice.run]
+        self.config.hook.pytest_deselected(items=[slow[test] for test in choice.left_out])
+
+    def pytest_collection_finish(self, session):
+        chosen = [item.nodeid for item in session.items if item.nodeid in self.costs]
+        if chosen:
+            unknown = sum(test not in self.known for test in chosen)
+            told = rotation.in_minutes([self.known.get(test, 0) for test in chosen])
+            more = f", and {unknown} that were never measured" if unknown else ""
+            self._say(f"{len(chosen)} slow tests, {told} as last measured{more}")
+
+    def pytest_runtest_setup(self, item):
+        spent = time.monotonic() - self.started
+        if self.budget is not None and spent + self.costs[item.nodeid] > self.budget:
+            self.left_out[item.nodeid] = self.costs[item.nodeid]
+            pytest.skip("no time is left: this machine is slower than the one that was measured on")
+
+    def pytest_runtest_logreport(self, report):
+        if report.nodeid in self.costs and report.nodeid not in self.left_out:
+            self.took[report.nodeid] += report.duration
+            if not report.passed:
+                self.unfinished.add(report.nodeid)
+
+    def pytest_terminal_summary(self, terminalreporter):
+        for title, seconds in (("slow tests, seconds", self.took), ("left out this time", self.left_out)):
+            if seconds:
+                terminalreporter.section(title)
+                self._say(*rotation.table(seconds))
+        passed = {test: took for test, took in self.took.items() if test not in self.unfinished}
+        if self.config.getoption("--record") and passed:
+            from lorafleet.machine import describe_machine
+
+            rotation.record(passed, describe_machine())
+
+    def _say(self, *lines):
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        for line in lines:
+            terminal.write_line(line)
+
+
+def _limit(item):
+    """Seconds that a test may take at most."""
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0] if marker is not None else item.config.getini("timeout"))
 
 
 @pytest.fixture(scope="session")
