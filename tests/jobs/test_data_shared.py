@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from lorafleet.bases import Base, find_base
 from lorafleet.bundle import sha256_of
@@ -20,6 +21,8 @@ from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train.data import Dataset
 from lorafleet_jobs.train.data.prior import CARD, Maker
+
+GENERATE = {"mode": "generate", "count": 2}
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +79,22 @@ def test_another_vae_is_another_file(warm, tmp_path):
     assert Base("changed", base.path).fingerprint == warm.base.fingerprint
 
 
+def test_no_latents_of_another_vae_are_trained_on(warm, tmp_path):
+    """The same picture on a base with the same UNet and another VAE, sharing a cache."""
+    spec = job(tmp_path / "one", prior={**GENERATE, "count": 1})
+    first = Dataset.open(spec, warm, tmp_path / "cache").batch(0)
+    shutil.copytree(warm.base.path, tmp_path / "base")
+    weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor * 1.1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    other = LoadedBase.load(Base("other", tmp_path / "base"))
+    assert other.base.fingerprint == warm.base.fingerprint
+    shared = Dataset.open(spec, other, tmp_path / "cache").batch(0)
+    own = Dataset.open(spec, other).batch(0)
+    assert torch.equal(shared.z, own.z)  # the subject's row and the class's
+    assert not torch.equal(shared.z[0], first.z[0])
+    assert not torch.equal(shared.z[1], first.z[1])
+
+
 def flipped(data: bytes) -> bytes:
     """One bit of the tensors, which the format itself does not notice."""
     return data[:-9] + bytes([data[-9] ^ 64]) + data[-8:]
@@ -97,9 +116,6 @@ def test_a_cache_that_cannot_be_written_says_so(warm, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(DataError, match="choose another LORAFLEET_HOME"):
         Dataset.open(job(tmp_path / "one"), warm, tmp_path / "cache")
-
-
-GENERATE = {"mode": "generate", "count": 2}
 
 
 def test_generated_class_images_are_the_bases_own_each_with_its_seed(warm, tmp_path):
@@ -126,11 +142,13 @@ def test_generated_class_images_are_the_bases_own_each_with_its_seed(warm, tmp_p
 
 def test_generated_class_images_are_kept_apart_by_what_they_depend_on(warm, tmp_path):
     other = LoadedBase.load(find_base("toy-playground"))
+    half = LoadedBase.load(find_base("toy-sdxl"), precision="bf16")
     plain = Maker.of(job(tmp_path / "one", prior=GENERATE), warm).settings
     different = [
         Maker.of(job(tmp_path / "one", prior={**GENERATE, "prompt": "a cat"}), warm).settings,
         Maker.of(job(tmp_path / "one", prior=GENERATE, resolution=40), warm).settings,
         Maker.of(job(tmp_path / "one", prior=GENERATE), other).settings,
+        Maker.of(job(tmp_path / "one", prior=GENERATE), half).settings,
     ]
     assert all(settings != plain for settings in different)
     assert Maker.of(job(tmp_path / "two", prior={**GENERATE, "weight": 3}, rank=2), warm).settings == plain

@@ -35,7 +35,8 @@ def spec(tmp_path_factory):
     return JobSpec(
         id="0" * 16, submission="test", subject="rex", adapter="rex", base="toy-sdxl", folder=str(folder),
         images=images, class_noun="dog", instance_prompt="a photo of TOK dog", steps=STEPS, validation=Validation(),
-        dataset_fingerprint="", recipe=Recipe(rank=2, gradient_accumulation=4, workers=2, optimizer="adamw"),
+        dataset_fingerprint="",
+        recipe=Recipe(rank=2, gradient_accumulation=4, workers=2, optimizer="adamw", max_grad_norm=None),
     )  # fmt: skip
 
 
@@ -50,19 +51,24 @@ def share(rank, rendezvous, spec, out):
     warm, team = joined(rank, rendezvous)
     training = Training.prepare(spec, warm, team=team)
     losses = [step_alone(training, step) for step in range(1, STEPS + 1)]
-    torch.save((losses, [p.detach() for p in training.learned.parameters()]), out / f"{rank}.pt")
+    learned = training.learned.parameters()
+    torch.save((losses, [p.detach() for p in learned], [p.grad for p in learned]), out / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_two_workers_come_to_what_one_does(spec, tmp_path):
+    """Gradients too: AdamW does not see their scale, so that with a wrong one the parameters would be the same."""
     mp.spawn(share, (tmp_path / "meeting", spec, tmp_path), nprocs=2)
-    (losses, first), (same, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    (losses, first, gradients), (same, second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert losses == same
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     alone = Training.prepare(spec, LoadedBase.load(find_base("toy-sdxl")))
     assert losses == pytest.approx([step_alone(alone, step) for step in range(1, STEPS + 1)], rel=1e-4)
-    for found, expected in zip(first, alone.learned.parameters(), strict=True):
+    for found, gradient, expected in zip(first, gradients, alone.learned.parameters(), strict=True):
         assert (found - expected).norm() <= 1e-3 * expected.norm()
+        assert (gradient is None) == (expected.grad is None)  # tokens are frozen by then
+        if gradient is not None:
+            assert (gradient - expected.grad).norm() <= 0.01 * expected.grad.norm()
 
 
 def leave(rank, rendezvous, spec, out):
