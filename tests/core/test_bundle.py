@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save
 
+from lorafleet import bundle
 from lorafleet.bases import find_base
 from lorafleet.bundle import CARD, WEIGHTS, AdapterCard, Trigger, read_bundle, write_bundle
 from lorafleet.errors import BundleError, WrongBaseError
+from lorafleet.registry import FolderRegistry
 
 BASE, OTHER = find_base("toy-sdxl"), find_base("toy-playground")
 FILES = {WEIGHTS: save({"unet.a.lora.down.weight": torch.ones(2, 3)}), "preview.png": b"png", "README.md": b"# rex"}
@@ -46,6 +50,36 @@ def test_writing_again_replaces(tmp_path):
     write_bundle(tmp_path / "rex", card(), FILES)
     write_bundle(tmp_path / "rex", card(steps=20), FILES)
     assert read_bundle(tmp_path / "rex").card.steps == 20
+
+
+def test_the_bundle_that_readers_see_is_never_deleted_file_by_file(tmp_path, monkeypatch):
+    write_bundle(tmp_path / "rex", card(), FILES)
+    deleted, rmtree = [], shutil.rmtree
+
+    def watched(path, **options):
+        deleted.append(Path(path))
+        rmtree(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", watched)
+    write_bundle(tmp_path / "rex", card(steps=20), FILES)
+    assert deleted
+    assert tmp_path / "rex" not in deleted
+
+
+def test_half_written_bundles_beside_whole_ones_are_none(tmp_path):
+    write_bundle(tmp_path / "rex", card(), FILES)
+    shutil.copytree(tmp_path / "rex", tmp_path / ".rex.0123")  # as a killed writer leaves it
+    assert [one.path.name for one in FolderRegistry(tmp_path).list()] == ["rex"]
+
+
+def test_a_file_of_more_bytes_than_are_read_is_refused(tmp_path, monkeypatch):
+    write_bundle(tmp_path / "rex", card(), FILES)
+    size = (tmp_path / "rex" / WEIGHTS).stat().st_size
+    monkeypatch.setattr(bundle, "MAX_BYTES", size)
+    read_bundle(tmp_path / "rex")
+    monkeypatch.setattr(bundle, "MAX_BYTES", size - 1)
+    with pytest.raises(BundleError, match=f"{WEIGHTS}: {size} bytes; at most {size - 1} are read"):
+        read_bundle(tmp_path / "rex")
 
 
 def damage_flip(path):

@@ -5,7 +5,7 @@ from tracked_jobs import bundle_at, job
 
 from lorafleet.bundle import WEIGHTS
 from lorafleet.errors import BundleError, NotFoundError
-from lorafleet.tracking import MlflowRegistry
+from lorafleet.tracking import MlflowRegistry, registry
 
 
 def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
@@ -21,6 +21,17 @@ def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
     assert (second.version, second.aliases) == (2, ("champion",))
     listed = MlflowRegistry(tracking.uri, home / "cache").list()
     assert [(one.name, one.version, one.aliases) for one in listed] == [("rex", 2, ("champion",)), ("rex", 1, ())]
+
+
+def test_more_versions_than_fit_on_a_page_of_mlflows_are_all_found(tracking, parent, home, monkeypatch):
+    monkeypatch.setattr(registry, "PAGE", 2)
+    child = tracking.start_job(parent, job("ben"))
+    ids = [str(n) * 16 for n in range(5)]
+    for id_ in ids:
+        tracking.register(bundle_at(home / "bundles" / f"ben{id_}", "ben", id_), child)
+    assert [tracking.registered("ben", id_).version for id_ in ids] == [1, 2, 3, 4, 5]
+    listed = MlflowRegistry(tracking.uri, home / "cache").list()
+    assert [one.version for one in listed if one.name == "ben"] == [5, 4, 3, 2, 1]
 
 
 def test_an_interrupted_registration_is_completed(tracking, parent, home):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lorafleet.bundle_cache import CacheStats
 from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.ports import AdapterVersion
+from lorafleet_serve import resolver as module
 from lorafleet_serve.resolver import Answer, Freshness, Resolver, after
 
 HOW = Freshness(alias_ttl=5, number_ttl=100, refusal_ttl=1, stale_for=60)
@@ -159,6 +160,17 @@ def test_a_refusal_is_soon_asked_again_and_each_asker_gets_its_own_error(resolve
     clock.now += 1
     registry.says = REX
     assert resolver.find("rex").result(5) == REX
+
+
+def test_what_is_known_is_bounded_and_the_name_asked_longest_ago_is_forgotten(resolver, registry, monkeypatch):
+    monkeypatch.setattr(module, "KNOWN_NAMES", 3)
+    for name in ("a", "b", "c", "d"):
+        resolver.find(name).result(5)
+    for name in ("d", "c", "b"):
+        resolver.find(name).result(5)
+    assert [name for name, _ in registry.asked] == ["a", "b", "c", "d"]
+    resolver.find("a").result(5)
+    assert [name for name, _ in registry.asked] == ["a", "b", "c", "d", "a"]
 
 
 def test_an_error_that_is_not_ours_reaches_the_asker_and_is_not_kept(resolver, registry):
