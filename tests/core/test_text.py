@@ -106,6 +106,13 @@ def test_nothing_stays_behind_between_calls(encoder, vectors):
     assert torch.equal(encoder.encode(learned, vectors).context, first.context)
     assert torch.equal(encoder.encode(plain).context, before.context)
     assert torch.equal(encoder.encode(plain, vectors).context, before.context)
+    assert all(embedding.held == () for embedding in encoder.embeddings)
+
+
+def test_of_two_triggers_at_one_place_the_longer_is_meant():
+    triggers = {"red": (0,), "red dog": (1,), "red dog (small)": (2,)}
+    assert split_prompt("a red dog", triggers) == ["a ", (1,)]
+    assert split_prompt("a red dog (small), a red mug", triggers) == ["a ", (2,), ", a ", (0,), " mug"]
 
 
 @torch.no_grad()

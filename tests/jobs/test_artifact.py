@@ -4,7 +4,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from lorafleet_jobs.train.artifact import in_order
+from lorafleet.bases import find_base
+from lorafleet.bundle import AdapterCard
+from lorafleet.config import Recipe
+from lorafleet.loaded import LoadedBase
+from lorafleet_jobs.train.artifact import in_order, lora_file
+from lorafleet_jobs.train.learned import Learned
 
 
 def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
@@ -17,3 +22,14 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
     assert {key: value.tolist() for key, value in load(data).items()} == {k: v.tolist() for k, v in tensors.items()}
     with safe_open(tmp_path / "file", "pt") as read:
         assert read.metadata() == metadata
+
+
+def test_the_same_adapter_is_the_same_bytes():
+    loaded = LoadedBase.load(find_base("toy-sdxl"))
+    learned = Learned.new(Recipe(rank=2, text_encoder_lora={"rank": 1}), loaded, torch.Generator().manual_seed(0))
+    card = AdapterCard(
+        name="rex", base="toy-sdxl", base_fingerprint="f", prediction="epsilon", rank=2, alpha=2, targets=("to_q",),
+        triggers=(), class_noun="dog", instance_prompt="a photo of TOK dog", recipe={}, dataset_fingerprint="d",
+        images=1, steps=1, licence="apache-2.0", job_id="j", lorafleet_version="0",
+    )  # fmt: skip
+    assert len({lora_file(learned, card) for _ in range(12)}) == 1

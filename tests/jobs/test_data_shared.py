@@ -80,14 +80,15 @@ def test_another_vae_is_another_file(warm, tmp_path):
 
 
 def test_no_latents_of_another_vae_are_trained_on(warm, tmp_path):
-    """The same picture on a base with the same UNet and another VAE, sharing a cache."""
+    """The same picture on two bases with the same UNet and different VAEs, sharing a cache."""
     spec = job(tmp_path / "one", prior={**GENERATE, "count": 1})
-    first = Dataset.open(spec, warm, tmp_path / "cache").batch(0)
     shutil.copytree(warm.base.path, tmp_path / "base")
+    one = LoadedBase.load(Base("copy", tmp_path / "base"))
+    first = Dataset.open(spec, one, tmp_path / "cache").batch(0)
     weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({name: tensor * 1.1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
-    other = LoadedBase.load(Base("other", tmp_path / "base"))
-    assert other.base.fingerprint == warm.base.fingerprint
+    other = LoadedBase.load(Base("copy", tmp_path / "base"))
+    assert other.base.fingerprint == one.base.fingerprint
     shared = Dataset.open(spec, other, tmp_path / "cache").batch(0)
     own = Dataset.open(spec, other).batch(0)
     assert torch.equal(shared.z, own.z)  # the subject's row and the class's
