@@ -180,3 +180,19 @@ def test_a_job_that_gets_further_each_time_outlives_any_number_of_lanes():
         store.progress(SUBMISSION, "job0", row.attempts, step, 0.1, now)
         store.lose(SUBMISSION, "a", now)
     assert (job(store, "job0").state, job(store, "job0").lanes_lost) == ("queued", 1)
+
+
+def test_a_job_that_is_tried_again_by_hand_has_a_clean_record_and_a_new_attempt():
+    store, now = filled("sqlite://", 1), 0.0
+    store.progress(SUBMISSION, "job0", store.lease(SUBMISSION, "a", now).attempts, 3, 0.1, now)
+    store.fail(SUBMISSION, "job0", 1, "memory", "out of memory", now, packed=2)
+    for _ in range(QUARANTINE_LANES):
+        now += BACKOFF_MOST
+        row = store.lease(SUBMISSION, "a", now)
+        store.progress(SUBMISSION, "job0", row.attempts, 3, 0.1, now)
+        store.lose(SUBMISSION, "a", now)
+    ended = job(store, "job0")
+    assert (ended.state, ended.pack_limit, ended.furthest) == ("failed", 1, 3)
+    (again,) = store.retry(SUBMISSION, now)
+    assert (again.state, again.kind, again.error, again.attempts) == ("queued", None, None, ended.attempts)
+    assert (again.pack_limit, again.lanes_lost, again.furthest, rows.alone_until(again)) == (None, 0, 0, 0)
