@@ -90,6 +90,10 @@ def test_ids_do_not_depend_on_where_files_lie() -> None:
     assert ids(plan([here])) == ids(plan([there])) == ids(plan([renamed]))
 
 
+def test_ids_do_not_depend_on_how_many_workers_share_a_job() -> None:
+    assert one(recipe={"gradient_accumulation": 4, "workers": 2}) == one(recipe={"gradient_accumulation": 4})
+
+
 def test_ids_change_with_whatever_is_trained() -> None:
     rex = report("rex")
     first, *rest = rex.images

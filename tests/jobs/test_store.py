@@ -1,6 +1,7 @@
 """The store: rows that outlive their process, two writers on one database, and who is found by what."""
 
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +13,7 @@ from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet_jobs.desk import SteadyClock, StoreDesk
 from lorafleet_jobs.policy import TENURE_SECONDS
 from lorafleet_jobs.rows import LEASE_SECONDS, overall
-from lorafleet_jobs.store import JobStore, SubmissionRow
+from lorafleet_jobs.store import JobStore, SubmissionRow, sqlite_url
 
 
 def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(database):
@@ -49,6 +50,25 @@ def test_the_clock_that_is_set_expires_no_lease(database):
         assert desk.lease("b", ()) is None
         assert desk.heartbeat("job0", held.attempt)
     assert job(store, "job0").lease_expires == 1e9 + 2.0 + LEASE_SECONDS
+
+
+def test_a_desk_without_a_clock_of_its_own_does_not_go_by_the_wall_s(tmp_path, monkeypatch):
+    url, wall = sqlite_url(tmp_path / "jobs.db"), [time.time()]
+    filled(url, 1)
+    monkeypatch.setattr(time, "time", lambda: wall[0])
+    desk = StoreDesk(url, SUBMISSION)
+    held = desk.lease("a", ())
+    wall[0] += 10 * LEASE_SECONDS
+    assert desk.lease("b", ()) is None
+    assert desk.heartbeat("job0", held.attempt)
+
+
+def test_a_lease_whose_answer_was_lost_is_given_again(database):
+    store = filled(database, 2)
+    first = store.lease(SUBMISSION, "a", now=0.0)
+    again = store.lease(SUBMISSION, "a", now=1.0)  # the lane does not know that it holds a job
+    assert (again.id, again.attempts, again.lease_expires) == (first.id, first.attempts, 1.0 + LEASE_SECONDS)
+    assert store.lease(SUBMISSION, "a", now=2.0, holding=[first.id]).id == "job1"
 
 
 def test_two_dispatchers_on_one_database_never_hand_out_a_job_twice(database):
