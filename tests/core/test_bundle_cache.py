@@ -8,6 +8,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,16 @@ class Cache(RuleBasedStateMachine):
 
 TestCache = Cache.TestCase
 TestCache.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("order", permutations(range(3)), ids=str)
+def test_the_one_asked_for_longest_ago_is_dropped(tmp_path, source, order):
+    first, second, third = (source.digests[i] for i in order)
+    now = iter(range(1, 99))
+    cache = BundleCache(tmp_path / "cache", int(2.5 * source.bytes(first)), lambda: next(now))
+    for digest in (first, second, first, third):
+        cache.get(digest, source.download(digest))
+    assert {path.name for path in cache.root.iterdir()} == {".locks", first, third}
 
 
 def test_two_hundred_askers_make_one_download(tmp_path, source):
