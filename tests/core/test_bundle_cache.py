@@ -144,7 +144,7 @@ TestCache = Cache.TestCase
 TestCache.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
 
 
-@pytest.mark.parametrize("order", permutations(range(3)), ids=str)
+@pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
 def test_the_one_asked_for_longest_ago_is_dropped(tmp_path, source, order):
     first, second, third = (source.digests[i] for i in order)
     now = iter(range(1, 99))
