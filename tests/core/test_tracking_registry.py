@@ -3,7 +3,7 @@
 import pytest
 from tracked_jobs import bundle_at, job
 
-from lorafleet.bundle import WEIGHTS
+from lorafleet.bundle import WEIGHTS, write_bundle
 from lorafleet.errors import BundleError, NotFoundError
 from lorafleet.tracking import MlflowRegistry, registry
 
@@ -84,6 +84,20 @@ def test_a_damaged_artifact_is_passed_over_for_an_intact_copy_and_refused_withou
     with pytest.raises(BundleError, match="do not match the sha256"):
         registry.resolve("bad")
     assert registry.cache_stats().bytes == 0
+
+
+def test_a_bundle_of_the_same_job_trained_again_is_not_the_one_that_was_registered(tracking, parent, home):
+    child = tracking.start_job(parent, job("eve"))
+    bundle = bundle_at(home / "bundles" / "eve", "eve", "f" * 16)
+    tracking.log_bundle(child, bundle.path)
+    tracking.register(bundle, child)
+    registry = MlflowRegistry(tracking.uri, home / "cache")
+    stored = registry.resolve("eve").path
+    write_bundle(stored, bundle.card.with_changes(steps=24), {WEIGHTS: (stored / WEIGHTS).read_bytes()})
+    assert registry.resolve("eve").path == bundle.path
+    write_bundle(bundle.path, bundle.card.with_changes(steps=24), {WEIGHTS: (stored / WEIGHTS).read_bytes()})
+    with pytest.raises(BundleError, match="sha256"):
+        registry.resolve("eve")
 
 
 def test_a_home_without_adapters_is_empty_and_stays_untouched(tmp_path):
