@@ -236,6 +236,14 @@ def test_a_missing_or_altered_bundle_is_refused(playground, bundle_root, tmp_pat
         playground.submit(GenerateRequest("a", 1, adapters=(AdapterUse(version_of(copy)),), steps=1)).result(60)
 
 
+def test_nothing_is_kept_of_requests_that_ended(fresh):
+    futures = [fresh.submit(GenerateRequest("a", seed, steps=1)) for seed in range(3)]
+    for future in futures:
+        future.result(60)
+    fresh.close()
+    assert (dict(fresh._open), set(fresh._stepped), dict(fresh._running)) == ({}, set(), {})
+
+
 def test_bounds_are_checked_before_anything_is_queued(playground):
     with pytest.raises(RequestError, match="steps is 101"):
         playground.submit(GenerateRequest("a", 1, steps=101))

@@ -63,6 +63,15 @@ def test_one_slow_step_is_not_believed_for_ever():
     assert steps(budget, lambda rows: 8.0, [2, 2, 2], 1000)[-1] == 6
 
 
+def test_a_step_that_was_slow_once_counts_less_than_what_was_known_before():
+    budget = StepBudget(15.0)
+    budget.observe("s", 4, 10.0)
+    budget.observe("s", 4, 20.0)  # 13 together
+    assert budget.choose("s", [2, 2]) == 2
+    budget.observe("s", 4, 20.0)  # 15.1
+    assert budget.choose("s", [2, 2]) == 1
+
+
 def test_shapes_are_learned_apart():
     budget = StepBudget(10.0)
     steps(budget, lambda rows: 20.0, [2, 2], 3, "large")
