@@ -83,6 +83,8 @@ class SlowTests:
             if seconds:
                 terminalreporter.section(title)
                 self._say(*rotation.table(seconds))
+        if any(cost > (self.budget or cost) for cost in self.left_out.values()):
+            self._say("what alone takes longer than --minutes never runs here; measure it: ./dev test --slow --record")
         passed = {test: took for test, took in self.took.items() if test not in self.unfinished}
         if self.config.getoption("--record") and passed:
             from lorafleet.machine import describe_machine

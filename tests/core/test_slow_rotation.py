@@ -114,6 +114,7 @@ def test_a_run_says_what_ran_and_what_was_left_out_and_records_it(tmp_path):
     after = said.partition("left out this time")[2]
     assert "3000.0 s  tests/test_them.py::test_case[long]" in after
     assert "600.0 s  tests/test_them.py::test_case[unknown]" in after  # its time limit
+    assert "measure it: ./dev test --slow --record" in after
     record = json.loads((tmp_path / "tests" / "slow_seconds.json").read_text())
     assert record["tests/test_them.py::test_case[short]"].keys() == {"seconds", "machine", "date"}
     assert record["tests/test_them.py::test_case[long]"] == {"seconds": 3000}
