@@ -1,0 +1,654 @@
+"""The mutants of `mutants.py`: faults that somebody could make, and the tests that should notice.
+
+`tests` are files and test ids, as few as are likely to notice. `equivalent` says why a fault that no test can notice
+changes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One fault: a file whose text `old`, which stands there once, is replaced by `new`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    equivalent: str = ""
+
+
+NUMERICS, TRACKING = "platform/lorafleet/numerics", "platform/lorafleet/tracking"
+PLATFORM, TRAIN = "platform/lorafleet", "jobs/lorafleet_jobs/train"
+JOBS, SERVE = "jobs/lorafleet_jobs", "serve/lorafleet_serve"
+
+FIRST = (
+    Mutant(
+        "one d for all Prodigy jobs of a pack",
+        f"{TRAIN}/training.py",
+        "        self.optimizer.step()\n",
+        "        self.optimizer.step()\n"
+        "        for group in self.optimizer.param_groups:\n"
+        '            if "d" in group:\n'
+        '                group["d"] = self.warm.__dict__["d"] = max(group["d"], self.warm.__dict__.get("d", 0))\n',
+        "tests/jobs/test_pack_separate.py",
+    ),
+    Mutant(
+        "gradient checkpointing silently off",
+        f"{TRAIN}/pack.py",
+        "(warm.unet.enable_gradient_checkpointing if checkpointing else warm.unet.disable_gradient_checkpointing)()",
+        "warm.unet.disable_gradient_checkpointing()",
+        "tests/jobs/test_pack_separate.py",
+    ),
+    Mutant(
+        "loss in bf16",
+        f"{PLATFORM}/loaded.py",
+        "return found.to(torch.promote_types(found.dtype, torch.float32))",
+        "return found",
+        "tests/jobs/test_precision.py",
+    ),
+    Mutant(
+        "workers' gradients averaged",
+        f"{TRAIN}/team.py",
+        "parameter.grad = piece.view_as(parameter)",
+        "parameter.grad = piece.view_as(parameter) / self.size",
+        "tests/jobs/test_team.py",
+    ),
+    Mutant(
+        "latents cached whatever the VAE",
+        f"{TRAIN}/data/latents.py",
+        '{view}/{self.loaded.base.vae_fingerprint}"',
+        '{view}"',
+        "tests/jobs/test_data_shared.py",
+    ),
+)
+"""Those that an audit found the tests to let through."""
+
+NUMERIC = (
+    Mutant(
+        "min-SNR's gamma always 5",
+        f"{NUMERICS}/choose.py",
+        "MinSNR(recipe.min_snr_gamma or GAMMA)",
+        "MinSNR(GAMMA)",
+        "tests/core/test_objectives.py",
+    ),
+    Mutant(
+        "levels outside a base's own",
+        f"{NUMERICS}/objectives.py",
+        "self.sampler.draw(count, generator).clamp(float(known[0]), float(known[known.isfinite()][-1]))",
+        "self.sampler.draw(count, generator)",
+        "tests/core/test_objectives.py",
+    ),
+    Mutant(
+        "timesteps between levels rounded down",
+        f"{NUMERICS}/objectives.py",
+        "return low + ((wanted - logs[low]) / (logs[low + 1] - logs[low])).clamp(0, 1)",
+        "return low + 0 * wanted",
+        "tests/core/test_objectives.py",
+    ),
+    Mutant(
+        "TCD's middle timestep rounded",
+        f"{NUMERICS}/samplers.py",
+        "torch.floor((1 - TCD_GAMMA) * after)",
+        "torch.round((1 - TCD_GAMMA) * after)",
+        "tests/core/test_samplers.py",
+        "TCD takes timesteps 20 k - 1 alone, and 0.7 (20 k - 1) = 14 k - 0.7 rounds to what it is floored to",
+    ),
+    Mutant(
+        "pooled output of the last chunk",
+        f"{NUMERICS}/chunks.py",
+        "encoded[0].pooled)",
+        "encoded[-1].pooled)",
+        "tests/core/test_chunks.py",
+    ),
+    Mutant(
+        "prompt weights one token early",
+        f"{NUMERICS}/chunks.py",
+        "weights[1 : len(chunk) + 1]",
+        "weights[: len(chunk)]",
+        "tests/core/test_chunks.py",
+    ),
+    Mutant(
+        "DoRA's gain forgets adapters before it",
+        f"{NUMERICS}/factors.py",
+        "            Bs = [before * gain[:, None].to(before) for before in Bs]\n",
+        "",
+        "tests/core/test_rowlora.py",
+    ),
+    Mutant(
+        "DoRA at scale 0 kept",
+        f"{NUMERICS}/factors.py",
+        "[(layers, scale) for layers, scale in group if scale]",
+        "[(layers, scale) for layers, scale in group]",
+        "tests/core/test_rowlora.py",
+    ),
+    Mutant(
+        "one dropout mask for all layers",
+        f"{NUMERICS}/rowlora.py",
+        "(seed * 1009 + layer)",
+        "(seed * 1009)",
+        "tests/core/test_rowlora.py",
+    ),
+    Mutant(
+        "shorter triggers win",
+        f"{NUMERICS}/text.py",
+        "sorted(triggers, key=len, reverse=True)",
+        "sorted(triggers, key=len)",
+        "tests/core/test_text.py",
+    ),
+    Mutant(
+        "learned tokens stay in the table",
+        f"{NUMERICS}/text.py",
+        "            finally:\n                self.embeddings[i].held = ()\n",
+        "            finally:\n                pass\n",
+        "tests/core/test_text.py",
+    ),
+    Mutant(
+        "new tokens of standard deviation 1",
+        f"{NUMERICS}/text.py",
+        " * table.std().item()",
+        "",
+        "tests/core/test_text.py",
+    ),
+    Mutant(
+        "exclamation marks lost",
+        f"{NUMERICS}/text.py",
+        "        ids += [tokenizer.pad_token_id] if i else []\n",
+        "",
+        "tests/core/test_text.py",
+    ),
+)
+
+TRAINING = (
+    Mutant(
+        "cosine restarts ignored",
+        f"{TRAIN}/optimize.py",
+        "num_cycles=recipe.lr_cycles",
+        "num_cycles=1",
+        "tests/jobs/test_optimize.py",
+    ),
+    Mutant(
+        "tokens at the UNet's rate",
+        f"{TRAIN}/optimize.py",
+        '{"params": each.parameters, "lr": rate_of(recipe, each.kind)}',
+        '{"params": each.parameters, "lr": rate}',
+        "tests/jobs/test_optimize.py",
+    ),
+    Mutant(
+        "a small fraction of few steps is none",
+        f"{TRAIN}/optimize.py",
+        "max(1, round(fraction * steps))",
+        "round(fraction * steps)",
+        "tests/jobs/test_optimize.py",
+    ),
+    Mutant(
+        "adapter's weight in a picture ignored",
+        f"{TRAIN}/learned.py",
+        "[self.scale * weight]) if low is not None and weight",
+        "[self.scale]) if low is not None and weight",
+        "tests/jobs/test_train.py",
+        "pictures are made at weight 0 and 1 alone, and at 0 nothing is installed",
+    ),
+    Mutant(
+        "optimizer not resumed",
+        f"{TRAIN}/checkpoint.py",
+        '    training.optimizer.load_state_dict(state["optimizer"])\n',
+        "",
+        "tests/jobs/test_checkpoint.py",
+    ),
+    Mutant(
+        "EMA's count not resumed",
+        f"{TRAIN}/ema.py",
+        'self.t, self._averages = int(state["t"]), [',
+        "self.t, self._averages = 0, [",
+        "tests/jobs/test_checkpoint.py",
+    ),
+    Mutant(
+        "non-finite checkpoint taken",
+        f"{TRAIN}/checkpoint.py",
+        "        and all(bool(tensor.isfinite().all()) for tensor in learned)\n",
+        "",
+        "tests/jobs/test_checkpoint.py",
+    ),
+    Mutant(
+        "checkpoint's hash not checked",
+        f"{TRAIN}/checkpoint.py",
+        """ or said["sha256"] != hashlib.sha256(data).hexdigest()""",
+        "",
+        "tests/jobs/test_checkpoint.py",
+    ),
+    Mutant(
+        "frozen tokens published as their average",
+        f"{TRAIN}/ema.py",
+        "[(parameter, average) for parameter, average in pairs if parameter.requires_grad]",
+        "list(pairs)",
+        "tests/jobs/test_ema.py",
+    ),
+    Mutant(
+        "text encoders' alpha is the UNet's",
+        f"{TRAIN}/artifact.py",
+        "lora_alpha=scale * low.rank",
+        "lora_alpha=card.alpha",
+        "tests/core/test_export.py tests/jobs/test_train.py",
+    ),
+    Mutant(
+        "bundle's header in an order of chance",
+        f"{TRAIN}/artifact.py",
+        "return in_order((Path(folder) / WEIGHTS).read_bytes())",
+        "return (Path(folder) / WEIGHTS).read_bytes()",
+        "tests/jobs/test_artifact.py",
+    ),
+    Mutant(
+        "every epoch in one order",
+        f"{TRAIN}/data/buckets.py",
+        "stream(self.seed, self.purpose, self.number, epoch)",
+        "stream(self.seed, self.purpose, self.number)",
+        "tests/jobs/test_data.py tests/jobs/test_data_buckets.py",
+    ),
+    Mutant(
+        "one posterior draw for all steps",
+        f"{TRAIN}/data/dataset.py",
+        'self._stream("latents", index)',
+        'self._stream("latents", 0)',
+        "tests/jobs/test_data.py",
+    ),
+    Mutant(
+        "shuffle keeps no token in front",
+        f"{TRAIN}/data/texts.py",
+        "parts[: spec.keep_tokens], parts[spec.keep_tokens :]",
+        "parts[:0], parts",
+        "tests/jobs/test_data.py",
+    ),
+    Mutant(
+        "prior rows masked with their subject's mask",
+        f"{TRAIN}/data/prior.py",
+        "return [Source(source.file, source.size) for source in own]",
+        "return own",
+        "tests/jobs/test_data.py tests/jobs/test_data_shared.py",
+    ),
+    Mutant(
+        "class images whatever the VAE",
+        f"{TRAIN}/data/prior.py",
+        '"vae": base.vae_fingerprint, ',
+        "",
+        "tests/jobs/test_data_shared.py",
+    ),
+    Mutant(
+        "class images whatever the precision",
+        f"{TRAIN}/data/prior.py",
+        '"precision": str(self.loaded.unet.dtype), ',
+        "",
+        "tests/jobs/test_data_shared.py",
+    ),
+    Mutant(
+        "checkpointed and plain jobs share a call",
+        f"{TRAIN}/pack.py",
+        "return (*self.question.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing)",
+        "return tuple(self.question.noisy.x.shape)",
+        "tests/jobs/test_pack_separate.py",
+    ),
+    Mutant(
+        "frozen parameters get a team's gradients",
+        f"{TRAIN}/team.py",
+        "            if parameter.requires_grad:\n                parameter.grad",
+        "            if True:\n                parameter.grad",
+        "tests/jobs/test_team.py",
+    ),
+)
+
+SERVING = (
+    Mutant(
+        "a step taken again draws new noise",
+        f"{SERVE}/rows.py",
+        "        while self._drawn <= number:\n",
+        "        for _ in range(1):\n",
+        "tests/serve/test_rows.py",
+    ),
+    Mutant(
+        "numbers asked as often as aliases",
+        f"{SERVE}/resolver.py",
+        "return self.number_ttl if wanted.isdecimal() else self.alias_ttl",
+        "return self.alias_ttl",
+        "tests/serve/test_resolver.py",
+    ),
+    Mutant(
+        "stale answers for ever",
+        f"{SERVE}/resolver.py",
+        " and now - last.said <= how.ttl(wanted) + how.stale_for",
+        "",
+        "tests/serve/test_resolver.py",
+    ),
+    Mutant(
+        "names asked for are never forgotten",
+        f"{SERVE}/resolver.py",
+        "                if len(self._answers) > KNOWN_NAMES:\n                    self._answers.popitem(last=False)\n",
+        "",
+        "tests/serve/test_resolver.py",
+    ),
+    Mutant(
+        "slots counted twice for what is there",
+        f"{SERVE}/slots.py",
+        "if slot.pins and key not in wanted)",
+        "if slot.pins)",
+        "tests/serve/test_slots.py",
+    ),
+    Mutant(
+        "slots dropped first in, first out",
+        f"{SERVE}/slots.py",
+        "            self.held.move_to_end(key)\n",
+        "",
+        "tests/serve/test_slots.py",
+    ),
+    Mutant(
+        "a replaced bundle is not read again",
+        f"{SERVE}/host_adapters.py",
+        "(path / CARD).stat().st_mtime_ns",
+        "(path / CARD).stat().st_mtime_ns * 0",
+        "tests/serve/test_host_adapters.py",
+    ),
+    Mutant(
+        "host memory first in, first out",
+        f"{SERVE}/host_adapters.py",
+        "                self._held.move_to_end(key)\n",
+        "                pass\n",
+        "tests/serve/test_host_adapters.py",
+    ),
+    Mutant(
+        "a layer without DoRA gains beside one with",
+        f"{SERVE}/layout.py",
+        "    return ones, torch.stack([ones, torch.zeros_like(ones), torch.zeros_like(ones)])\n",
+        "    return ones, torch.stack([ones, ones, torch.zeros_like(ones)])\n",
+        "tests/serve/test_flat_adapter.py",
+    ),
+    Mutant(
+        "one slow step is believed for ever",
+        f"{SERVE}/pacing.py",
+        "            known[min(slow)] *= DOUBT\n",
+        "            pass\n",
+        "tests/serve/test_pacing.py",
+    ),
+    Mutant(
+        "the newest time alone counts",
+        f"{SERVE}/pacing.py",
+        "ms if cost not in known else known[cost] + NEW_WEIGHT * (ms - known[cost])",
+        "ms",
+        "tests/serve/test_pacing.py",
+    ),
+    Mutant(
+        "the first shape always steps",
+        f"{SERVE}/pacing.py",
+        "self._queue = [*waiting[1:], waiting[0]]",
+        "self._queue = waiting",
+        "tests/serve/test_pacing.py",
+    ),
+    Mutant(
+        "a route depends on the order of adapters",
+        f"{SERVE}/routing.py",
+        '",".join(sorted(wanted))',
+        '",".join(wanted)',
+        "tests/serve/test_routing.py",
+    ),
+    Mutant(
+        "sides up to four times the base's",
+        f"{SERVE}/requests.py",
+        "return least, base.resolution * 2",
+        "return least, base.resolution * 4",
+        "tests/serve/test_requests.py",
+    ),
+    Mutant(
+        "the engine keeps the number of every request",
+        f"{SERVE}/engine.py",
+        "            self._stepped.discard(number)\n",
+        "",
+        "tests/serve/test_engine.py::test_nothing_is_kept_of_requests_that_ended",
+    ),
+)
+
+PLATFORMS = (
+    Mutant(
+        "a card may name files elsewhere",
+        f"{PLATFORM}/bundle.py",
+        "if Path(name).name != name or not file.is_file():",
+        "if not file.is_file():",
+        "tests/core/test_bundle.py",
+    ),
+    Mutant(
+        "files of any size are read",
+        f"{PLATFORM}/bundle.py",
+        "if file.stat().st_size > MAX_BYTES:",
+        "if file.stat().st_size < 0:",
+        "tests/core/test_bundle.py",
+    ),
+    Mutant(
+        "a bundle is replaced in place",
+        f"{PLATFORM}/bundle.py",
+        "            target.rename(old)\n",
+        "            shutil.rmtree(target)\n",
+        "tests/core/test_bundle.py",
+    ),
+    Mutant(
+        "the cache drops in any order",
+        f"{PLATFORM}/bundle_cache.py",
+        "sorted(self._entries(), key=lambda entry: entry.used)",
+        "sorted(self._entries(), key=lambda entry: entry.digest)",
+        "tests/core/test_bundle_cache.py",
+    ),
+    Mutant(
+        "the cache leaves what killed processes left",
+        f"{PLATFORM}/bundle_cache.py",
+        "            self._sweep()\n",
+        "",
+        "tests/core/test_bundle_cache.py",
+    ),
+    Mutant(
+        "the cache verifies a folder once",
+        f"{PLATFORM}/bundle_cache.py",
+        "if seen is None or seen[0] != looks:",
+        "if seen is None:",
+        "tests/core/test_bundle_cache.py",
+    ),
+    Mutant(
+        "a key given twice overwrites",
+        f"{PLATFORM}/adapters.py",
+        "        if kind in tensors:\n",
+        "        if False:\n",
+        "tests/serve/test_engine.py::test_an_adapter_that_does_not_fit_is_an_error_and_never_the_base",
+    ),
+    Mutant(
+        "non-finite adapters are loaded",
+        f"{PLATFORM}/adapters.py",
+        "if not torch.isfinite(tensor).all():",
+        "if False:",
+        "tests/serve/test_engine.py::test_an_adapter_that_does_not_fit_is_an_error_and_never_the_base",
+    ),
+    Mutant(
+        "targets match within a name",
+        f"{PLATFORM}/targets.py",
+        """layer.endswith(f".{suffix}")""",
+        "layer.endswith(suffix)",
+        "tests/core/test_targets.py",
+    ),
+    Mutant(
+        "half-written folders are adapters",
+        f"{PLATFORM}/registry.py",
+        'glob(f"[!.]*/{CARD}")',
+        'glob(f"*/{CARD}")',
+        "tests/core/test_bundle.py",
+    ),
+    Mutant(
+        "registering again moves champion",
+        f"{TRACKING}/registry.py",
+        """if version.tags.get("published") != "true":  # new""",
+        "if True:  # new",
+        "tests/core/test_tracking_registry.py",
+    ),
+    Mutant(
+        "the registry reads one page",
+        f"{TRACKING}/registry.py",
+        "        token = page.token\n",
+        "        token = None\n",
+        "tests/core/test_tracking_registry.py tests/core/test_registry.py",
+    ),
+    Mutant(
+        "the same job trained again is its first bundle",
+        f"{TRACKING}/registry.py",
+        "    if DIGEST in version.tags:\n        return bool(",
+        "    if False:\n        return bool(",
+        "tests/core/test_registry.py tests/core/test_tracking_registry.py",
+    ),
+    Mutant(
+        "what was said last stays",
+        f"{TRACKING}/points.py",
+        "for entry in reversed(entries):",
+        "for entry in entries:",
+        "tests/core/test_tracking_spool.py",
+    ),
+    Mutant(
+        "a request whose answer was lost is not asked for",
+        f"{TRACKING}/tracker.py",
+        "            self._must_ask = True  # it may have arrived all the same\n",
+        "",
+        "tests/core/test_tracking_broken.py",
+    ),
+    Mutant(
+        "batches of any size",
+        f"{TRACKING}/delivery.py",
+        "        if batch and size > BATCH:\n            break\n",
+        "",
+        "tests/core/test_tracking.py",
+    ),
+    Mutant(
+        "half a line stays in the journal",
+        f"{TRACKING}/journal.py",
+        "            os.ftruncate(self._file.fileno(), os.fstat(self._file.fileno()).st_size - written)\n",
+        "",
+        "tests/core/test_tracking_broken.py",
+    ),
+)
+
+QUEUE = (
+    Mutant(
+        "a clock that went back keeps a job",
+        f"{JOBS}/rows.py",
+        "(wait <= 0 or wait > BACKOFF_MOST)",
+        "wait <= 0",
+        "tests/jobs/test_rows.py tests/jobs/test_store.py",
+    ),
+    Mutant(
+        "a third seed is tried",
+        f"{JOBS}/rows.py",
+        'if kind == "non-finite" and (row.seed_shift + 1) % SEEDS:',
+        'if kind == "non-finite" and (row.seed_shift + 1) % (SEEDS + 1):',
+        "tests/jobs/test_rows.py",
+    ),
+    Mutant(
+        "another seed in the same run",
+        f"{JOBS}/rows.py",
+        "seed_shift=row.seed_shift + 1, run_id=None, furthest=0",
+        "seed_shift=row.seed_shift + 1, furthest=0",
+        "tests/jobs/test_rows.py tests/jobs/test_store.py",
+    ),
+    Mutant(
+        "a retried job keeps its record",
+        f"{JOBS}/rows.py",
+        "not_before=None, retries=0, lanes_lost=0, furthest=0, pack_limit=None, updated=now",
+        "not_before=None, retries=0, updated=now",
+        "tests/jobs/test_rows.py tests/jobs/test_store.py",
+    ),
+    Mutant(
+        "a job may wait for ever for a disk",
+        f"{JOBS}/rows.py",
+        'if kind in ("publish", "storage") and row.retries < WAITS:',
+        'if kind in ("publish", "storage"):',
+        "tests/jobs/test_rows.py",
+    ),
+    Mutant(
+        "a lane's death is counted though it got further",
+        f"{JOBS}/rows.py",
+        "lost = 1 if got_further else row.lanes_lost + 1",
+        "lost = row.lanes_lost + 1",
+        "tests/jobs/test_rows.py",
+    ),
+    Mutant(
+        "rows written over a newer revision",
+        f"{JOBS}/store.py",
+        """update(jobs).where(*key, jobs.c.revision == seen["revision"]).values(values)""",
+        "update(jobs).where(*key).values(values)",
+        "tests/jobs/test_store.py",
+    ),
+    Mutant(
+        "a lost answer's job is not given again",
+        f"{JOBS}/store.py",
+        'if row.state == "running" and row.lane == lane and row.id not in holding:',
+        "if False:",
+        "tests/jobs/test_store.py",
+    ),
+    Mutant(
+        "an equal submission takes lanes at once",
+        f"{JOBS}/policy.py",
+        "return tenure >= TENURE_SECONDS and any(",
+        "return any(",
+        "tests/jobs/test_policy.py",
+    ),
+    Mutant(
+        "a job that must be alone joins others",
+        f"{JOBS}/policy.py",
+        "limit = 1 if alone_until(row) else row.pack_limit",
+        "limit = row.pack_limit",
+        "tests/jobs/test_policy.py",
+    ),
+    Mutant(
+        "a stale attempt is compared",
+        f"{JOBS}/desk.py",
+        "            return None\n        return self._scores.verdict(",
+        "            pass\n        return self._scores.verdict(",
+        "tests/jobs/test_scoring.py::test_only_the_attempt_that_holds_a_job_is_answered",
+    ),
+    Mutant(
+        "leases by the wall's clock",
+        f"{JOBS}/desk.py",
+        "self._clock = clock or SteadyClock()",
+        "self._clock = clock or time.time",
+        "tests/jobs/test_store.py",
+    ),
+    Mutant(
+        "an unreachable MLflow is a defect",
+        f"{JOBS}/kinds.py",
+        '    (UnreachableError, "publish"),\n',
+        "",
+        "tests/jobs/test_policy.py",
+    ),
+    Mutant(
+        "compared at the last step too",
+        f"{JOBS}/halving.py",
+        "while rung < self.steps:",
+        "while rung <= self.steps:",
+        "tests/jobs/test_halving.py",
+    ),
+    Mutant(
+        "an id depends on the number of workers",
+        f"{JOBS}/plan.py",
+        """    del content["recipe"]["workers"]  # changes nothing\n""",
+        "",
+        "tests/jobs/test_plan.py",
+    ),
+    Mutant(
+        "a submission's id depends on the subjects' order",
+        f"{JOBS}/plan.py",
+        """sorted(job.id for job in jobs)""",
+        """[job.id for job in jobs]""",
+        "tests/jobs/test_plan.py",
+    ),
+    Mutant(
+        "a draw depends on the draws before it",
+        f"{PLATFORM}/config/sweep.py",
+        "{i}/{key}",
+        "{i}",
+        "tests/core/test_sweep.py",
+    ),
+)
+
+MUTANTS = (*FIRST, *NUMERIC, *TRAINING, *QUEUE, *PLATFORMS, *SERVING)
