@@ -109,11 +109,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(warm, photos, tm
 
 def test_a_checkpoint_that_holds_what_is_no_number_is_passed_over_for_the_one_before(warm, photos, tmp_path):
     training = fresh(warm, photos)
-    save_checkpoint(tmp_path, training, 1, losses := run(training, 1, 1))
+    history = History(1, run(training, 1, 1))
+    save_checkpoint(tmp_path, training, history)
     with torch.no_grad():
         training.learned.parameters()[0][-1] = float("nan")
-    save_checkpoint(tmp_path, training, 2, [*losses, 0.5])
-    assert resume(tmp_path, fresh(warm, photos)) == (1, losses)
+    save_checkpoint(tmp_path, training, History(2, [*history.losses, 0.5]))
+    assert resume(tmp_path, fresh(warm, photos)) == history
 
 
 def test_another_job_s_checkpoint_is_not_taken(warm, photos, tmp_path):
