@@ -95,7 +95,8 @@ def main() -> None:
     arguments = parser.parse_args()
     os.nice(5)
     results = {one["name"]: one for one in json.loads(RESULT.read_text())["mutants"]} if RESULT.exists() else {}
-    mutants = chosen(arguments.words, arguments.survivors, results)
+    if not (mutants := chosen(arguments.words, arguments.survivors, results)):
+        sys.exit(f"no mutant's name holds {' or '.join(arguments.words)}")
     check_texts(mutants)
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         tree = Path(folder) / "tree"
