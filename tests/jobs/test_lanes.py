@@ -129,8 +129,13 @@ def test_a_dispatcher_that_died_is_asked_again_and_one_that_is_gone_is_named(ray
     assert desk.lease("a", ()) == held, "an answer that got lost is given again"
     ray.kill(actor)
     with pytest.raises(UnreachableError, match=r"dispatcher does not answer .*submit again"):
-        while True:  # until the kill has arrived, which Ray does not wait for
-            desk.heartbeat(held.spec.id, held.attempt)
+        beat_on(desk, held)
+
+
+def beat_on(desk, held):
+    """Ends once nobody answers: Ray does not wait until a kill has arrived."""
+    while True:
+        desk.heartbeat(held.spec.id, held.attempt)
 
 
 def without_trouble(home, prepared):
