@@ -72,6 +72,7 @@ class Trouble:
 LANE, DISPATCHER = "RayTrainWorker", "StoreDesk"
 
 
+@pytest.mark.slow
 def test_lanes_train_and_publish_whatever_is_killed_on_the_way(ray_here, manifest, tmp_path, with_mlflow):
     home = Home(with_mlflow(tmp_path / "home"))
     prepared = prepare(manifest)

@@ -157,6 +157,7 @@ def test_a_compiled_pack_is_not_compiled_again_when_jobs_join_and_leave(photos):
     compare(rest[3], prepared_for(warm, specs[3], 2), CLOSE)
 
 
+@pytest.mark.slow
 def test_every_shape_of_aspect_buckets_is_compiled(photos):
     """Torch gives up after eight shapes unless it is told otherwise, and calls the rest uncompiled."""
     warm, graphs = LoadedBase.load(find_base("toy-sdxl")), []

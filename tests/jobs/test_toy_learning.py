@@ -51,7 +51,8 @@ def samples(job, warm, subject_word):
         return warm.decode(z) * 2 - 1
 
 
-@pytest.mark.parametrize("base", ["toy-sdxl", pytest.param("toy-playground", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["toy-sdxl", "toy-playground"])
 def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
     judge, warm = load_judge(), LoadedBase.load(find_base(base))
     subjects = write_subjects(tmp_path, [NOUN] * SUBJECTS)
