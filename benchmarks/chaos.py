@@ -27,7 +27,7 @@ from chaos_killer import Killer, share_done
 from chaos_nodes import Nodes
 from chaos_place import BASE, Place, write_work
 
-from lorafleet.machine import describe_machine
+from lorafleet.util.machine import describe_machine
 
 RESULT = Path(__file__).parent / "results" / "chaos.json"
 NODE_SHARE = 0.15  # of all kills, on three nodes

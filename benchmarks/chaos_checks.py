@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from chaos_place import Place
 
-from lorafleet.bundle import CARD, Bundle, read_bundle
+from lorafleet.bundle.bundle import CARD, Bundle, read_bundle
 from lorafleet.errors import BundleError, LorafleetError
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
 

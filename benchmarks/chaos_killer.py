@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 from chaos_place import Place
 
-from lorafleet_jobs.rows import ENDED, QUARANTINE_LANES, JobRow
+from lorafleet_jobs.jobqueue.job_state import ENDED, QUARANTINE_LANES, JobRow
 
 if TYPE_CHECKING:
     from chaos_nodes import Nodes
 
 Kind = Literal["lane", "dispatcher", "driver", "node"]
-TITLES: dict[Kind, str] = {"lane": "RayTrainWorker", "dispatcher": "StoreDesk"}
+TITLES: dict[Kind, str] = {"lane": "RayTrainWorker", "dispatcher": "LocalJobQueue"}
 SHARES: dict[Kind, float] = {"lane": 0.3, "dispatcher": 0.62, "driver": 0.08, "node": 0.0}
 SHARES_WITH_NODES: dict[Kind, float] = {"lane": 0.1, "dispatcher": 0.15, "driver": 0.1, "node": 0.65}
 LONGEST_PAUSE = 4.0  # seconds
@@ -99,7 +99,12 @@ class Killer:
 
     def _targets(self, careful: bool) -> dict[Kind, list[int]]:
         """Process ids by kind; of nodes and the driver, which are known, only that there are some."""
-        found: dict[Kind, list[int]] = {"lane": [], "dispatcher": [], "driver": [0], "node": [0] * bool(self.nodes)}
+        found: dict[Kind, list[int]] = {
+            "lane": [],
+            "dispatcher": [],
+            "driver": [0],
+            "node": [0] * bool(self.nodes),
+        }
         for process in self.place.processes():
             try:
                 title = "".join(process.cmdline())

@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import yaml
 
-from lorafleet.addresses import sqlite_url
 from lorafleet.home import Home
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import CLASSES
-from lorafleet_jobs.intake import prepare
-from lorafleet_jobs.rows import JobRow
-from lorafleet_jobs.store import JobStore
+from lorafleet.util.addresses import sqlite_url
+from lorafleet_jobs.intake.prepare import prepare
+from lorafleet_jobs.jobqueue.job_state import JobRow
+from lorafleet_jobs.jobqueue.store import JobStore
 
 BASE, PICTURES = "toy-sdxl", 4
 

@@ -24,11 +24,11 @@ from pathlib import Path
 import yaml
 
 from lorafleet.home import Home
-from lorafleet.machine import describe_machine
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import CLASSES
-from lorafleet_jobs.report import Submission, load_submission
-from lorafleet_jobs.spans import read_spans
+from lorafleet.util.machine import describe_machine
+from lorafleet_jobs.jobqueue.status import Submission, load_submission
+from lorafleet_jobs.lane.timeline import read_spans
 
 RESULT = Path(__file__).parent / "results" / "fanout.json"
 TARGET = 0.85

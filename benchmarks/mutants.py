@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from mutants_list import MUTANTS, Mutant
 
-from lorafleet.machine import describe_machine
+from lorafleet.util.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"

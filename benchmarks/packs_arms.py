@@ -24,13 +24,13 @@ from peft import get_peft_model
 from torch import nn
 
 from lorafleet.bases import Base
-from lorafleet.bundle import sha256_of
+from lorafleet.bundle.bundle import sha256_of
 from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_subjects
+from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.presets import resolve_recipe
 from lorafleet_jobs.train.pack import step_together
 from lorafleet_jobs.train.training import Training
 

@@ -15,7 +15,7 @@ import packs_arms as arms
 
 from lorafleet.bases import Base
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.calls import CompiledCalls, OwnCalls, SharedCalls
+from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching
 from lorafleet_jobs.train.pack import step_together
 from lorafleet_jobs.train.training import Training
 
@@ -25,7 +25,7 @@ STEPS = 40
 def measure(base: Base, jobs: int, rank: int, batch: int) -> dict[str, float]:
     """Milliseconds of a pack's step in each way, medians, and how long the first, compiling step took."""
     warm = LoadedBase.load(base)
-    calls = {"shared": SharedCalls(), "own": OwnCalls(), "compiled": CompiledCalls(warm, jobs)}
+    calls = {"shared": DynamicBatching(), "own": ExactBatching(), "compiled": CompiledBatching(warm, jobs)}
     taken: dict[str, list[float]] = {name: [] for name in calls}
     with tempfile.TemporaryDirectory() as folder:
         specs = arms.jobs(Path(folder), base.name, jobs, steps=len(calls) * (STEPS + 1), rank=rank, batch_size=batch)

@@ -25,20 +25,20 @@ from typing import Any
 import torch
 
 from lorafleet.bases import find_base
-from lorafleet.bundle import sha256_of
+from lorafleet.bundle.bundle import sha256_of
 from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
-from lorafleet.machine import describe_machine
-from lorafleet.quiet import quiet_libraries
 from lorafleet.toy.subjects import Subject, write_subjects
 from lorafleet.toy.world import CLASSES
+from lorafleet.util.machine import describe_machine
+from lorafleet.util.quiet import quiet_libraries
 from lorafleet_jobs.evaluate.arms import adapter_arm, base_arm
 from lorafleet_jobs.evaluate.looks import made_up_subject
 from lorafleet_jobs.evaluate.pictures import Sampling, make
 from lorafleet_jobs.evaluate.suite import Scores
 from lorafleet_jobs.evaluate.toy import ToySuite
+from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.presets import resolve_recipe
 from lorafleet_jobs.train.pack import step_alone
 from lorafleet_jobs.train.training import Training
 

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save
 
 from lorafleet.bases import Base, find_base
-from lorafleet.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
+from lorafleet.bundle.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
+from lorafleet.bundle.folder_registry import version_of
 from lorafleet.loaded import LoadedBase
-from lorafleet.machine import describe_machine
-from lorafleet.quiet import quiet_libraries
-from lorafleet.registry import version_of
 from lorafleet.targets import PRESETS, select
-from lorafleet_serve.engine import StepEngine
-from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.requests import AdapterUse, GenerateRequest
+from lorafleet.util.machine import describe_machine
+from lorafleet.util.quiet import quiet_libraries
+from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.pipeline import Pipeline
+from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest
 
 REQUESTS, RANK, ROWS = 12, 8, (1, 4, 8, 12)
 RESULT = Path(__file__).parent / "results" / "rows.json"

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from lorafleet.machine import describe_machine
+from lorafleet.util.machine import describe_machine
 
 T = TypeVar("T")
 

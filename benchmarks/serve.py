@@ -37,11 +37,11 @@ from serve_swap import host_of, swap
 from serve_traffic import RANKS, Asked, Seen, random_bundles, seen, summary, traffic
 
 from lorafleet.bases import Base, find_base
-from lorafleet.machine import describe_machine
-from lorafleet.quiet import quiet_libraries
 from lorafleet.targets import UNET
-from lorafleet_serve.counts import EngineStats
-from lorafleet_serve.pipeline import Pipeline
+from lorafleet.util.machine import describe_machine
+from lorafleet.util.quiet import quiet_libraries
+from lorafleet_serve.engine.pipeline import Pipeline
+from lorafleet_serve.stats import EngineStats
 
 ADAPTERS, IN_SLOTS, ROWS = (1, 4, 16, 64), 16, 8
 ARMS = {

@@ -19,13 +19,13 @@ from PIL.Image import Image
 from serve_traffic import Answered, Asked, one_by_one
 
 from lorafleet.bases import Base
-from lorafleet.bundle import WEIGHTS
-from lorafleet.registry import version_of
-from lorafleet_serve.engine import StepEngine
-from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.requests import AdapterUse, GeneratedImage, GenerateRequest
-from lorafleet_serve.rows import Call, Row, together
-from lorafleet_serve.stepper import Stepper
+from lorafleet.bundle.bundle import WEIGHTS
+from lorafleet.bundle.folder_registry import version_of
+from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.pipeline import Pipeline
+from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest
+from lorafleet_serve.engine.rows import Call, Row, together
+from lorafleet_serve.engine.stepper import Stepper
 
 GUIDANCE = 5.0
 

@@ -27,14 +27,14 @@ from serve_traffic import random_bundles
 from lorafleet.bases import find_base
 from lorafleet.loaded import LoadedBase
 from lorafleet.toy.sdxl_random import sdxl_random
-from lorafleet_serve.counts import Counts
-from lorafleet_serve.engine import StepEngine
-from lorafleet_serve.host_adapters import HostAdapter
-from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.requests import GenerateRequest
-from lorafleet_serve.rows import Row
-from lorafleet_serve.slots import SlotStore
-from lorafleet_serve.stepper import Stepper
+from lorafleet_serve.adapters.device_cache import DeviceAdapterCache
+from lorafleet_serve.adapters.host_cache import HostAdapter
+from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.pipeline import Pipeline
+from lorafleet_serve.engine.requests import GenerateRequest
+from lorafleet_serve.engine.rows import Row
+from lorafleet_serve.engine.stepper import Stepper
+from lorafleet_serve.stats import Counts
 
 PIXELS, STEPS, ROWS, RANK = (512, 768, 1024), (8, 25, 50), (1, 2, 4, 8, 16), 16
 GUIDANCE = 5.0
@@ -85,7 +85,7 @@ class Fleet:
 
     def rows(self, count: int, pixels: int, steps: int) -> list[Row]:
         """So many rows, each with another adapter that was not on the device before."""
-        slots = SlotStore(self.model.loaded.device, 2**40, Counts())
+        slots = DeviceAdapterCache(self.model.loaded.device, 2**40, Counts())
         return [
             row_of(self.model, slots, self.bundles[i], self.hosts[i], self.request(i, pixels, steps), i)
             for i in range(count)

@@ -14,16 +14,16 @@ from pathlib import Path
 
 import torch
 
-from lorafleet.registry import version_of
-from lorafleet_serve.counts import Counts
-from lorafleet_serve.host_adapters import HostAdapter, HostLoader
-from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.requests import AdapterUse, GenerateRequest, settle
-from lorafleet_serve.rows import Row
-from lorafleet_serve.seats import Seats
-from lorafleet_serve.slots import SlotStore
-from lorafleet_serve.stages import finished
-from lorafleet_serve.tickets import Ticket, make_row
+from lorafleet.bundle.folder_registry import version_of
+from lorafleet_serve.adapters.device_cache import DeviceAdapterCache
+from lorafleet_serve.adapters.host_cache import HostAdapter, HostLoader
+from lorafleet_serve.engine.batch_layout import BatchLayout
+from lorafleet_serve.engine.pipeline import Pipeline
+from lorafleet_serve.engine.request_state import RequestState, make_row
+from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, settle
+from lorafleet_serve.engine.rows import Row
+from lorafleet_serve.stats import Counts
+from lorafleet_serve.worker_thread import finished
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ def host_of(model: Pipeline, bundle: Path) -> HostAdapter:
 
 
 def row_of(
-    model: Pipeline, slots: SlotStore, bundle: Path, host: HostAdapter, request: GenerateRequest, number: int
+    model: Pipeline, slots: DeviceAdapterCache, bundle: Path, host: HostAdapter, request: GenerateRequest, number: int
 ) -> Row:
     """A row ready to step, its adapter leased."""
     load: Future[HostAdapter] = Future()
     load.set_result(host)
     slots.lease([host])
     settings = settle(request, model.base, model.samplers)
-    return make_row(Ticket(number, request, settings, (load,), Future()), model, slots)
+    return make_row(RequestState(number, request, settings, (load,), Future()), model, slots)
 
 
 def using(bundle: Path) -> tuple[AdapterUse, ...]:
@@ -80,10 +80,10 @@ def swap(model: Pipeline, two: Sequence[Path], times: int) -> Swap:
     """Two adapters of one rank that take turns."""
     device, hosts = model.loaded.device, [host_of(model, bundle) for bundle in two]
     flats = [host.flat for host in hosts if host.flat is not None]
-    small, large = (SlotStore(device, n * flats[0].nbytes, Counts()) for n in (1, 2))
+    small, large = (DeviceAdapterCache(device, n * flats[0].nbytes, Counts()) for n in (1, 2))
     requests = [GenerateRequest("a mug", i, adapters=using(bundle), steps=1) for i, bundle in enumerate(two)]
     rows = [row_of(model, large, *each, i) for i, each in enumerate(zip(two, hosts, requests, strict=True))]
-    seats = Seats(model.layout, **model.placement)
+    seats = BatchLayout(model.layout, **model.placement)
     there = [torch.empty_like(tensor, device=device) for tensor in flats[0].factors.tensors()]
 
     def to_slot(i: int) -> None:

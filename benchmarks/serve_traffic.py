@@ -14,7 +14,7 @@ from PIL.Image import Image
 from safetensors.torch import save
 
 from lorafleet.bases import Base
-from lorafleet.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
+from lorafleet.bundle.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
 from lorafleet.targets import PRESETS, select
 
 RANKS = (4, 8, 12, 16)

@@ -87,7 +87,7 @@ class SlowTests:
             self._say("what alone takes longer than --minutes never runs here; measure it: ./dev test --slow --record")
         passed = {test: took for test, took in self.took.items() if test not in self.unfinished}
         if self.config.getoption("--record") and passed:
-            from lorafleet.machine import describe_machine
+            from lorafleet.util.machine import describe_machine
 
             rotation.record(passed, describe_machine())
 

@@ -21,21 +21,21 @@ LATELY = datetime.timedelta(hours=24)
 
 NUMERICS, TRAIN = ("platform/lorafleet/numerics/", "platform/lorafleet/loaded.py"), "jobs/lorafleet_jobs/train/"
 ROOMS = {
-    "tests/core/": ("platform/",),
+    "tests/platform/": ("platform/",),
     "tests/jobs/": ("platform/", "jobs/"),
     "tests/serve/": ("platform/", "serve/"),
 }
 TOUCHED_BY = {
-    "tests/jobs/test_pack.py": (*NUMERICS, TRAIN),
-    "tests/jobs/test_parity.py": (*NUMERICS, TRAIN),
-    "tests/jobs/test_full_sdxl.py": (*NUMERICS, TRAIN),
-    "tests/jobs/test_toy_learning.py": (*NUMERICS, TRAIN, "platform/lorafleet/toy/"),
-    "tests/jobs/test_tracking_outage.py": ("platform/lorafleet/tracking/", f"{TRAIN}run.py"),
-    "tests/jobs/test_early_stop.py": ("jobs/", "platform/lorafleet/config/sweep.py"),
-    "tests/jobs/test_cluster_jobs.py": ("jobs/lorafleet_jobs/", "deploy/", "pyproject.toml"),
-    "tests/serve/test_full_sdxl_serving.py": (*NUMERICS, "serve/"),
-    "tests/serve/test_traffic.py": (*NUMERICS, "serve/", "platform/lorafleet/adapters.py"),
-    "tests/serve/test_ray_serve.py": ("serve/", "deploy/"),
+    "tests/jobs/train/test_pack.py": (*NUMERICS, TRAIN),
+    "tests/jobs/train/test_parity.py": (*NUMERICS, TRAIN),
+    "tests/jobs/train/test_full_sdxl.py": (*NUMERICS, TRAIN),
+    "tests/jobs/train/test_toy_learning.py": (*NUMERICS, TRAIN, "platform/lorafleet/toy/"),
+    "tests/jobs/submission/test_tracking_outage.py": ("platform/lorafleet/tracking/", f"{TRAIN}job_run.py"),
+    "tests/jobs/submission/test_early_stop.py": ("jobs/", "platform/lorafleet/config/sweep.py"),
+    "tests/jobs/cluster/test_ray_job.py": ("jobs/lorafleet_jobs/", "deploy/", "pyproject.toml"),
+    "tests/serve/engine/test_full_sdxl_serving.py": (*NUMERICS, "serve/"),
+    "tests/serve/engine/test_traffic.py": (*NUMERICS, "serve/", "platform/lorafleet/bundle/adapter.py"),
+    "tests/serve/replicas/test_ray_serve.py": ("serve/", "deploy/"),
 }
 """What the tests of a file are about, beside that file; the whole room's code for a file that is not here."""
 

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 
-from lorafleet_serve.serve_args import ServeArgs
+from lorafleet_serve.replicas.serve_args import ServeArgs
 
 ROOT = Path(__file__).parents[1]
 KUBERAY = ROOT / "deploy" / "kuberay"

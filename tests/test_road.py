@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lorafleet.client import Client
 from lorafleet.errors import RequestError
 from lorafleet.toy.demo import server
 from lorafleet.toy.subjects import write_manifest, write_subjects
+from lorafleet.util.client import Client
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,8 @@ def _frame(
 
 def build_app() -> typer.Typer:
     """The application with every installed command."""
-    from lorafleet import commands_adapters, commands_demo
+    from lorafleet.commands import adapters as commands_adapters
+    from lorafleet.commands import demo as commands_demo
 
     app = new_app()
     commands_demo.register(app)

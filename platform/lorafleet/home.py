@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorafleet.addresses import database_address, sqlite_url, tracking_address
+from lorafleet.util.addresses import database_address, sqlite_url, tracking_address
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def serve(
     from lorafleet.config.strict import parse
     from lorafleet.console import err, out
     from lorafleet.errors import RequestError
-    from lorafleet_serve.serve_args import ServeArgs
+    from lorafleet_serve.replicas.serve_args import ServeArgs
 
     said = {
         "base": find_base(base).name, "max_rows": max_rows, "max_step_ms": max_step_ms, "exact": exact,
@@ -58,8 +58,8 @@ def serve(
     }  # fmt: skip
     args = parse(ServeArgs, said, "serve", RequestError)
     err.print(f"starting Ray Serve with {base} ...")
-    from lorafleet_serve.server import curl_line, serving
-    from lorafleet_serve.waiting import until_told_to_stop
+    from lorafleet_serve.replicas.server import curl_line, serving
+    from lorafleet_serve.signals import until_told_to_stop
 
     with serving(args, host, port, address=address, debug=debug) as url:
         out.print(f"serving {base} at {url} (documentation: {url}/docs); stop with Ctrl-C")
@@ -105,17 +105,17 @@ def generate(
 
     from lorafleet.console import note, print_json
     from lorafleet.console import out as stdout
-    from lorafleet_serve.adapter_spec import AdapterSpec, parse_adapter
-    from lorafleet_serve.named import check_untagged, read_tags
+    from lorafleet_serve.adapters.spec import AdapterSpec, parse_adapter
+    from lorafleet_serve.engine.named import check_untagged, read_tags
 
     specs = [parse_adapter(text) for text in adapter or []]  # a mistyped one is answered before anything is imported
     check_untagged(negative_prompt)
     prompt, tags = read_tags(prompt)
     specs += [AdapterSpec(tag.name, scale=tag.scale) for tag in tags]
 
-    from lorafleet_serve import solo
-    from lorafleet_serve.images import provenance
-    from lorafleet_serve.requests import GenerateRequest
+    from lorafleet_serve import local as solo
+    from lorafleet_serve.api.png import provenance
+    from lorafleet_serve.engine.requests import GenerateRequest
 
     seed = secrets.randbelow(2**32) if seed is None else seed
     uses = solo.resolve(specs)

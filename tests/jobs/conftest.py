@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lorafleet.addresses import sqlite_url
 from lorafleet.home import Home
+from lorafleet.util.addresses import sqlite_url
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -46,8 +46,8 @@ def recorded(tmp_path):
     from own_lane import seed_of
     from PIL import Image
 
-    from lorafleet_jobs.intake import prepare
-    from lorafleet_jobs.submit import record
+    from lorafleet_jobs.intake.prepare import prepare
+    from lorafleet_jobs.submission.submit import record
 
     def make(home, name, *subjects, steps=4, **resources):
         for number, subject in enumerate(subjects):

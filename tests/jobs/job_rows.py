@@ -1,9 +1,9 @@
 """What tests of the rows share: a submission of jobs without pictures, in a store."""
 
 from lorafleet.config import Recipe, Resources, Validation
+from lorafleet_jobs.jobqueue.job_state import JobRow
+from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.rows import JobRow
-from lorafleet_jobs.store import JobStore, SubmissionRow
 
 SUBMISSION = "pets-0123456789"
 

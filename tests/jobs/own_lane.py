@@ -4,16 +4,18 @@ from zlib import crc32
 
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
-from lorafleet_jobs.desk import LaneSetup, StoreDesk
-from lorafleet_jobs.lane import Lane, Leaving, stays
-from lorafleet_jobs.report import load_submission
-from lorafleet_jobs.rows import JobRow
+from lorafleet_jobs.jobqueue.job_queue import LaneConfig, LocalJobQueue
+from lorafleet_jobs.jobqueue.job_state import JobRow
+from lorafleet_jobs.jobqueue.status import load_submission
+from lorafleet_jobs.lane.lane import Lane, Leaving, stays
 
 
-def lane(home: Home, tracking: MlflowTracking, desk: StoreDesk, pack: int = 1, must_leave=stays, then=None) -> Leaving:
+def lane(
+    home: Home, tracking: MlflowTracking, desk: LocalJobQueue, pack: int = 1, must_leave=stays, then=None
+) -> Leaving:
     """A lane's life, with the resources of the desk's submission."""
     resources = load_submission(home, desk._submission).row.resources
-    setup = LaneSetup("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
+    setup = LaneConfig("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
     return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
 
 

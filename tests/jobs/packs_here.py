@@ -6,12 +6,12 @@ import random
 
 import torch
 
-from lorafleet.bundle import sha256_of
+from lorafleet.bundle.bundle import sha256_of
 from lorafleet.config import Recipe, Validation
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.calls import SharedCalls
+from lorafleet_jobs.train.batching import DynamicBatching
 from lorafleet_jobs.train.pack import step_alone, step_together
 from lorafleet_jobs.train.training import Training
 
@@ -61,7 +61,7 @@ def alone(warm, spec):
 def together(warm, specs, joins, calls=None):
     """Each job from its own tick on until its steps are done; a tick is one step of the pack."""
     trainings = [prepared(warm, spec) for spec in specs]
-    losses, calls = [[] for _ in specs], calls or SharedCalls()
+    losses, calls = [[] for _ in specs], calls or DynamicBatching()
     for tick in range(max(join + spec.steps for join, spec in zip(joins, specs, strict=True))):
         here = [i for i, join in enumerate(joins) if join <= tick < join + specs[i].steps]
         outcomes = step_together([(trainings[i], tick - joins[i] + 1) for i in here], calls)

@@ -33,21 +33,21 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from lorafleet.adapters import load_adapter
 from lorafleet.bases import find_base
-from lorafleet.bundle import sha256_of
+from lorafleet.bundle.adapter import load_adapter
+from lorafleet.bundle.bundle import sha256_of
+from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import Recipe, Validation
 from lorafleet.config.strict import parse
 from lorafleet.errors import ManifestError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_names, scheduler_for
 from lorafleet.numerics.text import split_prompt
-from lorafleet.ports import NullTracker
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec, JobSpec
 from lorafleet_jobs.train import train_job
-from lorafleet_jobs.train.draws import stream
+from lorafleet_jobs.train.generators import stream
 from lorafleet_jobs.train.pack import step_alone
 from lorafleet_jobs.train.training import Training
 

@@ -11,13 +11,13 @@ from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save
 
 from lorafleet.bases import find_base
-from lorafleet.bundle import EMBEDDINGS, WEIGHTS, AdapterCard, Trigger, write_bundle
+from lorafleet.bundle.bundle import EMBEDDINGS, WEIGHTS, AdapterCard, Trigger, write_bundle
+from lorafleet.bundle.folder_registry import FolderRegistry, version_of
 from lorafleet.loaded import LoadedBase
-from lorafleet.registry import FolderRegistry, version_of
 from lorafleet.targets import PRESETS
-from lorafleet_serve.engine import StepEngine
-from lorafleet_serve.pipeline import Pipeline
-from lorafleet_serve.requests import AdapterUse
+from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.pipeline import Pipeline
+from lorafleet_serve.engine.requests import AdapterUse
 
 BASES = ("toy-sdxl", "toy-playground")
 

@@ -8,13 +8,13 @@ from PIL import Image
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary
 from ray.serve.schema import ServeDeploySchema
 
+from lorafleet.bundle.folder_registry import version_of
 from lorafleet.cli import new_app, run
 from lorafleet.errors import BundleError, NotFoundError
-from lorafleet.registry import version_of
-from lorafleet_serve import deployment
 from lorafleet_serve.commands import register
-from lorafleet_serve.serve_args import ServeArgs
-from lorafleet_serve.steering import AffinityRouter, RowsPolicy
+from lorafleet_serve.replicas import deployment
+from lorafleet_serve.replicas.ray_policies import AffinityRouter, RowsPolicy
+from lorafleet_serve.replicas.serve_args import ServeArgs
 
 
 @pytest.fixture

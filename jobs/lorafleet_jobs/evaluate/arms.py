@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from lorafleet.adapters import Adapter
+from lorafleet.bundle.adapter import Adapter
 
 ADAPTER, REAL, BASE, SCALE_0 = "adapter", "real pictures", "base", "scale 0"
 TOKENS = "tokens only"

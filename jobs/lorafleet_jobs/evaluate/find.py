@@ -15,15 +15,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lorafleet.bundle import CARD, read_bundle
+from lorafleet.bundle.bundle import CARD, read_bundle
+from lorafleet.bundle.ports import AdapterRegistry
 from lorafleet.errors import DataError, NotFoundError
 from lorafleet.home import Home
-from lorafleet.ports import AdapterRegistry
 from lorafleet_jobs.evaluate.pictures import SubjectPictures
 from lorafleet_jobs.images import decode_image, read_image_bytes
+from lorafleet_jobs.jobqueue.job_state import JobRow
+from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.report import load_submission, open_store
-from lorafleet_jobs.rows import JobRow
 
 
 @dataclass(frozen=True)

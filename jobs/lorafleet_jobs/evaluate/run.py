@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lorafleet.adapters import Adapter
+from lorafleet.bundle.adapter import Adapter
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.evaluate.arms import ADAPTER, BASE, REAL, SCALE_0, Arm, adapter_arm, controls
 from lorafleet_jobs.evaluate.bootstrap import Interval, interval, paired_difference

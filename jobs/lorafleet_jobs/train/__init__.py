@@ -1,17 +1,17 @@
 """From images to a bundle, many jobs over one base. Imports neither ray nor mlflow; trackers are passed in."""
 
-from lorafleet_jobs.train.contest import Contest, NoContest, Stopped
-from lorafleet_jobs.train.run import FAILURES, Cancelled, Crew, Follower, JobRun, Order, train_job
+from lorafleet_jobs.train.job_run import FAILURES, Cancelled, Follower, JobRun, Pack, TrainJob, train_job
+from lorafleet_jobs.train.trial import EarlyStopped, NoTrial, Trial
 
 __all__ = [
     "FAILURES",
     "Cancelled",
-    "Contest",
-    "Crew",
+    "EarlyStopped",
     "Follower",
     "JobRun",
-    "NoContest",
-    "Order",
-    "Stopped",
+    "NoTrial",
+    "Pack",
+    "TrainJob",
+    "Trial",
     "train_job",
 ]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lorafleet.synced import write_synced
+from lorafleet.util.files import write_synced
 from lorafleet_jobs.train.progress import History
 from lorafleet_jobs.train.training import Training
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorafleet_jobs.train.learned import Learned
+from lorafleet_jobs.train.learned import TrainableState
 
 
 class Average:
@@ -26,7 +26,7 @@ class Average:
         self._averages: list[Tensor] = []
 
     @torch.no_grad()
-    def update(self, learned: Learned) -> None:
+    def update(self, learned: TrainableState) -> None:
         """Takes in the parameters as they are after one optimizer step."""
         self.t += 1
         parameters = learned.parameters()
@@ -46,7 +46,7 @@ class Average:
         self.t, self._averages = int(state["t"]), [tensor.to(device) for tensor in state["averages"]]
 
     @contextmanager
-    def swapped_in(self, learned: Learned) -> Iterator[None]:
+    def swapped_in(self, learned: TrainableState) -> Iterator[None]:
         """While it lasts, what still learns is its average; before the first update everything stays as it is."""
         pairs = zip(learned.parameters(), self._averages, strict=True) if self._averages else ()
         swapped = [(parameter, average) for parameter, average in pairs if parameter.requires_grad]

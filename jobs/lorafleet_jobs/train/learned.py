@@ -80,7 +80,7 @@ class LowRank:
 
 
 @dataclass
-class Learned:
+class TrainableState:
     """The trainable state of one job."""
 
     low_rank: dict[str, LowRank]
@@ -91,7 +91,7 @@ class Learned:
     frozen: set[Kind] = field(default_factory=set)
 
     @classmethod
-    def new(cls, recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> Learned:
+    def new(cls, recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> TrainableState:
         """Fresh state, drawn from the job's own generator."""
         low_rank: dict[str, LowRank] = {}
         if recipe.trains_unet:

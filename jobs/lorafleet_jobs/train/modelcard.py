@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 
 from lorafleet.bases import HUB, Base
-from lorafleet.bundle import AdapterCard
+from lorafleet.bundle.bundle import AdapterCard
 
 
 def model_card(card: AdapterCard, base: Base) -> str:

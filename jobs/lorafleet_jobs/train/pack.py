@@ -19,9 +19,9 @@ from lorafleet.errors import LorafleetError, NonFiniteError
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
 from lorafleet.targets import UNET
-from lorafleet_jobs.train.calls import SharedCalls
+from lorafleet_jobs.train.batching import DynamicBatching
 from lorafleet_jobs.train.learned import stacked
-from lorafleet_jobs.train.training import Question, Training
+from lorafleet_jobs.train.training import MicroBatch, Training
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Asked:
     """One job's micro-batch on its way through the base."""
 
     training: Training
-    question: Question
+    question: MicroBatch
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -49,12 +49,12 @@ def step_alone(training: Training, step: int) -> float:
     return outcome
 
 
-def step_together(jobs: Sequence[tuple[Training, int]], calls: SharedCalls | None = None) -> list[Outcome]:
+def step_together(jobs: Sequence[tuple[Training, int]], calls: DynamicBatching | None = None) -> list[Outcome]:
     """One optimizer step of each job, each with its own step number, counted from 1, over one base.
 
     `calls` are the pack's own, and remember what fits. Raises torch.OutOfMemoryError if even one job alone does not.
     """
-    calls = calls or SharedCalls()
+    calls = calls or DynamicBatching()
     counts = [training.spec.recipe.gradient_accumulation for training, _ in jobs]
     outcomes: list[Outcome] = [0.0] * len(jobs)
     for training, step in jobs:
@@ -90,7 +90,7 @@ def _of_one_shape(asked: dict[int, Asked]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _ask(asked: Sequence[Asked], calls: SharedCalls) -> list[float]:
+def _ask(asked: Sequence[Asked], calls: DynamicBatching) -> list[float]:
     """Losses of micro-batches of one shape; their gradients are added to the jobs' own.
 
     What does not fit in memory together is asked again in smaller parts: no gradient has been added before all of a
@@ -120,7 +120,7 @@ class Answered:
 
 
 def _forward_backward_if_it_fits(
-    asked: Sequence[Asked], seated: Sequence[Asked], calls: SharedCalls
+    asked: Sequence[Asked], seated: Sequence[Asked], calls: DynamicBatching
 ) -> Answered | None:
     """None if these micro-batches do not fit in memory together; raises torch.OutOfMemoryError if one alone does not.
 
@@ -138,7 +138,7 @@ def _forward_backward_if_it_fits(
     return None
 
 
-def _forward_backward(asked: Sequence[Asked], seated: Sequence[Asked], calls: SharedCalls) -> Answered:
+def _forward_backward(asked: Sequence[Asked], seated: Sequence[Asked], calls: DynamicBatching) -> Answered:
     """One call of the base for all these micro-batches, every group of rows with its job's adapter, and its gradients.
 
     `seated` are those who take part in the call, `asked` first; what it says to the others is not read.

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from torch.optim import Optimizer
 
-from lorafleet.ports import JobTracker
+from lorafleet.bundle.ports import JobTracker
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.optimize import adaptive_rate
+from lorafleet_jobs.train.optimizers import adaptive_rate
 
 
 @dataclass

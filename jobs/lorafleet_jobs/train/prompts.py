@@ -2,7 +2,7 @@
 
 Encoding takes what it is done with as an argument, the job's own tokens and adapters, and leaves nothing on the base: a
 prompt's conditioning cannot depend on what was encoded before it. Captions of any length are encoded in chunks, as
-serving does (`lorafleet.numerics.chunks`).
+serving does (`lorafleet.numerics.long_prompts`).
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lorafleet.bundle import Trigger
+from lorafleet.bundle.bundle import Trigger
 from lorafleet.errors import DataError, RequestError
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.chunks import chunk_ids, lengthened
 from lorafleet.numerics.factors import Stacked
+from lorafleet.numerics.long_prompts import chunk_ids, lengthened
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, Piece, split_prompt
 from lorafleet.targets import TEXT_PARTS
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.learned import Learned
+from lorafleet_jobs.train.learned import TrainableState
 
 ABSTRACTION = "TOK"
 REMEMBERED = 1024
@@ -50,7 +50,7 @@ def triggers_of(spec: JobSpec) -> tuple[Trigger, ...]:
 class JobPrompts:
     """Conditioning for captions and validation prompts of one job."""
 
-    def __init__(self, spec: JobSpec, base: LoadedBase, learned: Learned) -> None:
+    def __init__(self, spec: JobSpec, base: LoadedBase, learned: TrainableState) -> None:
         self.spec, self.base, self.learned = spec, base, learned
         self.triggers: dict[str, Piece] = {}
         for trigger in triggers_of(spec):

@@ -15,24 +15,24 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lorafleet.adapters import Adapter
+from lorafleet.bundle.adapter import Adapter
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.choose import objective_for
+from lorafleet.numerics.build_objective import objective_for
 from lorafleet.numerics.factors import Factors
 from lorafleet.numerics.objectives import Noisy, Objective
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data import Batch, Dataset
-from lorafleet_jobs.train.draws import stream
+from lorafleet_jobs.train.data_parallel import SingleRank
 from lorafleet_jobs.train.ema import Average
-from lorafleet_jobs.train.learned import Kind, Learned
-from lorafleet_jobs.train.optimize import optimizer_for, phase_end, schedule_for
+from lorafleet_jobs.train.generators import stream
+from lorafleet_jobs.train.learned import Kind, TrainableState
+from lorafleet_jobs.train.optimizers import optimizer_for, phase_end, schedule_for
 from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
-from lorafleet_jobs.train.team import Alone
 
 
 @dataclass(frozen=True)
-class Question:
+class MicroBatch:
     """One micro-batch as the base is asked about it: n rows of one size."""
 
     noisy: Noisy
@@ -67,16 +67,18 @@ class Training:
     warm: LoadedBase
     objective: Objective
     dataset: Dataset
-    learned: Learned
+    learned: TrainableState
     prompts: JobPrompts
-    team: Alone = field(default_factory=Alone)
+    team: SingleRank = field(default_factory=SingleRank)
 
     @classmethod
-    def prepare(cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None, team: Alone | None = None) -> Training:
+    def prepare(
+        cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None, team: SingleRank | None = None
+    ) -> Training:
         """Reads the images and draws the first weights. Raises DataError."""
-        learned = Learned.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
+        learned = TrainableState.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
         objective, dataset = objective_for(warm.base, spec.recipe), Dataset.open(spec, warm, cache)
-        return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned), team or Alone())
+        return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned), team or SingleRank())
 
     def __post_init__(self) -> None:
         recipe, steps = self.spec.recipe, self.spec.steps
@@ -96,7 +98,7 @@ class Training:
                 self.learned.freeze(kind)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def question(self, index: int) -> Question:
+    def question(self, index: int) -> MicroBatch:
         """The index-th micro-batch, all its draws a function of the job's seed and the index."""
         batch = self.dataset.batch(index)
         n, shown = self._noise(batch.z, index)
@@ -109,7 +111,7 @@ class Training:
         weights = batch.weights * self.objective.weight(sigma)
         dropout = (self.spec.recipe.dropout, self._stream("dropout", index).initial_seed())
         chunks = self.prompts.chunks(batch.captions)
-        return Question(noisy, batch.captions, chunks, batch.time_ids, target, weights, batch.mask, dropout)
+        return MicroBatch(noisy, batch.captions, chunks, batch.time_ids, target, weights, batch.mask, dropout)
 
     def trained(self) -> list[nn.Parameter]:
         """What the next gradients are of."""

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from lorafleet.bundle.ports import JobTracker
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import Noise, sample
-from lorafleet.ports import JobTracker
 from lorafleet.targets import UNET
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.learned import Learned
+from lorafleet_jobs.train.learned import TrainableState
 from lorafleet_jobs.train.prompts import ABSTRACTION, JobPrompts
 
 SHOWN_AT_LEAST = 128  # pixels: toy pictures are enlarged, so that a reviewer sees them
@@ -23,7 +23,7 @@ SHOWN_AT_LEAST = 128  # pixels: toy pictures are enlarged, so that a reviewer se
 class Validator:
     """Makes a job's validation pictures with its own seed, whatever else the lane has drawn."""
 
-    def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, learned: Learned) -> None:
+    def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, learned: TrainableState) -> None:
         self.spec, self.loaded, self.prompts, self.learned = spec, loaded, prompts, learned
         self.texts = validation_texts(spec)
         self._base_pictures: dict[str, Image.Image] = {}

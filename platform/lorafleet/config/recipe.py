@@ -1,7 +1,7 @@
 """A recipe: the hyperparameters of one training. Knows names, bounds and defaults; refuses to know their use.
 
 What can be wrong with a recipe alone is refused here; what is wrong for a particular base or dataset, before anything
-starts, by `lorafleet_jobs.refusals`.
+starts, by `lorafleet_jobs.intake.conflicts`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     sweep: {points: [{rank: 4}, {rank: 16, pivotal.tokens: 4}]}                 a list
     sweep: {random: {count: 12, seed: 0, space: {rank: {choice: [4, 8]}}}}      draws
 
-Refuses to know which keys a recipe has and what they come to (`lorafleet_jobs.presets`), and how scores are made.
+Refuses to know which keys a recipe has, what they come to (`lorafleet_jobs.intake.presets`) and how scores are made.
 """
 
 from __future__ import annotations

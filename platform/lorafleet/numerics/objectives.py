@@ -15,7 +15,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from lorafleet.numerics.levels import Sampler
+from lorafleet.numerics.noise_levels import NoiseDistribution
 from lorafleet.numerics.weighting import OnOutput, Weighting
 
 PLAIN = OnOutput()
@@ -76,7 +76,7 @@ class EpsilonObjective:
     """Noise prediction at the base's own timesteps (Ho et al. 2020, eq. 14): F* = n."""
 
     timesteps: Timesteps
-    sampler: Sampler
+    sampler: NoiseDistribution
     weighting: Weighting = PLAIN
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -103,7 +103,7 @@ class VPredictionObjective:
     """Velocity prediction (Salimans & Ho 2022, appendix D): F* = v = sqrt(abar) n - sqrt(1 - abar) z."""
 
     timesteps: Timesteps
-    sampler: Sampler
+    sampler: NoiseDistribution
     weighting: Weighting = PLAIN
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -130,7 +130,7 @@ class VPredictionObjective:
 class EDMObjective:
     """A denoiser D = c_skip x + c_out F of x = z + sigma n (Karras et al. 2022, section 5 and table 1)."""
 
-    sampler: Sampler
+    sampler: NoiseDistribution
     weighting: Weighting = PLAIN
     sigma_data: float = 0.5
 
@@ -165,7 +165,7 @@ class ContinuousObjective:
     """
 
     inner: EpsilonObjective | VPredictionObjective
-    sampler: Sampler
+    sampler: NoiseDistribution
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Levels of the sampler, within those that the base knows."""

@@ -15,11 +15,11 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from lorafleet.client import Client
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import Subject, write_manifest, write_subjects
 from lorafleet.toy.world import BACKGROUNDS
+from lorafleet.util.client import Client
 
 NOUNS = ("mug", "dog", "house", "mug", "car", "fish")
 CONCURRENT = 12

@@ -27,10 +27,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from lorafleet import reach
-from lorafleet.addresses import sqlite_file, tracking_address
 from lorafleet.errors import NotFoundError, UnreachableError
-from lorafleet.locked import file_lock
+from lorafleet.util import reach
+from lorafleet.util.addresses import sqlite_file, tracking_address
+from lorafleet.util.locked import file_lock
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 PRESENT = "RESOURCE_ALREADY_EXISTS"

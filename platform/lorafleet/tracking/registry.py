@@ -15,12 +15,12 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow.exceptions import MlflowException
 
-from lorafleet.addresses import sqlite_file
-from lorafleet.bundle import CARD, Bundle, sha256_of
-from lorafleet.bundle_cache import CAPACITY, BundleCache, CacheStats, Verifier
+from lorafleet.bundle.bundle import CARD, Bundle, sha256_of
+from lorafleet.bundle.disk_cache import CAPACITY, BundleCache, CacheStats, Verifier
+from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
-from lorafleet.ports import CHAMPION, AdapterVersion
 from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching
+from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
 DIGEST = "card_sha256"
@@ -58,7 +58,7 @@ def published(client: Any, name: str, job_id: str) -> AdapterVersion | None:
 
 @dataclass
 class MlflowRegistry:
-    """`lorafleet.ports.AdapterRegistry` on MLflow: finds versions and brings their bundles to this machine."""
+    """`lorafleet.bundle.ports.AdapterRegistry` on MLflow: finds versions and brings their bundles to this machine."""
 
     uri: str
     cache: Path

@@ -18,9 +18,9 @@ from typing import Any, Literal
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
 
-from lorafleet.bundle import Bundle
+from lorafleet.bundle.bundle import Bundle
+from lorafleet.bundle.ports import AdapterVersion
 from lorafleet.errors import NotFoundError, UnreachableError
-from lorafleet.ports import AdapterVersion
 from lorafleet.tracking import registry
 from lorafleet.tracking.client import PRESENT, connect, is_server, known, no_such_run, reaching
 from lorafleet.tracking.jobinfo import JobInfo

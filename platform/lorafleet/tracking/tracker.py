@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class MlflowJobTracker:
-    """`lorafleet.ports.JobTracker` on one MLflow run; a sender's thread sends what was said, in order.
+    """`lorafleet.bundle.ports.JobTracker` on one MLflow run; a sender's thread sends what was said, in order.
 
     A tracker that was told of an attempt, or keeps a journal, is a training's: each key has each step once, whoever
     says it how often.

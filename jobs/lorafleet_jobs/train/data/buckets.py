@@ -15,7 +15,7 @@ import torch
 
 from lorafleet.sizes import bucket_sizes as shared_sizes
 from lorafleet_jobs.train.data.geometry import Size
-from lorafleet_jobs.train.draws import stream
+from lorafleet_jobs.train.generators import stream
 
 
 def bucket_sizes(resolution: int) -> list[Size]:

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.data.files import write_whole
+from lorafleet_jobs.train.data.cache_files import write_whole
 from lorafleet_jobs.train.data.geometry import View, pixels
 from lorafleet_jobs.train.data.sources import File
 

@@ -22,9 +22,9 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_names, sampler_table
 from lorafleet.numerics.sampling import Noise, sample
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.data.files import only_process, write_whole
+from lorafleet_jobs.train.data.cache_files import only_process, write_whole
+from lorafleet_jobs.train.data.captions import class_prompt
 from lorafleet_jobs.train.data.sources import File, Source
-from lorafleet_jobs.train.data.texts import class_prompt
 
 MAKING_CODE = "1"
 """Raised when the same settings come to other pictures; part of their key."""

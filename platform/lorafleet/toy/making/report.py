@@ -12,7 +12,6 @@ from PIL import Image
 
 from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.loaded import LoadedBase
-from lorafleet.machine import describe_machine
 from lorafleet.numerics.samplers import sampler_table
 from lorafleet.numerics.sampling import Noise, sample
 from lorafleet.numerics.text import Conditioning
@@ -24,6 +23,7 @@ from lorafleet.toy.render import render
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import CLASSES, held_out_prompts, random_scene
+from lorafleet.util.machine import describe_machine
 
 SEEDS = 5
 PAGE = Path(__file__).parents[4] / "docs" / "toy.md"

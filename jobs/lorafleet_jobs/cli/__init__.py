@@ -1,0 +1,1 @@
+"""What a user types, and the programs that other machines start."""

@@ -1,0 +1,186 @@
+"""The commands `check` and `plan`: thin shells around `lorafleet_jobs.intake.prepare` that print what it returns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from lorafleet_jobs.dataset.doctor import SubjectReport
+    from lorafleet_jobs.intake.explain import Resolved
+    from lorafleet_jobs.intake.prepare import Prepared
+
+ManifestPath = Annotated[
+    Path, typer.Argument(metavar="MANIFEST", help="The manifest, a YAML file.", show_default=False)
+]
+BaseName = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="NAME|PATH|HUB-ID", help="Use this base instead of the manifest's.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+NOT_SHOWN = "with who set what (other keys have their defaults)"
+_COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
+
+
+def register_intake(app: typer.Typer) -> None:
+    """Adds `check` and `plan`."""
+    app.command("check")(check)
+    app.command("plan")(plan)
+
+
+def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+    """Look at every subject's images and captions, and say what is wrong with them.
+
+    Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
+    """
+    from lorafleet.console import note, print_json
+    from lorafleet_jobs.intake.prepare import examine
+
+    checked = examine(manifest, base)
+    if checked.base is None:
+        note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
+    if as_json:
+        print_json({"ok": checked.ok, "subjects": [report.as_json() for report in checked.reports]})
+    else:
+        _show_reports(checked.reports)
+    return 0 if checked.ok else 1
+
+
+def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+    """Show what a submission would do: jobs, steps, packs, lanes, time and memory. Starts nothing.
+
+    Exit code 0: every subject will train. 1: some are left out. 2: nothing can be trained.
+    """
+    from lorafleet.console import print_json
+    from lorafleet_jobs.intake.prepare import prepare
+    from lorafleet_jobs.intake.warnings_told import loud_findings
+
+    prepared = prepare(manifest, base)
+    if as_json:
+        findings = loud_findings(prepared.reports)
+        print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared), "findings": findings})
+    else:
+        show_plan(prepared)
+    return 1 if prepared.plan.skipped else 0
+
+
+def show_plan(prepared: Prepared) -> None:
+    """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
+    from lorafleet.console import out
+
+    plan, base = prepared.plan, prepared.base
+    recipes = [resolved.recipe for resolved in prepared.recipes]
+    table = _table("job", "subject", "images", "steps", "recipe")
+    for job in plan.jobs:
+        table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), f"#{recipes.index(job.recipe) + 1}")
+    out.print(table)
+    _show_recipes(prepared.recipes)
+    out.print()
+    at_once = f", {len(plan.packs[0])} at once on each" if len(plan.packs[0]) > 1 else ""
+    workers = max(recipe.workers for recipe in recipes)
+    shared = f" of {workers} workers, which share one job" if workers > 1 else ""
+    lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}{shared}"
+    out.print(f"{plan.submission}: {lanes}", markup=False)
+    _show_sweep(prepared)
+    cost = (
+        f"about {_duration(plan.estimate.seconds)}, {plan.estimate.peak_memory_mib / 1024:.1f} GiB a lane (estimated)"
+    )
+    out.print(cost, markup=False)
+    out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
+    show_left_out(prepared)
+
+
+def show_left_out(prepared: Prepared) -> None:
+    """What the check found, from warnings up, and which subjects are left out for it; on stderr."""
+    from lorafleet.console import note
+    from lorafleet_jobs.intake.warnings_told import warning_lines
+
+    for line in warning_lines(prepared.reports):
+        note(line, "warning")
+    for skipped in prepared.plan.skipped:
+        note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+
+
+def _show_sweep(prepared: Prepared) -> None:
+    """How many points there are, and when they are compared."""
+    from lorafleet.console import out
+    from lorafleet_jobs.jobqueue.asha import Halving, share
+
+    count, written, early = len(prepared.recipes), prepared.manifest.sweep.count, prepared.manifest.early_stop
+    if written > 1:
+        alike = f" ({written} written or drawn, some alike)" if written > count else ""
+        out.print(f"{_count(count, 'sweep point')}{alike}, every subject at each", markup=False)
+    if early is not None:
+        rungs = {rung for job in prepared.plan.jobs if (halving := Halving.of(job)) for rung in halving.rungs()}
+        steps = ", ".join(map(str, sorted(rungs)))
+        ends = f"early stop by {early.metric} at step {steps}: of each subject the best {share(early.eta)} goes on"
+        out.print(f"{ends}; time is estimated without it", markup=False)
+
+
+def _show_recipes(recipes: Sequence[Resolved]) -> None:
+    """The first recipe whole, of the others what differs; YAML with who set each key as a comment."""
+    from lorafleet.console import out
+
+    first = recipes[0].lines()
+    for number, resolved in enumerate(recipes, start=1):
+        lines = [line for line in resolved.lines() if number == 1 or line not in first]
+        width = min(40, max((len(line.yaml) for line in lines), default=0))
+        out.print(f"\nrecipe #{number}, " + (NOT_SHOWN if number == 1 else "where it differs from #1"), style="bold")
+        for line in lines:
+            out.print(f"  {line.yaml:<{width}}  # {line.origin}", markup=False, soft_wrap=True)
+
+
+def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
+    """Each sweep point, its resolved recipe and the ids of its jobs."""
+    jobs = prepared.plan.jobs
+    return [
+        {"point": one.point, **one.as_json(), "jobs": [job.id for job in jobs if job.recipe == one.recipe]}
+        for one in prepared.recipes
+    ]
+
+
+def _show_reports(reports: Sequence[SubjectReport]) -> None:
+    from rich.text import Text
+
+    from lorafleet.console import one_line, out
+
+    table = _table("subject", "images", "", "id", "finding")
+    for report in reports:
+        state = Text("cannot train", "red") if report.errors else Text("ready", "green")
+        table.add_row(Text(one_line(report.name)), str(len(report.images)), state)
+        for finding in report.findings:
+            level = Text(finding.level, _COLOURS[finding.level])
+            table.add_row("", "", level, finding.id, Text(finding.message))
+    out.print(table)
+    bad = sum(bool(report.errors) for report in reports)
+    if bad:
+        out.print(f"{bad} of {_count(len(reports), 'subject')} cannot be trained; the others can")
+    else:
+        out.print(f"{_count(len(reports), 'subject')}, all ready")
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,192 @@
+"""The commands `submit`, `status` and `watch`: thin shells around `lorafleet_jobs.submission.submit`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lorafleet_jobs.cli.plan import AsJson, BaseName, ManifestPath, show_left_out
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lorafleet.home import Home
+    from lorafleet_jobs.intake.prepare import Prepared
+    from lorafleet_jobs.jobqueue.status import Submission
+
+SubmissionId = Annotated[
+    str, typer.Argument(metavar="SUBMISSION", help="Its id, or a beginning of it.", show_default=False)
+]
+NewestSubmission = Annotated[
+    str | None,
+    typer.Argument(metavar="[SUBMISSION]", help="Its id, or a beginning of it; the newest by default."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="RAY", help="A Ray cluster; by default one here.", show_default=False),
+]
+
+
+def register_submit(app: typer.Typer) -> None:
+    """Adds `submit`, `status` and `watch`."""
+    app.command("submit")(submit)
+    app.command("status")(status)
+    app.command("watch")(watch)
+
+
+def submit(
+    manifest: ManifestPath,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Train in the background and return at once.")] = False,
+    base: BaseName = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> int:
+    """Train every subject of a manifest, and publish its adapters.
+
+    Submitting again trains only what is missing. --address http://HEAD:8265 leaves it to that cluster, as a Ray job.
+    Exit code 0: every subject succeeded. 1: some failed or were left out. 2: nothing can be trained. 4: Ray or MLflow
+    does not answer.
+    """
+    from lorafleet.console import print_json
+    from lorafleet.home import Home
+    from lorafleet_jobs.cluster.ray_job import job_api
+    from lorafleet_jobs.intake.prepare import prepare
+    from lorafleet_jobs.submission.submit import submit_detached
+
+    home = Home.from_environment()
+    prepared = prepare(manifest, base)
+    _announce(prepared)
+    if sys.stdin.isatty() and not yes:
+        typer.confirm("start?", default=True, abort=True, err=True)
+    if (cluster := job_api(address)) is not None:
+        return _hand_over(prepared, manifest, base, cluster, as_json)
+    done = submit_detached(prepared, home, address) if detach else _attached(prepared, home, address)
+    if as_json:
+        skipped = [one.model_dump(mode="json") for one in prepared.plan.skipped]
+        print_json({**done.as_json(), "skipped": skipped})
+    elif detach:
+        say(f"{done.id} trains in the background; lorafleet watch {done.id}")
+    else:
+        say_end(done, home)
+    failed = not detach and done.state != "succeeded"
+    return 1 if failed or prepared.plan.skipped else 0
+
+
+def status(submission: NewestSubmission = None, as_json: AsJson = False) -> int:
+    """Show how a submission stands. Exit code 3: there is no such submission."""
+    import time
+
+    from lorafleet.console import out, print_json
+    from lorafleet.home import Home
+    from lorafleet_jobs.cli.watch import board
+    from lorafleet_jobs.jobqueue.status import load_submission
+
+    home = Home.from_environment()
+    found = load_submission(home, submission)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        out.print(board(found, time.time()))
+    say_orphan(found, home)
+    return 0
+
+
+def watch(submission: NewestSubmission = None) -> int:
+    """Follow a submission until it ends. Exit code 1: not everything succeeded.
+
+    Ctrl-C leaves it to train on, and is no failure: exit code 0.
+    """
+    from lorafleet.home import Home
+    from lorafleet_jobs.cli.watch import onlooker
+    from lorafleet_jobs.jobqueue.status import load_submission
+    from lorafleet_jobs.submission.submit import follow
+
+    home = Home.from_environment()
+    found = load_submission(home, submission)
+    try:
+        with onlooker() as show:
+            done = follow(found.id, home, show)
+    except KeyboardInterrupt:
+        _say_farewell(found.id)
+        return 0
+    say_end(done)
+    say_orphan(done, home)
+    return 0 if done.state == "succeeded" else 1
+
+
+def _attached(prepared: Prepared, home: Home, address: str | None) -> Submission:
+    from lorafleet_jobs.cli.watch import onlooker
+    from lorafleet_jobs.submission.driver_lock import has_driver
+    from lorafleet_jobs.submission.submit import submit
+
+    try:
+        with onlooker() as show:
+            return submit(prepared, home, address, show)
+    except KeyboardInterrupt:
+        if has_driver(home, prepared.plan.submission):  # another process, which this one only watched
+            _say_farewell(prepared.plan.submission)
+        raise
+
+
+def _hand_over(prepared: Prepared, manifest: Path, base: str | None, cluster: str, as_json: bool) -> int:
+    from lorafleet.console import print_json
+    from lorafleet_jobs.cluster.ray_job import hand_over
+
+    handed = hand_over(prepared, manifest, base, cluster)
+    if as_json:
+        skipped = [one.model_dump(mode="json") for one in prepared.plan.skipped]
+        print_json({**handed.as_json(), "skipped": skipped})
+    else:
+        say(handed.story)
+    return 1 if prepared.plan.skipped else 0
+
+
+def _announce(prepared: Prepared) -> None:
+    from lorafleet.console import note
+
+    plan = prepared.plan
+    show_left_out(prepared)
+    secret = prepared.manifest.notify and prepared.manifest.notify.secret_env
+    if secret and not os.environ.get(secret):
+        note(f"notify.secret_env names {secret}, which is not set here; nobody will be notified")
+    jobs = "1 adapter" if len(plan.jobs) == 1 else f"{len(plan.jobs)} adapters"
+    lanes = "1 lane" if plan.lanes == 1 else f"{plan.lanes} lanes"
+    say(f"{plan.submission}: {jobs} on base {prepared.manifest.base}, {lanes}")
+
+
+def say_end(done: Submission, home: Home | None = None) -> None:
+    """How a submission ended, for people: counts, what failed and where to read more; with a home also its report."""
+    from lorafleet_jobs.jobqueue.status import counts, failures
+
+    if not done.has_ended:
+        return
+    say(f"{done.id}: {counts(done.jobs)}")
+    for line in failures(done):
+        say(line)
+    if home is not None and home.report(done.id).exists():
+        say(f"Report: {home.report(done.id)}")
+    say("Adapters: lorafleet adapters ls. Runs and pictures: lorafleet ui")
+
+
+def say_orphan(found: Submission, home: Home) -> None:
+    """What to do about a submission that has not ended and that nobody drives."""
+    from lorafleet.console import note
+    from lorafleet_jobs.submission.driver_lock import has_driver
+
+    if not found.has_ended and not has_driver(home, found.id):
+        note(f"nobody is training {found.id} now; go on with: lorafleet retry {found.id}")
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    from lorafleet.console import err, one_line
+
+    err.print(one_line(text), markup=False)
+
+
+def _say_farewell(submission: str) -> None:
+    say(f"{submission} trains on; lorafleet watch {submission} comes back, lorafleet cancel {submission} ends it")

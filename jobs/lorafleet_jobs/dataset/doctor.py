@@ -1,0 +1,141 @@
+"""The dataset doctor: looks at every subject's images and captions, and says what it finds, by stable ids.
+
+Bias to warn: only what cannot be trained at all is an error, and an error stops its own subject alone. The ids are in
+`lorafleet_jobs.dataset.findings`. Knows images and texts; refuses to know bases and recipes, beside what they need.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lorafleet.config import Manifest
+from lorafleet_jobs.dataset.about_folders import about_left_out, about_nothing, about_place
+from lorafleet_jobs.dataset.about_images import about_count, about_pictures
+from lorafleet_jobs.dataset.about_texts import Texts, about_captions, about_idle, about_lengths, about_words
+from lorafleet_jobs.dataset.captions import read_captions
+from lorafleet_jobs.dataset.findings import Finding, error, finding
+from lorafleet_jobs.dataset.listing import list_folder
+from lorafleet_jobs.dataset.masks import read_masks
+from lorafleet_jobs.dataset.open_image import Opened, open_image
+from lorafleet_jobs.dataset.subjects import Subject, find_subjects
+from lorafleet_jobs.images import Looks
+from lorafleet_jobs.jobspec import ImageSpec
+
+
+@dataclass(frozen=True)
+class SubjectReport:
+    """What was found about one subject, and the images that can be trained on."""
+
+    subject: Subject
+    images: tuple[ImageSpec, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    looks: tuple[Looks, ...] = field(default=(), repr=False, compare=False)
+    """Of `images`, one each."""
+
+    @property
+    def name(self) -> str:
+        """The subject's name, or what the manifest has in its place."""
+        return self.subject.name or self.subject.written
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What keeps the subject from training."""
+        return tuple(finding for finding in self.findings if finding.level == "error")
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as `check --json` prints it."""
+        found = [finding.model_dump() for finding in self.findings]
+        return {"name": self.name, "images": len(self.images), "findings": found}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the recipes of a submission ask of its images, as far as the doctor judges it."""
+
+    resolution: int | None = None
+    """The side in pixels that images will be trained at; None: low resolution is not judged."""
+    texts: Texts = field(default_factory=Texts)
+    masks: bool = False
+    """Whether masks are used."""
+
+
+def check(
+    manifest: Manifest, folder: Path, needs: Needs | None = None, shared: Sequence[Finding] = ()
+) -> list[SubjectReport]:
+    """A report for every subject of a manifest that lies in `folder`, in its order.
+
+    `shared` is what was found that concerns every subject, as about the class images.
+    """
+    subjects = find_subjects(manifest, folder)
+    adapters = {subject.name for subject in subjects if subject.name}
+    reports = [_examine(subject, needs or Needs(), adapters) for subject in subjects]
+    return [_with(report, shared) for report in _compare_names(_compare_pictures(reports))]
+
+
+def _examine(subject: Subject, needs: Needs, adapters: Collection[str]) -> SubjectReport:
+    findings = [*about_words(subject, needs.texts, adapters)]
+    missing = about_place(subject)
+    if missing is not None or subject.folder is None:
+        return SubjectReport(subject, findings=(*findings, *([missing] if missing else [])))
+    listing = list_folder(subject.folder)
+    seen = [open_image(subject.folder, file) for file in listing.images]
+    good = [result for result in seen if isinstance(result, Opened)]
+    findings += [_skipped(result, bool(good)) for result in seen if isinstance(result, Finding)]
+    findings += [*about_count(good), *about_pictures(good, needs.resolution)]
+    if not good:
+        findings.append(about_nothing(subject, listing))
+    captions = read_captions(
+        subject.folder,
+        [file.name for file in listing.images],
+        [file.name for file in listing.others],
+        subject.caption_column,
+        adapters,
+    )
+    findings += [*captions.findings, *about_idle(captions, {opened.file for opened in good})]
+    masks, about_masks = read_masks(listing, good, needs.masks)
+    images = tuple(
+        ImageSpec(file=o.file, caption=captions.by_file.get(o.file), sha256=o.sha256, mask=masks.get(o.file))
+        for o in good
+    )
+    findings += [*about_captions(images, needs.texts), *about_lengths(subject, images, needs.texts)]
+    findings += [*about_masks, *about_left_out(subject, listing, captions.files)]
+    return SubjectReport(subject, images, tuple(findings), tuple(o.looks for o in good))
+
+
+def _skipped(finding: Finding, others: bool) -> Finding:
+    if finding.id == "D015" or not others:
+        return finding
+    return finding.with_changes(level="warn", message=f"{finding.message}; it is left out")
+
+
+def _compare_pictures(reports: Sequence[SubjectReport]) -> list[SubjectReport]:
+    holders: dict[str, list[int]] = {}
+    for index, report in enumerate(reports):
+        for pixels in {looks.pixels for looks in report.looks}:
+            holders.setdefault(pixels, []).append(index)
+    shared = Counter((i, j) for where in holders.values() for i in where for j in where if i != j)
+    found: dict[int, list[Finding]] = {}
+    for (index, other), count in sorted(shared.items()):
+        message = (
+            f"shares {count} picture{'s' * (count > 1)} with {reports[other].name!r}; is it the same subject twice?"
+        )
+        found.setdefault(index, []).append(finding("D018", "warn", message))
+    return [_with(report, found.get(index, ())) for index, report in enumerate(reports)]
+
+
+def _compare_names(reports: Sequence[SubjectReport]) -> list[SubjectReport]:
+    counts = Counter(report.subject.name for report in reports if report.subject.folder is not None)
+    return [
+        _with(report, [error("D019", f"{counts[name]} subjects are called {name!r}; give each its own name:")])
+        if (name := report.subject.name) and counts[name] > 1
+        else report
+        for report in reports
+    ]
+
+
+def _with(report: SubjectReport, findings: Sequence[Finding]) -> SubjectReport:
+    return replace(report, findings=(*report.findings, *findings))

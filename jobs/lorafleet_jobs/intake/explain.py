@@ -1,0 +1,124 @@
+"""A resolved recipe as people read it: every key that matters, and where its value came from.
+
+Knows the defaults that depend on the base or the optimizer, as the trainer fills them in. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from lorafleet.bases import Base
+from lorafleet.config import Recipe
+from lorafleet.config.learning_rates import rate_of
+from lorafleet.numerics.edm import P_STD, latent_side, mean_ln_sigma
+from lorafleet_jobs.intake.presets import preset_section
+
+ALWAYS = ("preset", "steps", "rank", "targets", "optimizer", "lr_scheduler", "batch_size", "precision", "seed")
+"""Shown even where nobody set them."""
+Origin = str
+"""sweep, manifest, preset or default; for a default that depends on something, on what."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One key of a resolved recipe."""
+
+    key: str
+    value: Any
+    origin: Origin
+
+    @property
+    def yaml(self) -> str:
+        """As it can be written into a manifest."""
+        value = float(f"{self.value:.6g}") if isinstance(self.value, float) else self.value  # 3e-4, not 3.0000...3e-4
+        dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
+        return f"{self.key}: {dumped.rstrip().removesuffix('...').rstrip()}"  # of a plain value YAML marks the end
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A whole recipe with what it was made of."""
+
+    recipe: Recipe
+    written: Mapping[str, Any]
+    """The manifest's `recipe`."""
+    point: Mapping[str, Any]
+    """Of the sweep; empty without one."""
+    base: Base
+
+    def origins(self) -> dict[str, Origin]:
+        """Who set each key, the inner keys of a mapping by `outer.inner`."""
+        found: dict[str, Origin] = {}
+        for key, value in self.recipe.model_dump(mode="json").items():
+            if isinstance(value, dict):
+                found |= {f"{key}.{inner}": self._origin(key, inner) for inner in value}
+            else:
+                found[key] = self._origin(key)
+        return found
+
+    def lines(self) -> list[Line]:
+        """What somebody set, what always matters, and what stands in for unset keys, in the recipe's order."""
+        origins, filled = self.origins(), self._filled_in()
+        lines = []
+        for key, value in self.recipe.model_dump(mode="json").items():
+            if key in filled:
+                lines.append(Line(key, *filled[key]))
+                continue
+            if isinstance(value, dict):
+                names = {inner: origins[f"{key}.{inner}"] for inner, part in value.items() if part is not None}
+                value = {inner: value[inner] for inner, origin in names.items() if origin != "default"}
+                who = [origin for origin in ("sweep", "manifest", "preset") if origin in names.values()]
+            else:
+                who = [origins[key]] if origins[key] != "default" else []
+            if who or key in ALWAYS:
+                lines.append(Line(key, value, ", ".join(who) or "default"))
+        return lines
+
+    def as_json(self) -> dict[str, Any]:
+        """Every key's value, who set it, and what stands in for unset keys."""
+        filled = {key: value for key, (value, _) in self._filled_in().items()}
+        return {"values": self.recipe.model_dump(mode="json"), "origins": self.origins(), "filled_in": filled}
+
+    def _origin(self, key: str, inner: str | None = None) -> Origin:
+        """The topmost layer that has the key; a mapping over a mapping leaves alone what it does not name."""
+        section = preset_section(self.recipe.preset, self.base.is_toy, self.recipe.optimizer)
+        for origin, layer in (("sweep", self.point), ("manifest", self.written), ("preset", section)):
+            if key in layer and (inner is None or not isinstance(layer[key], Mapping) or inner in layer[key]):
+                return origin
+        return "default"
+
+    def _filled_in(self) -> dict[str, tuple[Any, Origin]]:
+        """What the trainer takes for unset keys that depend on something else."""
+        recipe, base = self.recipe, self.base
+        name = f"default of {recipe.optimizer}"
+        found: dict[str, tuple[Any, Origin]] = {}
+        if recipe.alpha is None and (recipe.trains_unet or recipe.text_encoder_lora is not None):
+            found["alpha"] = (recipe.rank, "default, the rank")
+        if recipe.learning_rate is None:
+            found["learning_rate"] = (rate_of(recipe, "unet"), name)
+        if recipe.text_encoder_learning_rate is None and recipe.text_encoder_lora is not None:
+            found["text_encoder_learning_rate"] = (rate_of(recipe, "text"), "default, as learning_rate")
+        if recipe.token_learning_rate is None and recipe.pivotal is not None and recipe.optimizer != "prodigy":
+            found["token_learning_rate"] = (rate_of(recipe, "tokens"), "default, three times learning_rate")
+        if recipe.resolution is None:
+            found["resolution"] = (base.resolution, f"default of {base.name}")
+        return found | self._levels()
+
+    def _levels(self) -> dict[str, tuple[Any, Origin]]:
+        """The noise levels, where they depend on the latent's side."""
+        wanted, side = self.recipe.sigma_sampler, latent_side(self.base, self.recipe)
+        if wanted is None and self.base.prediction != "edm":
+            return {}
+        if wanted is not None and (wanted.name != "lognormal" or wanted.P_mean is not None):
+            return {}
+        levels = {
+            "name": "lognormal",
+            "P_mean": mean_ln_sigma(side),
+            "P_std": P_STD if wanted is None else wanted.P_std,
+        }
+        who = "default" if wanted is None else f"{self._origin('sigma_sampler', 'name')}, default"
+        return {"sigma_sampler": (levels, f"{who} for latents of side {side:g}")}

@@ -1,0 +1,70 @@
+"""A job's pulse: keeps its lease alive from a thread of its own, and tells the training when it is no longer wanted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from threading import Event, Thread
+
+from lorafleet.errors import UnreachableError
+from lorafleet_jobs.jobqueue.asha import Verdict
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, Lease
+from lorafleet_jobs.jobqueue.job_state import LEASE_SECONDS
+from lorafleet_jobs.train import Cancelled
+
+HEARTBEAT_SECONDS = LEASE_SECONDS / 6
+PROGRESS_SECONDS = 0.5
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Keeps a lease alive from a thread of its own, and tells the training when it is no longer wanted."""
+
+    def __init__(self, desk: JobQueue, lease: Lease) -> None:
+        self._desk = desk
+        self._job, self._attempt, self._steps = lease.spec.id, lease.attempt, lease.spec.steps
+        self._stop, self._lost = Event(), Event()
+        self._reported = 0.0
+        self._thread = Thread(target=self._beat, name=f"pulse-{self._job}", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No more heartbeats; the lease runs out by itself."""
+        self._stop.set()
+        self._thread.join()
+
+    def on_start(self, step: int) -> None:
+        """Reports the step that training starts from."""
+        self._desk.progress(self._job, self._attempt, step, None)
+
+    def on_step(self, step: int, loss: float) -> None:
+        """Reports a step now and then; raises Cancelled once the job is no longer this attempt's."""
+        if self._lost.is_set():
+            raise Cancelled
+        now = time.monotonic()
+        if now - self._reported >= PROGRESS_SECONDS or step == self._steps:
+            self._reported = now
+            if not self._desk.progress(self._job, self._attempt, step, loss):
+                raise Cancelled
+
+    def compare(self, rung: int, score: float) -> Verdict:
+        """Whether the job goes on beyond a rung; raises Cancelled if it is no longer this attempt's."""
+        verdict = self._desk.compare(self._job, self._attempt, rung, score)
+        if verdict is None:
+            raise Cancelled
+        return verdict
+
+    def check(self) -> None:
+        """Asks the desk now; raises Cancelled if the job is no longer this attempt's."""
+        if not self._desk.heartbeat(self._job, self._attempt):
+            raise Cancelled
+
+    def _beat(self) -> None:
+        try:
+            while not self._stop.wait(HEARTBEAT_SECONDS):
+                if not self._desk.heartbeat(self._job, self._attempt):
+                    return
+        except UnreachableError as problem:
+            log.warning("job %s is let go: %s", self._job, problem)
+        finally:
+            self._lost.set()

@@ -1,0 +1,50 @@
+"""From a bundle on disk to a registered version, in an order in which every step may be repeated.
+
+Bundle on disk, artifact in MLflow, version in the registry; the row in the store follows, and is its caller's.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lorafleet.bundle.bundle import CARD, Bundle, read_bundle
+from lorafleet.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lorafleet.tracking import MlflowTracking
+
+log = logging.getLogger(__name__)
+
+
+def publish(bundle: Bundle, run_id: str, tracking: MlflowTracking, check: Callable[[], None]) -> int:
+    """Registers a bundle once, however often called; returns its version.
+
+    `check` raises if the job is no longer the caller's, who then must not register it. Raises UnreachableError.
+    """
+    done = tracking.registered(bundle.card.name, bundle.card.job_id)
+    if done is not None:
+        return done.version
+    tracking.log_bundle(run_id, bundle.path)
+    check()
+    return tracking.register(bundle, run_id).version
+
+
+def kept(out: Path, job: str) -> Bundle | None:
+    """The bundle that an earlier attempt has made and could not publish."""
+    if not (out / CARD).exists():
+        return None
+    try:
+        found = read_bundle(out)
+    except BundleError as problem:
+        log.warning("%s; training again", problem)
+        return None
+    return found if found.card.job_id == job else None
+
+
+def stopped_tags(step: int, reason: str) -> dict[str, str]:
+    """What the run of a job says that was ended early."""
+    return {"lorafleet.stopped_at": str(step), "lorafleet.stopped": reason}

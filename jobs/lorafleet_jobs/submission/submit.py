@@ -1,0 +1,212 @@
+"""From a plan to trained, published adapters: records a submission, runs its lanes, closes what is left open.
+
+A submission's id is the hash of what it trains, so submitting twice is the same submission: what has succeeded stays,
+what failed or was cancelled is queued again. One driver at a time; a second one only watches.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import yaml
+from sqlalchemy.exc import OperationalError
+
+from lorafleet.console import note
+from lorafleet.errors import UnreachableError
+from lorafleet.home import Home
+from lorafleet_jobs.cluster.naming import named_cluster
+from lorafleet_jobs.jobqueue.job_queue import SteadyClock
+from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_store
+from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
+from lorafleet_jobs.lane.job_log import JobLog
+from lorafleet_jobs.submission.cleanup import collect
+from lorafleet_jobs.submission.driver_lock import driver_lock, has_driver
+from lorafleet_jobs.submission.finish import conclude
+from lorafleet_jobs.submission.mlflow_runs import close_runs, needs_run, open_runs
+
+if TYPE_CHECKING:
+    from lorafleet.tracking import MlflowTracking
+    from lorafleet_jobs.intake.prepare import Prepared
+
+Show = Callable[[Submission], None]
+POLL_SECONDS = 0.3
+GRACE_SECONDS = 30.0  # for lanes to stop between two steps
+DETACH_SECONDS = 60.0
+SIGN_SECONDS = 3.0  # between two signs of life of a driver
+DRIVEN_SECONDS = 30.0  # what each of them is good for
+log = logging.getLogger(__name__)
+
+
+def nobody(submission: Submission) -> None:
+    """Shows nothing."""
+
+
+def submit(prepared: Prepared, home: Home, address: str | None = None, show: Show = nobody) -> Submission:
+    """Trains and publishes everything in a plan that is not there yet, on Ray at `address` or here; waits for the end.
+
+    `show` is called with how it stands, again and again. Raises UnreachableError if Ray or MLflow does not answer. On
+    KeyboardInterrupt the lanes are stopped first.
+    """
+    with driver_lock(home, prepared.plan.submission) as mine:
+        if mine:
+            record(prepared, home)
+            drive(prepared.plan.submission, home, address, show)
+            return load_submission(home, prepared.plan.submission)
+    note(f"{prepared.plan.submission} is being trained already; watching it")
+    return follow(prepared.plan.submission, home, show)
+
+
+def submit_detached(prepared: Prepared, home: Home, address: str | None = None) -> Submission:
+    """Records the submission and leaves it to a process in the background; returns once that process is at work."""
+    submission = prepared.plan.submission
+    with driver_lock(home, submission) as mine:
+        if mine:
+            record(prepared, home)
+    if mine:
+        start_driver(submission, home, address)
+    return load_submission(home, submission)
+
+
+def follow(submission: str, home: Home, show: Show) -> Submission:
+    """Shows a submission that another process drives until it has ended or nobody drives it any more."""
+    while True:
+        driven = has_driver(home, submission)
+        seen = load_submission(home, submission)
+        show(seen)
+        if seen.has_ended or not driven:
+            return seen
+        time.sleep(POLL_SECONDS)
+
+
+def record(prepared: Prepared, home: Home) -> None:
+    """Writes a submission's rows and opens its runs in MLflow, each once; the caller holds the driver's lock."""
+    plan, manifest = prepared.plan, prepared.manifest
+    text = yaml.safe_dump(manifest.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+    resources = manifest.resources.with_changes(pack=len(plan.packs[0]))  # decided now, whoever drives it later
+    row = SubmissionRow(
+        plan.submission, manifest.name, manifest.base, text, plan.lanes, resources, manifest.priority
+    )  # fmt: skip
+    tracking = _tracking(home)  # an address that is none is refused before anything is recorded
+    store, now = open_store(home), time.time()
+    store.add(row, plan.jobs, now)
+    store.retry(plan.submission, now)
+    if not store.is_drained(plan.submission):
+        open_runs(store, tracking, plan.submission)
+    folder = home.submissions / plan.submission
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.yaml").write_text(text)
+
+
+def drive(submission: str, home: Home, address: str | None, show: Show = nobody) -> None:
+    """Runs a recorded submission's lanes to the end and reports it; the caller holds the driver's lock."""
+    store = open_store(home)
+    if store.is_drained(submission) and store.submission(submission).driven_until is not None:
+        _wind_up(store, submission, home)  # the last driver died before it could
+    while not store.is_drained(submission):  # again, if jobs were queued again while the last ones ended
+        _drive_once(store, submission, home, address, show)
+        _wind_up(store, submission, home)
+
+
+def _wind_up(store: JobStore, submission: str, home: Home) -> None:
+    close_runs(store, _tracking(home), submission, home.spool)
+    collect(home, store, submission)
+    conclude(home, load_submission(home, submission), _tracking(home))
+    store.rest(submission)
+
+
+def _drive_once(store: JobStore, submission: str, home: Home, address: str | None, show: Show) -> None:
+    store.release(submission, time.time())  # no other driver lives, so no lane does
+    collect(home, store, submission)
+    try:
+        lost = _run(store, store.submission(submission), home, address, show)
+    except KeyboardInterrupt:
+        close_runs(store, _tracking(home), submission, home.spool)
+        raise
+    reason = lost[0] if lost else "its lanes ended before it could be trained"
+    for row in store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost"):
+        JobLog(home.job_log(submission, row.id)).say(f"lost: {reason}")
+
+
+def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, show: Show) -> list[str]:
+    from lorafleet_jobs.cluster.ray_cluster import cluster
+    from lorafleet_jobs.cluster.ray_lanes import cluster_name, run_lanes
+    from lorafleet_jobs.cluster.sizing import cpus_wanted, fleet_of
+
+    jobs = load_submission(home, row.id).jobs
+    with cluster(address, cpus_wanted(row, jobs)) as found, ThreadPoolExecutor(1) as pool:
+        note(f"{row.id} trains on {found.name}", "Ray", "dim")
+        fleet = fleet_of(row, jobs, home, found)
+        watch = Driving(store, home, row.id, cluster_name(), show)
+        watch.look()
+        running = pool.submit(run_lanes, fleet)
+        try:
+            while not running.done():
+                watch.look()
+                time.sleep(POLL_SECONDS)
+            return running.result()
+        except KeyboardInterrupt:
+            note("stopping between two steps; finished adapters stay, and the same command goes on with the rest")
+            store.end(row.id, "cancelled", "interrupted; submit again to go on", time.time(), "cancelled")
+            running.exception(GRACE_SECONDS)
+            raise
+        finally:
+            show(load_submission(home, row.id))
+
+
+class Driving:
+    """What a driver does while its lanes work: shows, says that it lives, opens runs that a retried job needs."""
+
+    def __init__(self, store: JobStore, home: Home, submission: str, cluster: str, show: Show) -> None:
+        self._store, self._home, self._submission = store, home, submission
+        self._cluster, self._show = cluster, show
+        self._clock, self._sign_again = SteadyClock(), 0.0
+
+    def look(self) -> None:
+        """Once; called again and again."""
+        seen = load_submission(self._home, self._submission)
+        self._show(seen)
+        if time.monotonic() < self._sign_again:
+            return
+        self._sign_again = time.monotonic() + SIGN_SECONDS
+        try:
+            self._store.drive(self._submission, self._cluster, self._clock() + DRIVEN_SECONDS)
+            if any(needs_run(job) for job in seen.jobs):
+                open_runs(self._store, _tracking(self._home), self._submission)
+        except (UnreachableError, OperationalError) as problem:  # MLflow is away, or the disk is full
+            log.warning("%s", problem)  # tried again, as long as it takes
+
+
+def start_driver(submission: str, home: Home, address: str | None) -> None:
+    """Leaves a recorded submission to a process in the background; returns once that is at work.
+
+    Raises UnreachableError if it does not start, or if the Ray that is named does not answer.
+    """
+    if (named := named_cluster(address)) is not None:
+        named.check()
+    out = home.submissions / submission / "driver.log"
+    command = [sys.executable, "-m", "lorafleet_jobs.submission.driver", submission, *([address] if address else [])]
+    environment = {**os.environ, **home.environment()}
+    with out.open("ab") as stream:
+        driver = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True
+        )
+    deadline = time.monotonic() + DETACH_SECONDS
+    while not has_driver(home, submission):
+        if load_submission(home, submission).has_ended:
+            return
+        if driver.poll() is not None or time.monotonic() > deadline:
+            raise UnreachableError(f"the background driver did not start; see {out}")
+        time.sleep(POLL_SECONDS)
+
+
+def _tracking(home: Home) -> MlflowTracking:
+    from lorafleet.tracking import MlflowTracking
+
+    return MlflowTracking(home.tracking_uri, home.artifacts)

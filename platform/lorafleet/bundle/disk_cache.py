@@ -1,0 +1,245 @@
+"""Bundles on this machine's disk under the digest of their card, which covers every other file.
+
+    <root>/<sha256 of adapter.json>/     a whole, verified bundle; seen whole or not at all
+    <root>/.<digest>.<unique>/           a download in progress; swept once nobody is at work on it
+    <root>/.locks/<digest>.fetch, .pin   held by who downloads, and by who uses; .pin's time is the last use
+
+Safe between processes and across kills: locks are the kernel's and end with their process. Knows files and digests;
+refuses to know where bundles come from (`download` is passed in) and what is in them (`lorafleet.bundle.bundle` says).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lorafleet.bundle.bundle import CARD, Bundle, read_bundle, sha256_of
+from lorafleet.errors import BundleError
+from lorafleet.util.counting import increased
+from lorafleet.util.files import sync
+
+CAPACITY = 20 * 2**30
+LOCKS = ".locks"
+Download = Callable[[Path], Path]
+"""Puts a bundle somewhere under an empty folder and returns where."""
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """What a cache did in this process, and what lies in it for all."""
+
+    hits: int = 0
+    misses: int = 0
+    damaged: int = 0
+    """Entries that did not match their digest and were fetched again."""
+    evictions: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Verifier:
+    """Reads bundles and hashes each only once, until one of its files changes size or time."""
+
+    _seen: dict[Path, tuple[object, Bundle]] = field(default_factory=dict)
+
+    def bundle(self, path: Path) -> Bundle:
+        """The verified bundle in a folder; BundleError as from `read_bundle`."""
+        looks = _looks(path)
+        seen = self._seen.get(path)
+        if seen is None or seen[0] != looks:
+            seen = self._seen[path] = (looks, read_bundle(path))
+        return seen[1]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One bundle in the cache."""
+
+    digest: str
+    bytes: int
+    used: float
+    """When it was last asked for, seconds since the epoch."""
+
+
+class BundleCache:
+    """Bundles by the sha256 of their card, least recently used dropped by bytes. Thread-safe, and between processes.
+
+    `capacity` in bytes may be exceeded by what is pinned, and by one bundle that alone is larger.
+    """
+
+    def __init__(self, root: Path, capacity: int = CAPACITY, clock: Callable[[], float] = time.time) -> None:
+        self.root, self.capacity = root, capacity
+        self._clock = clock
+        self._verifier = Verifier()
+        self._stats = CacheStats()
+        self._guard = threading.Lock()  # of the two below
+        self._pins: dict[str, tuple[int, int]] = {}  # digest -> descriptor, how many hold it
+
+    def get(self, digest: str, download: Download) -> Bundle:
+        """The bundle whose card has this digest, downloaded once however many ask if no intact copy is here.
+
+        BundleError if what was downloaded is not that bundle. Until `pinned`, room for another may be made of it.
+        """
+        path = self.root / digest
+        with self._locked(f"{digest}.fetch", fcntl.LOCK_EX):
+            found = self._intact(path)
+            self._count(hits=found is not None, misses=found is None)
+            bundle = found or self._fetch(path, download)
+            with self._locked(f"{digest}.pin", None) as handle:
+                os.utime(handle, (self._clock(), self._clock()))
+        if found is None:
+            self._make_room(digest)
+        return bundle
+
+    @contextmanager
+    def pinned(self, digest: str) -> Iterator[bool]:
+        """Keeps an entry from being dropped inside the block, and says whether it is there. Never waits."""
+        if not self._pin(digest):
+            yield False
+            return
+        try:
+            yield (self.root / digest / CARD).is_file()
+        finally:
+            self._unpin(digest)
+
+    def stats(self) -> CacheStats:
+        """Counts of this process, and the bytes of all entries."""
+        return replace(self._stats, bytes=sum(entry.bytes for entry in self._entries()))
+
+    # ---------------------------------------------------------------------------------------------------------------
+
+    def _intact(self, path: Path) -> Bundle | None:
+        if not path.is_dir():
+            return None
+        try:
+            return _of_digest(self._verifier.bundle(path), path.name)
+        except BundleError as problem:
+            log.warning("%s; fetching it again", problem)
+            self._count(damaged=1)
+            return None
+
+    def _fetch(self, path: Path, download: Download) -> Bundle:
+        scratch = self.root / f".{path.name}.{uuid.uuid4().hex}"
+        scratch.mkdir()
+        try:
+            fetched = download(scratch)
+            _of_digest(read_bundle(fetched), path.name)
+            for written in (*filter(Path.is_file, fetched.iterdir()), fetched):
+                sync(written)
+            if path.exists():  # damaged; who has it open keeps it
+                path.rename(scratch / "damaged")
+            fetched.rename(path)
+            sync(self.root)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return self._verifier.bundle(path)
+
+    def _make_room(self, kept: str) -> None:
+        with self._locked("evicting", fcntl.LOCK_EX):
+            self._sweep()
+            entries = sorted(self._entries(), key=lambda entry: entry.used)
+            total = sum(entry.bytes for entry in entries)
+            for entry in entries:
+                if total <= self.capacity:
+                    break
+                if entry.digest != kept and self._drop(entry.digest):
+                    total -= entry.bytes
+
+    def _drop(self, digest: str) -> bool:
+        """Removes an entry unless somebody fetches or uses it."""
+        try:
+            with (
+                self._locked(f"{digest}.fetch", fcntl.LOCK_EX | fcntl.LOCK_NB),
+                self._locked(f"{digest}.pin", fcntl.LOCK_EX | fcntl.LOCK_NB),
+            ):
+                gone = self.root / f".{digest}.{uuid.uuid4().hex}"
+                (self.root / digest).rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        self._count(evictions=1)
+        return True
+
+    def _sweep(self) -> None:
+        """Removes what killed processes left behind."""
+        for left in self.root.glob(".*.*"):
+            try:
+                with self._locked(f"{left.name.split('.')[1]}.fetch", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    shutil.rmtree(left, ignore_errors=True)
+            except BlockingIOError:
+                continue
+
+    def _entries(self) -> list[Entry]:
+        found = []
+        for path in self.root.glob("[!.]*"):
+            try:
+                used = (self.root / LOCKS / f"{path.name}.pin").stat().st_mtime
+                found.append(Entry(path.name, sum(file.stat().st_size for file in path.iterdir()), used))
+            except (FileNotFoundError, NotADirectoryError):  # dropped meanwhile, or not ours
+                continue
+        return found
+
+    def _count(self, **more: int) -> None:
+        with self._guard:
+            self._stats = increased(self._stats, **more)
+
+    def _pin(self, digest: str) -> bool:
+        with self._guard:
+            handle, holders = self._pins.get(digest, (-1, 0))
+            if holders == 0:
+                handle = self._open(f"{digest}.pin")
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                except BlockingIOError:  # it is being dropped
+                    os.close(handle)
+                    return False
+            self._pins[digest] = (handle, holders + 1)
+            return True
+
+    def _unpin(self, digest: str) -> None:
+        with self._guard:
+            handle, holders = self._pins.pop(digest)
+            if holders == 1:
+                os.close(handle)
+            else:
+                self._pins[digest] = (handle, holders - 1)
+
+    def _open(self, name: str) -> int:
+        folder = self.root / LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+    @contextmanager
+    def _locked(self, name: str, how: int | None) -> Iterator[int]:
+        """Opens a lock file and locks it `how`; BlockingIOError with LOCK_NB if another holds it."""
+        handle = self._open(name)
+        try:
+            if how is not None:
+                fcntl.flock(handle, how)
+            yield handle
+        finally:
+            os.close(handle)
+
+
+def _of_digest(bundle: Bundle, digest: str) -> Bundle:
+    if sha256_of(bundle.path / CARD) != digest:
+        raise BundleError(f"{bundle.path}: {CARD} does not have the sha256 {digest}; publish the adapter again")
+    return bundle
+
+
+def _looks(path: Path) -> object:
+    try:
+        files = sorted(path.iterdir())
+        return tuple((file.name, (at := file.stat()).st_size, at.st_mtime_ns) for file in files)
+    except OSError as problem:
+        raise BundleError(f"{path}: not a readable folder ({problem.strerror}); fetch the bundle again") from None

@@ -1,0 +1,71 @@
+"""The narrow doors between rooms: what the trainer, the lanes and the server ask of tracking and of the registry.
+
+Protocols only. `lorafleet.tracking` has the MLflow side; `Null*` are the null objects for when it is off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lorafleet.bundle.disk_cache import CacheStats
+
+
+CHAMPION = "champion"
+"""The alias for whoever names no version."""
+
+
+class JobTracker(Protocol):
+    """Where one job's numbers and pictures go. No method may stop a training."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Records one step's numbers in one call."""
+
+    def image(self, key: str, step: int, image: Image) -> None:
+        """Records a picture under a key that is the same for all jobs, so that they compare."""
+
+
+class NullTracker:
+    """Tracks nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Forgets the numbers."""
+
+    def image(self, key: str, step: int, image: Image) -> None:
+        """Forgets the picture."""
+
+
+@dataclass(frozen=True)
+class AdapterVersion:
+    """One registered version of an adapter."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    base: str
+    triggers: tuple[str, ...]
+    path: Path
+    """Where the bundle lies on this machine."""
+    run_id: str | None = None
+
+
+class AdapterRegistry(Protocol):
+    """Where adapters are found by name."""
+
+    def list(self) -> list[AdapterVersion]:
+        """Every registered version, newest version of each name first."""
+
+    def resolve(self, name: str, version: str | None = None) -> AdapterVersion:
+        """The version asked for: a number, an alias, or None for `champion`; NotFoundError says what there is."""
+
+    def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
+        """Keeps a resolved bundle from being dropped inside the block; says at once whether it is still there."""
+
+    def cache_stats(self) -> CacheStats:
+        """What the cache on this machine's disk did and holds."""

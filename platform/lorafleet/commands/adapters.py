@@ -1,0 +1,159 @@
+"""The group `adapters`, and `ui`: what is registered, for eyes and for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from lorafleet.bundle.bundle import AdapterCard
+    from lorafleet.bundle.ports import AdapterVersion
+    from lorafleet.tracking import MlflowRegistry
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group `adapters`, and `ui`."""
+    from lorafleet.commands.adapters_import import import_file
+
+    group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
+    group.command("ls")(ls)
+    group.command("show")(show)
+    group.command("export")(export)
+    group.command("import")(import_file)
+    app.add_typer(group, name="adapters")
+    app.command("ui")(ui)
+
+
+def ls(as_json: AsJson = False) -> int:
+    """List every adapter version."""
+    from rich.table import Table
+
+    from lorafleet.console import note, out, print_json
+
+    found = _registry().list()
+    if as_json:
+        print_json({"adapters": [document(one) for one in found]})
+        return 0
+    if not found:
+        note("no adapter is registered yet; train some: lorafleet submit MANIFEST, or: lorafleet adapters import FILE")
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("adapter", "version", "aliases", "base", "prompt it with"):
+        table.add_column(column, overflow="fold")
+    for one in found:
+        table.add_row(one.name, str(one.version), ", ".join(one.aliases), one.base, " ".join(one.triggers))
+    out.print(table)
+    return 0
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)], as_json: AsJson = False
+) -> int:
+    """Show one adapter version: how to prompt it, what it came from, where it lies. Exit code 3: there is none."""
+    from lorafleet.bundle.bundle import read_bundle
+    from lorafleet.console import out, print_json
+
+    adapter, _, version = name.partition("@")
+    found = _registry().resolve(adapter, version or None)
+    card = read_bundle(found.path).card
+    if as_json:
+        print_json({**document(found), "card": card.model_dump(mode="json")})
+        return 0
+    facts = {
+        "adapter": f"{found.name}@{found.version}" + (f" ({', '.join(found.aliases)})" if found.aliases else ""),
+        "base": f"{card.base} ({card.base_fingerprint})",
+        "prompt it with": " ".join(found.triggers) or "any prompt; it has no trigger",
+        **_origin(card),
+        "rank, alpha": f"{card.rank}, {card.alpha:g}",
+        "licence": card.licence,
+        "run": found.run_id or "none",
+        "path": str(found.path),
+    }
+    for key, value in [*facts.items(), *(("note", text) for text in card.notes)]:
+        out.print(f"{key:15} {value}", markup=False)
+    return 0
+
+
+def export(
+    name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)],
+    to: Annotated[
+        Literal["kohya", "diffusers"], typer.Option("--format", help="kohya is what A1111, Forge and ComfyUI read.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="The folder to write to; replaces files of the same names.")],
+    as_json: AsJson = False,
+) -> int:
+    """Write one adapter version for other programs. Exit code 3: there is none."""
+    from lorafleet.bundle.bundle import read_bundle
+    from lorafleet.console import note, out, print_json
+
+    adapter, _, version = name.partition("@")
+    found = _registry().resolve(adapter, version or None)
+    bundle = read_bundle(found.path)
+
+    from lorafleet.formats.export import DORA_READERS, FORMATS
+
+    written = FORMATS[to](bundle, folder)
+    if bundle.card.dora and to == "kohya":
+        note(DORA_READERS)
+    if as_json:
+        files = [str(path.resolve()) for path in written]
+        print_json({"name": found.name, "version": found.version, "format": to, "files": files})
+        return 0
+    for path in written:
+        out.print(str(path), markup=False)
+    return 0
+
+
+def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) -> int:
+    """Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted."""
+    import subprocess
+    import sys
+
+    from lorafleet.console import err
+    from lorafleet.errors import UnreachableError
+    from lorafleet.home import Home
+    from lorafleet.tracking.client import connect
+
+    home = Home.from_environment()
+    if home.tracking_uri.startswith(("http://", "https://")):
+        err.print(f"runs are kept by the MLflow server at {home.tracking_uri}", markup=False)
+        return 0
+    home.artifacts.mkdir(parents=True, exist_ok=True)
+    connect(home.tracking_uri)  # a missing database is made here, under a lock, and not by the server without one
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", home.tracking_uri, "--artifacts-destination", home.artifacts.as_uri(),
+    ]  # fmt: skip
+    err.print(f"MLflow: http://127.0.0.1:{port} (it takes some seconds to answer; Ctrl-C ends it)", markup=False)
+    log = home.root / "mlflow-server.log"
+    with log.open("ab") as stream:
+        ended = subprocess.run(command, stdout=stream, stderr=stream, check=False)
+    if ended.returncode:
+        raise UnreachableError(f"MLflow's server ended with exit code {ended.returncode}; see {log}")
+    return 0
+
+
+def _registry() -> MlflowRegistry:
+    from lorafleet.home import Home
+    from lorafleet.tracking import MlflowRegistry
+
+    home = Home.from_environment()
+    return MlflowRegistry(home.tracking_uri, home.adapter_cache)
+
+
+def _origin(card: AdapterCard) -> dict[str, str]:
+    if card.imported_from:
+        return {"imported from": f"{card.imported_from} ({card.recipe['format']}'s format)"}
+    return {"trained on": f"{card.images} images as {card.instance_prompt!r}, {card.steps} steps"}
+
+
+def document(adapter: AdapterVersion) -> dict[str, Any]:
+    """What `--json` tells of an adapter version."""
+    return {
+        "name": adapter.name, "version": adapter.version, "aliases": list(adapter.aliases), "base": adapter.base,
+        "triggers": list(adapter.triggers), "path": str(adapter.path),
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""LoRA files of other programs: read into bundles, and written from them."""

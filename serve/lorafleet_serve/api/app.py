@@ -1,0 +1,140 @@
+"""The HTTP surface: routes, and one JSON shape for every error. Knows a `Backend`; refuses to know engines and Ray."""
+
+import logging
+import math
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+import lorafleet
+from lorafleet.config.strict import parse
+from lorafleet.errors import (
+    BundleError,
+    BusyError,
+    LorafleetError,
+    NonFiniteError,
+    NotFoundError,
+    RequestError,
+    UnreachableError,
+    WrongBaseError,
+)
+from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
+from lorafleet_serve.api.schemas import (
+    AdapterList,
+    ErrorBody,
+    ErrorReply,
+    ImagesReply,
+    ImagesRequest,
+    ModelList,
+    with_tags,
+)
+from lorafleet_serve.api.service import Backend
+
+RETRY_AFTER_SECONDS = 5
+STATUSES: tuple[tuple[type[LorafleetError], int, str], ...] = (
+    (NotFoundError, HTTPStatus.NOT_FOUND, "not_found"),
+    (WrongBaseError, HTTPStatus.CONFLICT, "wrong_base"),
+    (BundleError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_bundle"),
+    (RequestError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_request"),
+    (NonFiniteError, HTTPStatus.UNPROCESSABLE_ENTITY, "not_finite"),
+    (BusyError, HTTPStatus.TOO_MANY_REQUESTS, "busy"),
+    (UnreachableError, HTTPStatus.SERVICE_UNAVAILABLE, "unreachable"),
+)
+"""First match wins: a subclass stands before its parent."""
+
+
+def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
+    """The application over a backend. Handlers only await it. `ingress` names this process in the metrics."""
+    metrics = HttpMetrics(ingress)
+    app = FastAPI(title="lorafleet", version=lorafleet.__version__, responses={"4XX": {"model": ErrorReply}})
+    app.add_exception_handler(LorafleetError, _refuse)
+    app.add_exception_handler(RequestValidationError, _refuse_body)
+    app.add_exception_handler(HTTPException, _refuse_route)
+    app.add_exception_handler(Exception, _apologise)
+    app.add_middleware(Metered, metrics=metrics)
+
+    @app.post("/v1/images/generations")
+    async def generate(body: ImagesRequest) -> ImagesReply:
+        """Makes images; each with its own adapters, in one batch with everybody else's."""
+        return await backend.generate(with_tags(body))
+
+    @app.get("/v1/adapters")
+    async def adapters() -> AdapterList:
+        """The registered adapters."""
+        return await backend.adapters()
+
+    @app.get("/v1/models")
+    async def models() -> ModelList:
+        """The served base."""
+        return await backend.models()
+
+    _watch(app, backend, metrics)
+    return app
+
+
+def _watch(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:
+    """The routes for whoever looks after the server."""
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Whether this process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        """Whether the engine takes requests; 503 while it does not."""
+        await backend.ready()
+        return {"status": "ready"}
+
+    @app.get("/metrics", include_in_schema=False)
+    async def counters() -> Response:
+        """Counters in Prometheus' text format: of every replica, and of this ingress."""
+        return Response(exposition(metrics, await backend.stats()), media_type=CONTENT_TYPE)
+
+
+def error_reply(status: int, code: str, message: str, wait: float = RETRY_AFTER_SECONDS) -> JSONResponse:
+    """The one error shape, with Retry-After in whole seconds where waiting helps."""
+    kind = "invalid_request_error" if status < HTTPStatus.TOO_MANY_REQUESTS else "server_error"
+    if status == HTTPStatus.TOO_MANY_REQUESTS:
+        kind = "rate_limit_error"
+    waiting = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    body = ErrorReply(error=ErrorBody(code=code, message=message, type=kind))
+    return JSONResponse(
+        body.model_dump(), status_code=status, headers={"Retry-After": str(math.ceil(wait))} if waiting else None
+    )
+
+
+async def _refuse(_: Request, problem: Exception) -> JSONResponse:
+    for kind, status, code in STATUSES:
+        if isinstance(problem, kind):
+            wait = problem.retry_after_s if isinstance(problem, BusyError) else RETRY_AFTER_SECONDS
+            return error_reply(status, code, str(problem), wait)
+    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", str(problem))
+
+
+async def _refuse_body(request: Request, problem: Exception) -> JSONResponse:
+    """FastAPI's list of findings as one sentence with the nearest known key."""
+    message = "the body is not valid JSON; send an object with at least a prompt"
+    body = getattr(problem, "body", None)
+    if isinstance(body, dict):
+        try:
+            parse(ImagesRequest, body, "body", RequestError)
+        except RequestError as described:
+            message = str(described)
+    return error_reply(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_request", message)
+
+
+async def _refuse_route(request: Request, problem: Exception) -> JSONResponse:
+    status = getattr(problem, "status_code", int(HTTPStatus.NOT_FOUND))
+    code = HTTPStatus(status).name.lower()
+    return error_reply(status, code, f"{request.method} {request.url.path}: {HTTPStatus(status).phrase}; see /docs")
+
+
+async def _apologise(_: Request, problem: Exception) -> JSONResponse:
+    logging.getLogger(__name__).error("unexpected error", exc_info=problem)
+    return error_reply(
+        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected error; the server's log has the details"
+    )

@@ -1,0 +1,1 @@
+"""The only room of serving that knows Ray: deployments, routing between replicas, starting and stopping."""

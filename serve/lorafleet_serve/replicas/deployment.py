@@ -1,0 +1,144 @@
+"""Ray Serve around the engine: a CPU ingress with the routes, and a deployment that owns the device.
+
+Thin on purpose. No method blocks an event loop: the engine's thread does the work, the methods enqueue and await.
+Ray Serve reads the builder's annotation as a class, so this module does without postponed annotations.
+"""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from lorafleet.bases import find_base
+from lorafleet_serve.adapters.resolver import Freshness
+from lorafleet_serve.api.app import build_app
+from lorafleet_serve.api.metrics import ReplicaStats
+from lorafleet_serve.api.schemas import AdapterList, ImagesReply, ImagesRequest, ModelList
+from lorafleet_serve.replicas.ray_policies import HELD, ROWS
+from lorafleet_serve.replicas.remote_service import RemoteService
+from lorafleet_serve.replicas.serve_args import GIB, ServeArgs
+
+DRAIN_SECONDS = 300
+
+
+class EngineDeployment:
+    """Owns the engine. Cancelling a call cancels its rows at the next step."""
+
+    def __init__(self, args: ServeArgs) -> None:
+        from lorafleet.util.quiet import quiet_libraries
+
+        quiet_libraries()
+        from lorafleet_serve.api.service import EngineService
+        from lorafleet_serve.engine.engine import StepEngine
+        from lorafleet_serve.engine.pipeline import Pipeline
+
+        model = Pipeline.load(find_base(args.base), args.device or "cpu", args.precision or "fp32")
+        engine = StepEngine(
+            model,
+            max_rows=args.max_rows,
+            max_queue=args.max_queue,
+            max_step_ms=args.max_step_ms,
+            exact=args.exact,
+            slot_bytes=int(args.slot_gib * GIB),
+            host_bytes=int(args.host_gib * GIB),
+        )
+        freshness = Freshness(alias_ttl=args.alias_ttl, stale_for=args.stale_for)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._service = EngineService(engine, args.registry(), freshness, replica)
+
+    async def generate(self, request: ImagesRequest) -> ImagesReply:
+        """Enqueues and awaits."""
+        return await self._service.generate(request)
+
+    async def adapters(self) -> AdapterList:
+        """Asks the registry in another thread."""
+        return await self._service.adapters()
+
+    async def models(self) -> ModelList:
+        """The served base."""
+        return await self._service.models()
+
+    async def ready(self) -> None:
+        """Asks the engine's heartbeat."""
+        await self._service.ready()
+
+    async def stats(self) -> tuple[ReplicaStats, ...]:
+        """The counts of this replica."""
+        return await self._service.stats()
+
+    async def record_routing_stats(self) -> dict[str, Any]:
+        """Ray Serve's question for the router."""
+        return {HELD: sorted(self._service.held()), ROWS: self._service.rows()}
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Ray Serve's question for the autoscaler."""
+        return {ROWS: self._service.rows()}
+
+    async def check_health(self) -> None:
+        """Ray Serve's probe: a dead or stalled engine thread gets the replica replaced."""
+        await self._service.ready()
+
+    async def __del__(self) -> None:
+        """Lets accepted requests finish."""
+        if hasattr(self, "_service"):  # the constructor may have failed
+            await asyncio.to_thread(self._service.engine.close)
+
+
+class Ingress:
+    """The routes; holds a handle and nothing heavy."""
+
+    def __init__(self, engine: DeploymentHandle) -> None:
+        self._backend = RemoteService(engine)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve on the replica, after the constructor."""
+        return build_app(self._backend, serve.get_replica_context().replica_id.unique_id)
+
+
+def build(args: ServeArgs) -> serve.Application:
+    """The application, for `lorafleet serve` and for `serve deploy serve/serve.yaml`."""
+    args = args.settled()
+    find_base(args.base)  # a wrong name fails here and not in a replica that starts again and again
+    engine = serve.deployment(
+        name="engine",
+        max_ongoing_requests=args.max_rows + args.max_queue + 16,  # the engine's own bound answers first
+        max_queued_requests=args.max_rows + args.max_queue,  # while no replica is up; then BackPressureError
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        health_check_period_s=5,
+        max_constructor_retry_count=2,
+        ray_actor_options={"num_cpus": 1, "num_gpus": args.gpus_per_replica if args.device == "cuda" else 0},
+        request_router_config=RequestRouterConfig(
+            request_router_class="lorafleet_serve.replicas.ray_policies:AffinityRouter",
+            request_router_kwargs={"room": args.max_rows},
+            request_routing_stats_period_s=1,
+        ),
+        **_size(args),
+    )(EngineDeployment)
+    ingress = serve.deployment(
+        name="ingress",
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0},
+    )(serve.ingress()(Ingress))
+    application: serve.Application = ingress.bind(engine.bind(args))
+    return application
+
+
+def _size(args: ServeArgs) -> dict[str, Any]:
+    if args.most_replicas == args.replicas:
+        return {"num_replicas": args.replicas}
+    policy = AutoscalingPolicy(
+        policy_function="lorafleet_serve.replicas.ray_policies:RowsPolicy", policy_kwargs={"room": args.max_rows}
+    )
+    return {
+        "autoscaling_config": AutoscalingConfig(
+            min_replicas=args.replicas,
+            max_replicas=args.most_replicas,
+            policy=policy,
+            look_back_period_s=15,
+            upscale_delay_s=10,
+            downscale_delay_s=300,
+        )
+    }

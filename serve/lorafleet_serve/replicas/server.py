@@ -1,0 +1,128 @@
+"""A server in this process's care: Ray and Ray Serve started, the application deployed, everything ended again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import LoggingConfig
+
+from lorafleet.errors import UnreachableError
+from lorafleet.util.reach import await_rpc
+from lorafleet_serve.replicas.deployment import build
+from lorafleet_serve.replicas.serve_args import ServeArgs
+
+OBJECT_STORE_BYTES = 256 * 2**20
+APPLICATION = "lorafleet"
+LOGS = "/tmp/ray/session_latest/logs/serve"
+
+
+@contextmanager
+def serving(
+    args: ServeArgs, host: str = "127.0.0.1", port: int = 8000, *, address: str | None = None, debug: bool = False
+) -> Iterator[str]:
+    """Serves while the context lasts and yields the address, as in "http://127.0.0.1:8000".
+
+    Uses the Ray that this process is connected to, else the one at `address` or RAY_ADDRESS, else starts one here and
+    ends it again. Leaving the context finishes the accepted requests and removes the application; on a cluster that was
+    there before, Ray Serve itself stays. UnreachableError if something does not start.
+    """
+    own = not ray.is_initialized()
+    address = address or os.environ.get("RAY_ADDRESS")
+    if own:
+        _check_free(host, port)
+        _connect(address, args.most_replicas, debug)
+    try:
+        if own and address in (None, "local"):  # a cluster may grow
+            check_gpus(args.settled())
+        _deploy(args, host, port, "INFO" if debug else "ERROR", debug)
+        yield f"http://{host}:{port}"
+    finally:
+        with suppress(RayServeException):  # Serve itself may not have started
+            serve.delete(APPLICATION)
+        if own:
+            ray.shutdown()
+
+
+def _deploy(args: ServeArgs, host: str, port: int, level: str, access_log: bool) -> None:
+    logs = LoggingConfig(log_level=level, enable_access_log=access_log)
+    logging.getLogger("ray.serve").setLevel(level)
+    application = build(args)
+    try:
+        serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=logs)
+        serve.run(application, name=APPLICATION, logging_config=logs)
+    except (RayError, RuntimeError) as problem:
+        said = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
+        raise UnreachableError(f"the server does not run: {said}; see {LOGS}") from problem
+
+
+def curl_line(url: str, prompt: str = "a photo of a dog") -> str:
+    """A command that asks the server for one image and writes it to a file."""
+    body = f'{{"prompt": "{prompt}"}}'
+    reading = (
+        "import base64,json,sys; sys.stdout.buffer.write(base64.b64decode(json.load(sys.stdin)['data'][0]['b64_json']))"
+    )
+    return (
+        f"curl -s {url}/v1/images/generations -H 'Content-Type: application/json' -d '{body}' "
+        f'| python3 -c "{reading}" > image.png'
+    )
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as problem:
+            raise UnreachableError(
+                f"cannot listen on {host}:{port} ({problem.strerror}); give another with --host and --port"
+            ) from None
+
+
+def check_gpus(args: ServeArgs) -> None:
+    """UnreachableError if the engines need more GPUs than Ray has: it would wait for them for ever."""
+    there, wanted = ray.cluster_resources().get("GPU", 0), args.replicas * args.gpus_per_replica
+    if args.device == "cuda" and wanted > there:
+        raise UnreachableError(
+            f"{args.replicas} replicas of {args.gpus_per_replica:g} GPUs each do not fit on this machine's {there:g}; "
+            "lower --replicas or --gpus-per-replica"
+        )
+
+
+def _connect(address: str | None, engines: int, debug: bool) -> None:
+    level = logging.INFO if debug else logging.ERROR
+    logging.getLogger("ray").setLevel(level)
+    try:
+        if address is not None and address != "local":
+            place = address.removeprefix("ray://")
+            if place.rpartition(":")[2].isdecimal():
+                await_rpc(place)  # Ray itself would go on trying for minutes
+            ray.init(address=address, log_to_driver=debug, logging_level=level)
+            return
+        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this cluster; Ray would write one to ~/.ray
+        ray.init(
+            address="local",
+            num_cpus=max(2, os.cpu_count() or 1, engines),  # what Ray counts; engines share the real ones
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=debug,
+            logging_level=level,
+        )
+    except (OSError, RayError, RuntimeError, ValueError) as problem:
+        said = (str(problem).splitlines() or [type(problem).__name__])[0]
+        where = f"{address!r}, which --address or RAY_ADDRESS names" if address else "this machine"
+        raise UnreachableError(
+            f"no Ray at {where} ({said}); see {LOGS}, or unset RAY_ADDRESS to start one here"
+        ) from None

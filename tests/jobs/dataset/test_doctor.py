@@ -1,0 +1,365 @@
+"""The dataset doctor, on folders that are wrong in one way each."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lorafleet.config import Manifest
+from lorafleet_jobs.dataset.about_texts import Texts
+from lorafleet_jobs.dataset.doctor import Needs, SubjectReport, check
+from lorafleet_jobs.dataset.findings import Finding
+from lorafleet_jobs.dataset.listing import list_folder
+from lorafleet_jobs.dataset.subjects import slug
+
+Files = dict[str, bytes | str | Image.Image]
+
+
+def photo(seed: int, width: int = 48, height: int = 48) -> Image.Image:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def fill(folder: Path, files: Files) -> Path:
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        if isinstance(content, Image.Image):
+            content.save(folder / name, None if Path(name).suffix else "PNG")
+        else:
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def good(count: int = 4, seed: int = 0) -> Files:
+    return {f"{n:02}.png": photo(seed * 100 + n) for n in range(count)}
+
+
+def manifest(*subjects: dict[str, object]) -> Manifest:
+    return Manifest.model_validate({"name": "m", "subjects": list(subjects)})
+
+
+def examined(tmp_path: Path, files: Files, **spec: object) -> SubjectReport:
+    fill(tmp_path / "rex", files)
+    [report] = check(manifest({"images": "rex", "class": "dog", **spec}), tmp_path, Needs(resolution=32))
+    return report
+
+
+def found(report: SubjectReport, *, but: str = "D010") -> list[tuple[str, str, str | None]]:
+    return [(f.id, f.level, f.file) for f in report.findings if f.id not in but]
+
+
+def test_a_good_subject(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), **{f"{n:02}.txt": f"TOK  dog number {n}\n" for n in range(4)}})
+    assert (report.name, len(report.images), report.findings) == ("rex", 4, ())
+    assert report.images[1].caption == "TOK dog number 1"
+    assert report.as_json() == {"name": "rex", "images": 4, "findings": []}
+
+
+def test_no_captions_is_only_information(tmp_path: Path) -> None:
+    report = examined(tmp_path, good())
+    assert found(report, but="") == [("D010", "info", None)]
+    assert "4 of 4 images have no caption" in report.findings[0].message
+
+
+HTML = "<!doctype html><title>not found</title>"
+
+
+def png(image: Image.Image, tmp_path: Path) -> bytes:
+    image.save(tmp_path / "scratch.png")
+    return (tmp_path / "scratch.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "id", "said"),
+    [
+        (lambda tmp: HTML, "D002", "bad.jpg does not hold a JPEG, PNG or WEBP, whatever its name says; replace it"),
+        (lambda tmp: b"", "D002", "bad.jpg does not hold a JPEG"),
+        (lambda tmp: png(photo(1), tmp)[:900], "D002", "bad.jpg is damaged or cut short"),
+        (
+            lambda tmp: png(Image.new("1", (9000, 9000)), tmp),
+            "D003",
+            "bad.jpg has 81 megapixels (9000 x 9000); at most 50",
+        ),
+        (lambda tmp: png(Image.new("1", (20000, 4)), tmp), "D003", "bad.jpg is 20000 x 4; a side of at most 16384"),
+        (lambda tmp: bytes(25_000_001), "D003", "bad.jpg has 25.0 MB; at most 25 are read"),
+    ],
+)
+def test_a_bad_file_is_left_out_while_good_ones_remain(
+    tmp_path: Path, make: Callable[[Path], bytes | str], id: str, said: str  # noqa: A002
+) -> None:  # fmt: skip
+    bad = make(tmp_path)
+    report = examined(tmp_path, {**good(), "bad.jpg": bad})
+    assert (found(report), len(report.images), report.errors) == ([(id, "warn", "bad.jpg")], 4, ())
+    assert said in report.findings[0].message
+    assert report.findings[0].message.endswith("; it is left out")
+
+    fill(tmp_path / "alone", {"bad.jpg": bad})
+    [report] = check(manifest({"images": "alone", "class": "dog"}), tmp_path)
+    assert found(report) == [(id, "error", "bad.jpg"), ("D001", "error", None)]
+    assert "no readable image in 'alone'; put 4 to 30" in report.errors[1].message
+
+
+def test_formats_that_are_not_read_are_named_and_not_passed_over(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "IMG_1.HEIC": b"\0\0\0\x18ftypheic", "a.gif": "GIF89a"})
+    assert found(report) == [("D002", "warn", "IMG_1.HEIC"), ("D002", "warn", "a.gif")]
+
+
+def test_what_is_no_image_is_passed_over(tmp_path: Path) -> None:
+    folder = fill(
+        tmp_path / "rex",
+        {".hidden.png": photo(0), ".DS_Store": b"x", "notes.md": "hi", "a.png": photo(1), "no-suffix": photo(2),
+         "a-mask.png": photo(3), "lone-mask.png": photo(4)},
+    )  # fmt: skip
+    (folder / "below.png").mkdir()
+    assert [path.name for path in list_folder(folder).images] == ["a.png", "lone-mask.png", "no-suffix"]
+
+
+@pytest.mark.parametrize(
+    ("count", "level"), [(0, "error"), (1, "warn"), (3, "warn"), (4, None), (30, None), (31, "info")]
+)
+def test_how_many_images_are_enough(tmp_path: Path, count: int, level: str | None) -> None:
+    report = examined(tmp_path, good(count))
+    assert found(report) == ([("D001", level, None)] if level else [])
+
+
+def test_a_profile_that_cannot_be_read_is_a_warning(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch.jpg"
+    photo(70).save(scratch, icc_profile=b"no profile")
+    report = examined(tmp_path, {**good(), "x.jpg": scratch.read_bytes()})
+    assert found(report) == [("D027", "warn", "x.jpg")]
+    assert report.findings[0].message.startswith("x.jpg has a colour profile that cannot be read")
+    assert len(report.images) == 5
+
+
+def test_damage_beside_the_pixels_is_information(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch.jpg"
+    photo(71).save(scratch, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(40)))
+    assert found(examined(tmp_path, {**good(), "x.jpg": scratch.read_bytes()})) == [("D027", "info", "x.jpg")]
+
+
+@pytest.mark.parametrize("suffix", ["png", "webp"])
+def test_frames_of_an_animation_are_told(tmp_path: Path, suffix: str) -> None:
+    scratch = tmp_path / f"x.{suffix}"
+    photo(90).save(scratch, save_all=True, append_images=[photo(91), photo(92)], lossless=True)
+    report = examined(tmp_path, {**good(), scratch.name: scratch.read_bytes()})
+    assert found(report) == [("D028", "info", scratch.name)]
+    assert f"{scratch.name} is an animation of 3 frames; the first is used" in report.findings[0].message
+
+
+def test_copies_do_not_count(tmp_path: Path) -> None:
+    files = good(3)
+    report = examined(tmp_path, {**files, "zz.png": files["00.png"]})
+    assert found(report) == [("D001", "warn", None), ("D005", "warn", "zz.png")]
+    assert "zz.png is the same picture as 00.png" in report.findings[1].message
+
+
+def test_nearly_the_same_picture(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "zz.jpg": photo(2)})
+    assert found(report) == [("D006", "warn", "zz.jpg")]
+
+
+def test_sizes_and_shapes(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "low.png": photo(50, 15, 16), "long.png": photo(51, 97, 48)})
+    assert found(report) == [("D009", "warn", "long.png"), ("D004", "warn", "low.png")]
+
+
+def test_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "rex", good())
+    photo(60).save(tmp_path / "secret.png")
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "00.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "inside.png").symlink_to(folder / "01.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    [report] = check(manifest({"images": "rex", "class": "dog"}), tmp_path)
+    assert [(f.id, f.file) for f in report.errors] == [("D015", "link.png"), ("D015", "00.txt")]
+    assert ("D002", "warn", "loop.png") in found(report)
+    assert all(image.caption is None for image in report.images)
+
+
+def test_a_missing_folder_suggests_a_near_one(tmp_path: Path) -> None:
+    fill(tmp_path / "photos" / "rex", good())
+    (tmp_path / "file").write_text("")
+    where = ["photos/rexx", "nowhere/at/all", "file", "a\0b", "n" * 5000]
+    reports = check(manifest(*({"images": w, "class": "dog", "name": f"s{n}"} for n, w in enumerate(where))), tmp_path)
+    assert [[f.id for f in report.errors] for report in reports] == [["D020"]] * 5
+    said = [report.errors[0].message for report in reports]
+    assert "no folder 'photos/rexx'" in said[0]
+    assert "did you mean 'photos/rex'?" in said[0]
+    assert "paths are relative to the manifest" in said[1]
+    assert "'file' is a file; give the folder" in said[2]
+    assert r"no folder 'a\x00b'" in said[3]
+
+
+@pytest.mark.parametrize("noun", [{}, {"class": " "}])
+def test_a_missing_class_is_an_error(tmp_path: Path, noun: dict[str, object]) -> None:
+    fill(tmp_path / "rex", good())
+    [report] = check(manifest({"images": "rex", **noun}), tmp_path)
+    assert found(report) == [("D016", "error", None)]
+    assert "as in class: dog" in report.findings[0].message
+
+
+def test_names_come_from_folders_and_must_differ(tmp_path: Path) -> None:
+    for n, name in enumerate(["Rex", "rex!", "Mimi (cat)", "???"]):
+        fill(tmp_path / "all" / name, good(seed=n))
+    reports = check(manifest({"glob": "all/*", "class": "pet"}, {"glob": "none/*", "class": "pet"}), tmp_path)
+    assert [(r.name, [f.id for f in r.errors]) for r in reports] == [
+        ("all/???", ["D019"]), ("mimi-cat", []), ("rex", ["D019"]), ("rex", ["D019"]), ("none/*", ["D020"]),
+    ]  # fmt: skip
+    assert "2 subjects are called 'rex'; give each its own name" in reports[2].errors[0].message
+    assert "glob 'none/*' matches no folder" in reports[4].errors[0].message
+
+
+def test_slugs_are_names() -> None:
+    assert [slug(s) for s in ("Grandma's Cat (2)", "Ünïcode", "..", "猫", "a" * 99)] == [
+        "grandma-s-cat-2", "unicode", "", "", "a" * 64,
+    ]  # fmt: skip
+
+
+def test_two_subjects_that_share_pictures(tmp_path: Path) -> None:
+    fill(tmp_path / "a", good(seed=1))
+    fill(tmp_path / "b", {**good(seed=2), "same.png": photo(101)})
+    fill(tmp_path / "c", good(seed=3))
+    reports = check(manifest(*({"images": name, "class": "dog"} for name in "abc")), tmp_path)
+    assert [found(report) for report in reports] == [[("D018", "warn", None)]] * 2 + [[]]
+    assert "shares 1 picture with 'b'" in reports[0].findings[-1].message
+
+
+@pytest.mark.parametrize("caption", ["a TOK <|endoftext|> dog", "TOK, >_<, <o>_<o>", "a TOK <my-dog>"])
+def test_what_is_no_trigger_of_the_submission_is_text(tmp_path: Path, caption: str) -> None:
+    report = examined(tmp_path, {**good(), "00.txt": caption})
+    assert (found(report), report.images[0].caption) == ([], caption)
+
+
+@pytest.mark.parametrize(
+    ("caption", "said"),
+    [
+        ("a TOK <mimi>", "holds '<mimi>', which is reserved; write TOK where the subject is named"),
+        ("a <rex> dog", "holds '<rex>', which is reserved; write TOK"),
+        ("a <rex/TOK2>, TOK", "holds '<rex/TOK2>'"),
+        ("a TOK \x1b[2J", "holds '\\x1b', which is reserved; remove it"),
+    ],
+)
+def test_triggers_of_the_submission_are_reserved(tmp_path: Path, caption: str, said: str) -> None:
+    fill(tmp_path / "rex", {**good(), "00.txt": caption})
+    fill(tmp_path / "mimi", good(seed=1))
+    reports = check(manifest(*({"images": name, "class": "dog"} for name in ("rex", "mimi"))), tmp_path)
+    [problem] = reports[0].errors
+    assert (problem.id, problem.file, reports[1].errors) == ("D014", "00.txt", ())
+    assert said in problem.message
+
+
+def test_captions_that_lack_tok(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "00.txt": "a dog in the snow"})  # the others have the instance prompt
+    assert found(report) == [("D011", "warn", "00.png")]
+    assert "1 of 4 captions lack TOK" in report.findings[-1].message
+
+
+@pytest.mark.parametrize(
+    ("texts", "level"),
+    [
+        (Texts(), "error"),
+        (Texts(token=False), None),
+        (Texts(prefixes=("TOK, ",)), None),
+        (Texts(prefixes=("TOK, ", "")), "error"),
+    ],
+)
+def test_a_subject_none_of_whose_captions_holds_tok_cannot_train_it(
+    tmp_path: Path, texts: Texts, level: str | None
+) -> None:
+    fill(tmp_path / "rex", {**good(), **{f"{n:02}.txt": f"a photo of sks dog {n}" for n in range(4)}})
+    [report] = check(manifest({"images": "rex", "class": "dog"}), tmp_path, Needs(texts=texts))
+    assert [(f.id, f.level) for f in report.findings] == ([("D011", level)] if level else [])
+
+
+def test_the_instance_prompt_must_hold_what_is_learned(tmp_path: Path) -> None:
+    fill(tmp_path / "rex", good())
+    for prompt, token, ids in [
+        ("a photo of TOK dog", True, []),
+        ("a photo of rex", True, ["D011"]),
+        ("a photo of TOKEN", True, ["D011"]),
+        ("a photo of rex", False, []),
+        ("TOK <rex>", True, ["D014"]),
+        ("TOK <x>", True, []),
+    ]:
+        spec = {"images": "rex", "class": "dog", "instance_prompt": prompt}
+        [report] = check(manifest(spec), tmp_path, Needs(texts=Texts(token=token)))
+        assert [f.id for f in report.errors] == ids
+
+
+def test_every_message_is_one_line_of_json(tmp_path: Path) -> None:
+    files: Files = {**good(), "new\nline.jpg": HTML, "\udcff.jpg": HTML}
+    report = examined(tmp_path, files)
+    assert [f.file for f in report.findings if f.id == "D002"] == ["new line.jpg", "\\udcff.jpg"]
+    assert all("\n" not in f.message for f in report.findings)
+    assert json.loads(json.dumps(report.as_json()))["images"] == 4
+    assert Finding.model_validate(report.findings[0].model_dump()) == report.findings[0]
+
+
+def left_out(report: SubjectReport) -> list[tuple[str, str]]:
+    return [(f.level, f.message) for f in report.findings if f.id == "D028"]
+
+
+def test_backups_and_unfinished_copies_are_left_out_by_name(tmp_path: Path) -> None:
+    backup = png(photo(80), tmp_path)
+    report = examined(tmp_path, {**good(), "00.png~": backup, "00.png.bak": backup, "00.png.part": b"\x89PN"})
+    assert [image.file for image in report.images] == ["00.png", "01.png", "02.png", "03.png"]
+    [(level, message)] = left_out(report)
+    assert level == "info"
+    assert message.startswith("left out as backups or unfinished copies: 00.png.bak, 00.png.part, 00.png~;")
+
+
+def test_whatever_else_lies_in_a_folder_is_named(tmp_path: Path) -> None:
+    folder = fill(
+        tmp_path / "rex", {**good(), "notes.md": "hi", ".hidden.png": photo(81), "00.xmp": "<x/>", "._a": b""}
+    )
+    fill(folder / "raw", {"1.png": photo(82), "2.txt": "x"})
+    (folder / "__MACOSX").mkdir()
+    [report] = check(manifest({"images": "rex", "class": "dog"}), tmp_path)
+    assert [message.partition(";")[0] for _, message in left_out(report)] == [
+        "left out as hidden: .hidden.png",
+        "left out as neither images nor captions: 00.xmp, notes.md",
+        "folders in it are not looked into: raw (1 image)",
+    ]
+
+
+def test_what_systems_leave_is_no_subject_and_files_beside_the_folders_of_a_glob_are_named(tmp_path: Path) -> None:
+    for name in ("rex", "mimi", "__MACOSX/rex", "@eaDir", ".hidden"):
+        fill(tmp_path / "photos" / name, good(seed=len(name)))
+    fill(tmp_path / "photos" / "x", {})
+    (tmp_path / "photos" / "x").rmdir()
+    for name in ("stray.jpg", "list.txt", ".DS_Store"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    reports = check(manifest({"glob": "photos/*", "class": "dog"}, {"glob": "photos/*.jpg", "class": "dog"}), tmp_path)
+    assert [report.name for report in reports] == ["mimi", "rex", "photos/*.jpg"]
+    beside = "beside the folders of the glob and of no subject: photos/list.txt, photos/stray.jpg; move them into one"
+    assert left_out(reports[0]) == [("warn", beside)]
+    assert left_out(reports[1]) == []
+    [problem] = reports[2].errors
+    assert problem.message.startswith("glob 'photos/*.jpg' matches no folder, only files (photos/stray.jpg); ")
+
+
+def test_a_folder_without_a_name_and_one_with_folders_say_what_can_be_done(tmp_path: Path) -> None:
+    fill(tmp_path / "photos" / "小猫", good())
+    fill(tmp_path / "img" / "10_sks dog", good(seed=1))
+    reports = check(
+        manifest({"glob": "photos/*", "class": "cat"}, {"images": "photos/小猫", "class": "cat"}, {"images": "img",
+        "class": "dog"}), tmp_path
+    )  # fmt: skip
+    said = [report.errors[0].message for report in reports]
+    assert said[0] == (
+        "no name can be made of folder 'photos/小猫'; rename it, or list it by itself with images: and name:"
+    )
+    assert said[1] == "no name can be made of folder 'photos/小猫'; add name: to the subject"
+    assert said[2].startswith("no readable image in 'img', but it holds folders with images: 10_sks dog (4 images); ")
+    assert 'give glob: "img/*" for a subject each, or images: "img/10_sks dog"' in said[2]
+    assert "recipe.repeats: 10" in said[2]
+
+
+def test_the_caption_of_a_picture_that_is_left_out_is_told(tmp_path: Path) -> None:
+    report = examined(tmp_path, {**good(), "x.jpg": HTML, "x.txt": "TOK"})
+    assert found(report) == [("D002", "warn", "x.jpg"), ("D030", "info", None)]
+    assert report.findings[1].message == "captions not used, their images are not trained on: x.jpg (x.txt)"

@@ -1,0 +1,159 @@
+"""A job that was stopped and resumed is the job that was not, to the bit; a damaged checkpoint is never trusted."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from lorafleet.bases import find_base
+from lorafleet.bundle.bundle import sha256_of
+from lorafleet.bundle.ports import NullTracker
+from lorafleet.config import Recipe, Validation
+from lorafleet.loaded import LoadedBase
+from lorafleet.toy.render import render
+from lorafleet.toy.world import random_scene, unseen_identity
+from lorafleet_jobs.jobspec import ImageSpec, JobSpec
+from lorafleet_jobs.train import Pack, TrainJob
+from lorafleet_jobs.train import job_run as run_module
+from lorafleet_jobs.train.checkpoint import KEPT, REST, TENSORS, resume, save_checkpoint
+from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.progress import History
+from lorafleet_jobs.train.training import Training
+
+STEPS = 6
+RECIPES = {
+    "prodigy, pivotal": {},
+    "adamw, dora, text encoders": {"optimizer": "adamw", "dora": True, "text_encoder_lora": True, "pivotal": None},
+    "lion, ema": {"optimizer": "lion", "ema": 0.9, "lr_scheduler": "cosine", "warmup_steps": 2},
+    "adafactor, accumulated": {"optimizer": "adafactor", "gradient_accumulation": 2},
+    "dropout, captions, crops": {"dropout": 0.2, "crop": "random", "flip": True, "caption": {"dropout": 0.5}},
+}
+
+
+@pytest.fixture(scope="module")
+def warm():
+    return LoadedBase.load(find_base("toy-playground"))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("photos"), random.Random(3)
+    for i in range(3):
+        render(random_scene(unseen_identity(0, "dog"), rng), 64).resize((48, 64)).save(folder / f"{i}.png")
+    return folder
+
+
+def fresh(warm, photos, job="0" * 16, **recipe):
+    images = tuple(ImageSpec(file=f"{i}.png", caption=None, sha256=sha256_of(photos / f"{i}.png")) for i in range(3))
+    spec = JobSpec(
+        id=job, submission="test", subject="rex", adapter="rex", base=warm.base.name, folder=str(photos),
+        images=images, class_noun="dog", instance_prompt="a photo of TOK dog",
+        recipe=Recipe(**{"rank": 2, "batch_size": 2} | recipe), steps=STEPS, validation=Validation(),
+        dataset_fingerprint="",
+    )  # fmt: skip
+    return Training.prepare(spec, warm)
+
+
+def run(training, first, last):
+    return [step_alone(training, step) for step in range(first, last + 1)]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("stop", [2, 4])  # before the pivot and after it
+def test_a_resumed_job_goes_on_to_the_bit(warm, photos, tmp_path, recipe, stop):
+    whole = fresh(warm, photos, **recipe)
+    losses = run(whole, 1, STEPS)
+    half = fresh(warm, photos, **recipe)
+    save_checkpoint(tmp_path, half, History(stop, run(half, 1, stop), 12.5))
+    later = fresh(warm, photos, **recipe)
+    assert resume(tmp_path, later) == History(stop, losses[:stop], 12.5)
+    assert run(later, stop + 1, STEPS) == losses[stop:]
+    with whole.published(), later.published():
+        for a, b in zip(whole.learned.parameters(), later.learned.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert later.learned.frozen == whole.learned.frozen
+
+
+def test_tokens_survive_and_stay_frozen_after_the_pivot(warm, photos, tmp_path):
+    """The reference loses learned tokens on resume, and trains them again if the pivot has passed (P1, P3)."""
+    half = fresh(warm, photos)
+    save_checkpoint(tmp_path, half, History(4, run(half, 1, 4)))
+    later = fresh(warm, photos)
+    resume(tmp_path, later)
+    kept = [vectors.detach().clone() for vectors in half.learned.vectors]
+    assert all(torch.equal(a, b) for a, b in zip(later.learned.vectors, kept, strict=True))
+    run(later, 5, STEPS)
+    assert all(torch.equal(a, b) for a, b in zip(later.learned.vectors, kept, strict=True))
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "no card", "not json"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(warm, photos, tmp_path, damage):
+    training = fresh(warm, photos)
+    run(training, 1, 2)
+    save_checkpoint(tmp_path, training, History(2, [0.5, 0.25]))
+    run(training, 3, 3)
+    newest = save_checkpoint(tmp_path, training, History(3, [0.5, 0.25, 0.125]))
+    data = (newest / TENSORS).read_bytes()
+    if damage == "cut":
+        (newest / TENSORS).write_bytes(data[:-9])
+    elif damage == "flipped":
+        (newest / TENSORS).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "no card":
+        (newest / REST).unlink()
+    else:
+        (newest / REST).write_text("{")
+    assert resume(tmp_path, fresh(warm, photos)) == History(2, [0.5, 0.25])
+
+
+def test_a_checkpoint_that_holds_what_is_no_number_is_passed_over_for_the_one_before(warm, photos, tmp_path):
+    training = fresh(warm, photos)
+    history = History(1, run(training, 1, 1))
+    save_checkpoint(tmp_path, training, history)
+    with torch.no_grad():
+        training.learned.parameters()[0][-1] = float("nan")
+    save_checkpoint(tmp_path, training, History(2, [*history.losses, 0.5]))
+    assert resume(tmp_path, fresh(warm, photos)) == history
+
+
+def test_another_job_s_checkpoint_is_not_taken(warm, photos, tmp_path):
+    training = fresh(warm, photos)
+    save_checkpoint(tmp_path, training, History(1, run(training, 1, 1)))
+    assert resume(tmp_path, fresh(warm, photos, job="1" * 16)) == History()
+    assert resume(tmp_path / "nowhere", fresh(warm, photos)) == History()
+
+
+def test_the_last_two_are_kept(warm, photos, tmp_path):
+    training = fresh(warm, photos)
+    for step in range(1, 5):
+        save_checkpoint(tmp_path, training, History(step, run(training, step, step)))
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000003", "step-000004"]
+    assert KEPT == 2
+
+
+def test_a_crew_that_was_killed_is_taken_up_by_another(warm, photos, tmp_path, monkeypatch):
+    """The bundle is the one that an uninterrupted run writes, and the half-way state is gone."""
+    monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
+    spec = fresh(warm, photos).spec.with_changes(validation=Validation(steps=1))
+    told = []
+
+    def order(name, **more):
+        return TrainJob(spec, tmp_path / name, NullTracker(), lambda step, loss: told.append((step, loss)), **more)
+
+    whole = Pack(warm)
+    whole.join(order("whole"))
+    straight = [end for _ in range(STEPS) for _, end in whole.step()]
+    first, told = told, []
+    killed = Pack(warm)
+    killed.join(order("halves", checkpoints=tmp_path / "half"))
+    for _ in range(4):
+        assert killed.step() == []
+    second = Pack(warm)
+    assert second.join(order("halves", checkpoints=tmp_path / "half")).step == 4
+    halves = [end for _ in range(STEPS - 4) for _, end in second.step()]
+    assert told == first, "the curve has no seam"
+    (one,), (two,) = straight, halves
+    for a, b in ((one.weights(), two.weights()), (one.embeddings(), two.embeddings())):
+        assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not (tmp_path / "half").exists()

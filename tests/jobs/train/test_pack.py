@@ -1,0 +1,181 @@
+"""A pack changes nothing: every job in it comes out as it does alone, whoever joins, leaves or breaks beside it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packs_here import BASES, alone, compare, double, prepared, spec_of, together, write_photos
+
+from lorafleet.bases import find_base
+from lorafleet.errors import NonFiniteError
+from lorafleet.loaded import LoadedBase
+from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching
+from lorafleet_jobs.train.pack import step_alone, step_together
+
+EXACT, CLOSE = 1e-9, 1e-3
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="module", params=BASES)
+def doubled(request):
+    """A base that computes in float64."""
+    return double(LoadedBase.load(find_base(request.param)))
+
+
+@pytest.fixture(scope="module", params=BASES)
+def warm(request):
+    return LoadedBase.load(find_base(request.param))
+
+
+RECIPES = st.fixed_dictionaries(
+    {
+        "rank": st.sampled_from([1, 2, 4]),
+        "dora": st.booleans(),
+        "pivotal": st.sampled_from(
+            [None, {"tokens": 1, "fraction": 0.5}, {"tokens": 2, "abstractions": ["TOK", "TOK2"]}]
+        ),
+        "batch_size": st.integers(1, 3),
+        "gradient_accumulation": st.sampled_from([1, 1, 2]),
+        "optimizer": st.sampled_from(["prodigy", "adamw", "lion"]),
+        "lr_scheduler": st.sampled_from(["constant", "cosine"]),
+        "text_encoder_lora": st.sampled_from([None, None, {"rank": 2}]),
+        "alpha": st.sampled_from([None, 3.0]),
+        "min_snr_gamma": st.sampled_from([None, 5.0]),
+        "buckets": st.booleans(),
+        "prior": st.sampled_from([None, None, {"mode": "predict"}]),
+        "targets": st.sampled_from(["attn", "attn", "attn+ff"]),
+        "gradient_checkpointing": st.booleans(),
+        "ema": st.sampled_from([None, 0.9]),
+        "seed": st.integers(0, 9),
+    }
+)
+PACKS = st.lists(st.tuples(RECIPES, st.integers(0, 3), st.integers(1, 4)), min_size=1, max_size=6)
+QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+
+
+def check_pack(warm, photos, pack, bar):
+    specs = [spec_of(warm, photos, steps, **recipe) for recipe, _, steps in pack]
+    trainings, losses = together(warm, specs, [join for _, join, _ in pack])
+    for spec, training, trace in zip(specs, trainings, losses, strict=True):
+        lonely, expected = alone(warm, spec)
+        assert trace == pytest.approx(expected, rel=bar, abs=bar)
+        compare(training, lonely, bar)
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=QUIET)
+@given(pack=PACKS)
+def test_a_pack_changes_nothing_in_float64(doubled, photos, pack):
+    check_pack(doubled, photos, pack, EXACT)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=QUIET)
+@given(pack=PACKS)
+def test_a_pack_changes_nothing_to_speak_of_in_float32(warm, photos, pack):
+    check_pack(warm, photos, pack, CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("part", range(5))
+@settings(max_examples=5, deadline=None, suppress_health_check=QUIET)
+@given(pack=st.lists(st.tuples(RECIPES, st.integers(0, 12), st.just(20)), min_size=2, max_size=6))
+def test_a_pack_changes_nothing_over_twenty_steps(doubled, photos, part, pack):
+    """In parts that each fit beside others into the half hour that CI has for slow tests."""
+    check_pack(doubled, photos, pack, EXACT)
+
+
+def test_two_equal_jobs_in_one_pack_come_out_identical(warm, photos):
+    spec = spec_of(warm, photos, rank=4, batch_size=2)
+    other = spec_of(warm, photos, rank=4, batch_size=2, dora=True, seed=3)
+    (one, _, two), losses = together(warm, [spec, other, spec], [0, 0, 0])
+    assert losses[0] == losses[2]
+    assert all(torch.equal(a, b) for a, b in zip(one.learned.parameters(), two.learned.parameters(), strict=True))
+
+
+def test_one_call_of_the_base_for_jobs_of_one_shape_and_turns_for_others(warm, photos):
+    calls = []
+    handle = warm.unet.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+    specs = [spec_of(warm, photos, 1, rank=2, batch_size=size) for size in (2, 2, 1, 2)]
+    together(warm, specs, [0, 0, 0, 0])
+    handle.remove()
+    assert sorted(calls) == [1, 6]
+
+
+def poisoned(warm, photos, poison):
+    """A job whose learning rate has exploded, or with a picture that is not a number."""
+    bad = prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, optimizer="adamw", seed=5))
+    if poison == "rate":
+        with torch.no_grad():
+            bad.learned.low_rank["unet"].flat.fill_(1e30)
+    elif poison == "image":
+        picture = bad.dataset.batch(0)
+        bad.dataset.batch = lambda index: type(picture)(**{**vars(picture), "z": picture.z * float("nan")})
+    return bad
+
+
+def beside(warm, photos, poison, calls):
+    """Two good jobs after four steps with a third beside them, which leaves if it breaks."""
+    good = [prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, seed=seed)) for seed in (1, 2)]
+    jobs = [good[0], poisoned(warm, photos, poison), good[1]]
+    reasons = []
+    for step in (1, 2, 3, 4):
+        outcomes = step_together([(job, step) for job in jobs], calls)
+        reasons += [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+        jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, float)]
+    return good, reasons
+
+
+@pytest.mark.parametrize("poison", ["rate", "image"])
+def test_a_poisoned_job_leaves_and_the_others_come_out_the_same(warm, photos, poison):
+    good, (reason,) = beside(warm, photos, poison, DynamicBatching())
+    assert isinstance(reason, NonFiniteError)
+    assert "lower learning_rate" in str(reason)
+    for training in good:
+        compare(training, alone(warm, training.spec)[0], CLOSE)
+        assert all(torch.isfinite(parameter).all() for parameter in training.learned.parameters())
+
+
+def test_a_compiled_pack_is_not_compiled_again_when_jobs_join_and_leave(photos):
+    """`aot_eager` traces as `inductor` does, and needs no C++ compiler."""
+    warm = LoadedBase.load(find_base("toy-sdxl"))
+    calls = CompiledBatching(warm, 3, rank=4, backend="aot_eager")
+    recipes = ({"rank": 4}, {"rank": 2, "dora": True}, {"rank": 1, "pivotal": {"tokens": 1}}, {"rank": 3, "alpha": 1})
+    specs = [spec_of(warm, photos, 4, batch_size=2, **recipe) for recipe in recipes]
+    first, rest = [(prepared(warm, spec), 1) for spec in specs[:2]], [prepared(warm, spec) for spec in specs]
+    step_together(first, calls)
+    with torch.compiler.set_stance("fail_on_recompile"):
+        step_together([(rest[0], 1)], calls)
+        step_together([(rest[0], 2), (rest[2], 1), (rest[1], 1)], calls)
+        step_together([(rest[2], 2), (rest[3], 1)], calls)
+    step_together([(rest[3], 2)], calls)
+    compare(rest[3], prepared_for(warm, specs[3], 2), CLOSE)
+
+
+@pytest.mark.slow
+def test_every_shape_of_aspect_buckets_is_compiled(photos):
+    """Torch gives up after eight shapes unless it is told otherwise, and calls the rest uncompiled."""
+    warm, graphs = LoadedBase.load(find_base("toy-sdxl")), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    unet, one = CompiledBatching(warm, 1, backend=backend).unet, torch.zeros(1)
+    conditioning = warm.unconditional(1)
+    for height in range(4, 40, 4):
+        with torch.no_grad():
+            warm.predict(torch.zeros(1, 4, height, 8), one, conditioning, torch.zeros(1, 6), unet)
+    assert len(graphs) == 9
+
+
+def prepared_for(warm, spec, steps):
+    training = prepared(warm, spec)
+    for step in range(1, steps + 1):
+        step_alone(training, step)
+    return training
