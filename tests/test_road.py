@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from lorafleet.errors import RequestError
-from lorafleet.toy.demo import server
+from lorafleet.toy.run_demo import server
 from lorafleet.toy.subjects import write_manifest, write_subjects
-from lorafleet.util.client import Client
+from lorafleet.util.http_client import Client
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typer
 
-from lorafleet_jobs.cli.control import register_control
-from lorafleet_jobs.cli.evaluate import register_evaluate
-from lorafleet_jobs.cli.plan import register_intake
-from lorafleet_jobs.cli.submit import register_submit
+from lorafleet_jobs.cli.control_commands import register_control
+from lorafleet_jobs.cli.evaluate_command import register_evaluate
+from lorafleet_jobs.cli.plan_commands import register_intake
+from lorafleet_jobs.cli.submit_command import register_submit
 
 
 def register(app: typer.Typer) -> None:

@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
     ) -> int:
         """Train six made-up subjects, serve them, and leave a contact sheet. Offline, on a CPU, in minutes."""
         from lorafleet.home import Home
-        from lorafleet.toy.demo import run_demo
+        from lorafleet.toy.run_demo import run_demo
 
         where = folder or Home.from_environment().root / "demo"
         return run_demo(base, where, port, sys.stdin.isatty() if stay is None else stay)

@@ -15,9 +15,9 @@ from PIL import Image
 from lorafleet.cli import new_app, run
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
-from lorafleet_jobs.cli import submit as commands_submit
-from lorafleet_jobs.cli.control import register_control
-from lorafleet_jobs.cli.submit import register_submit
+from lorafleet_jobs.cli import submit_command as commands_submit
+from lorafleet_jobs.cli.control_commands import register_control
+from lorafleet_jobs.cli.submit_command import register_submit
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.lane.job_log import JobLog

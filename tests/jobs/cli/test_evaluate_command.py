@@ -19,9 +19,9 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_manifest, write_subjects
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet_jobs.cli.evaluate import register_evaluate
+from lorafleet_jobs.cli.evaluate_command import register_evaluate
 from lorafleet_jobs.evaluate.find import find, real_pictures, training_pictures
-from lorafleet_jobs.evaluate.publish import publish
+from lorafleet_jobs.evaluate.publish_scores import publish
 from lorafleet_jobs.evaluate.run import Evaluation, Row
 from lorafleet_jobs.evaluate.toy import ToyScores
 from lorafleet_jobs.intake.prepare import prepare

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorafleet.cli import new_app, run
-from lorafleet_jobs.cli.plan import register_intake
+from lorafleet_jobs.cli.plan_commands import register_intake
 from lorafleet_jobs.intake.prepare import prepare
 
 REX = "{name: rex, images: rex, class: dog}"

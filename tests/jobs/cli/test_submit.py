@@ -9,7 +9,7 @@ from PIL import Image
 
 from lorafleet.cli import new_app, run
 from lorafleet.home import Home
-from lorafleet_jobs.cli.submit import register_submit
+from lorafleet_jobs.cli.submit_command import register_submit
 from lorafleet_jobs.cli.watch import PlainLines, line
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_state import JobRow

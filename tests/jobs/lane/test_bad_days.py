@@ -23,7 +23,7 @@ from lorafleet.cli import new_app, run
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet_jobs.cli.submit import register_submit
+from lorafleet_jobs.cli.submit_command import register_submit
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue import job_state as rows
 from lorafleet_jobs.jobqueue.job_queue import LocalJobQueue

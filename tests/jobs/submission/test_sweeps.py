@@ -13,7 +13,7 @@ from lorafleet.cli import new_app, run
 from lorafleet.config import EarlyStop
 from lorafleet.errors import ManifestError
 from lorafleet.toy.subjects import write_subjects
-from lorafleet_jobs.cli.plan import register_intake
+from lorafleet_jobs.cli.plan_commands import register_intake
 from lorafleet_jobs.intake.conflicts import refuse_early_stop
 from lorafleet_jobs.intake.prepare import examine, prepare
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from lorafleet.util.client import Client
+from lorafleet.util.http_client import Client
 from lorafleet.util.reach import PREFACE, SETTINGS, ask_directly, await_rpc, is_loopback
 
 

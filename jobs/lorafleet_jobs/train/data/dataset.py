@@ -19,10 +19,10 @@ from torch import Tensor
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.buckets import Endless, Turns, bucket_sizes, nearest
-from lorafleet_jobs.train.data.captions import class_prompt, drawn_caption
+from lorafleet_jobs.train.data.caption_choice import class_prompt, drawn_caption
 from lorafleet_jobs.train.data.geometry import Size, View, views
 from lorafleet_jobs.train.data.latents import Latents
-from lorafleet_jobs.train.data.masks import Masks
+from lorafleet_jobs.train.data.loss_masks import Masks
 from lorafleet_jobs.train.data.prior import class_sources
 from lorafleet_jobs.train.data.sources import Source
 from lorafleet_jobs.train.generators import stream

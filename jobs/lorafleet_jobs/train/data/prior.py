@@ -23,7 +23,7 @@ from lorafleet.numerics.samplers import sampler_names, sampler_table
 from lorafleet.numerics.sampling import Noise, sample
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.cache_files import only_process, write_whole
-from lorafleet_jobs.train.data.captions import class_prompt
+from lorafleet_jobs.train.data.caption_choice import class_prompt
 from lorafleet_jobs.train.data.sources import File, Source
 
 MAKING_CODE = "1"

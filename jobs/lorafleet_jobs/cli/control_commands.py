@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorafleet_jobs.cli.plan import AsJson
-from lorafleet_jobs.cli.submit import Address, SubmissionId, say, say_end, say_orphan
+from lorafleet_jobs.cli.plan_commands import AsJson
+from lorafleet_jobs.cli.submit_command import Address, SubmissionId, say, say_end, say_orphan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorafleet_jobs.cli.plan import AsJson, BaseName, ManifestPath, show_left_out
+from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, show_left_out
 
 if TYPE_CHECKING:
     from pathlib import Path

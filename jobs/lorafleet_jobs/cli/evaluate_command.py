@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorafleet_jobs.cli.plan import AsJson, BaseName
+from lorafleet_jobs.cli.plan_commands import AsJson, BaseName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +69,7 @@ def evaluate(
     quiet_libraries()
     from lorafleet_jobs.evaluate.find import find
     from lorafleet_jobs.evaluate.pictures import Sampling
-    from lorafleet_jobs.evaluate.publish import publish
+    from lorafleet_jobs.evaluate.publish_scores import publish
     from lorafleet_jobs.evaluate.real import Weights
 
     home = Home.from_environment()

@@ -19,7 +19,7 @@ from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import Subject, write_manifest, write_subjects
 from lorafleet.toy.world import BACKGROUNDS
-from lorafleet.util.client import Client
+from lorafleet.util.http_client import Client
 
 NOUNS = ("mug", "dog", "house", "mug", "car", "fish")
 CONCURRENT = 12
