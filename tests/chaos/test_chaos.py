@@ -1,4 +1,4 @@
-"""Jobs train while everything around them is killed: `benchmarks/chaos.py`, as a test."""
+"""Jobs train while everything around them is killed: `benchmarks/chaos/chaos.py`, as a test."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "chaos" / "chaos.py"
 
 
 @pytest.mark.chaos
@@ -16,6 +16,6 @@ def test_every_job_succeeds_once_with_the_same_bits_whatever_is_killed(request):
         pytest.skip("run by ./dev test --chaos")
     command = [sys.executable, SCRIPT, "--kills", str(request.config.getoption("--kills"))]
     if request.config.getoption("--postgres"):
-        result = SCRIPT.parent / "results" / "chaos-postgresql.json"
+        result = SCRIPT.parents[1] / "results" / "chaos-postgresql.json"
         command += ["--database", request.getfixturevalue("empty_postgres"), "--out", result]
     assert subprocess.run(command).returncode == 0

@@ -1,6 +1,6 @@
 """Does the fan-out survive? Jobs train while lanes, dispatchers, drivers and whole nodes are killed, again and again.
 
-    ./dev test --chaos [--kills N] [--postgres]      or: python benchmarks/chaos.py --kills N [--database URL]
+    ./dev test --chaos [--kills N] [--postgres]      or: python benchmarks/chaos/chaos.py --kills N [--database URL]
 
 Three phases, as in Ray's own chaos tests: one submission to warm up; one that nobody disturbs, whose weights are the
 reference; then the same manifest with the killer on, first on a Ray of the driver's own, then on three nodes. Whoever
@@ -29,7 +29,7 @@ from chaos_place import BASE, Place, write_work
 
 from lorafleet.util.machine import describe_machine
 
-RESULT = Path(__file__).parent / "results" / "chaos.json"
+RESULT = Path(__file__).parents[1] / "results" / "chaos.json"
 NODE_SHARE = 0.15  # of all kills, on three nodes
 SECONDS_A_KILL, SECONDS_AROUND = 30.0, 900.0
 
