@@ -26,7 +26,7 @@ ROOMS = {
     "tests/serve/": ("platform/", "serve/"),
 }
 TOUCHED_BY = {
-    "tests/jobs/train/test_pack.py": (*NUMERICS, TRAIN),
+    "tests/jobs/train/packs/test_pack.py": (*NUMERICS, TRAIN),
     "tests/jobs/train/test_parity.py": (*NUMERICS, TRAIN),
     "tests/jobs/train/test_full_sdxl.py": (*NUMERICS, TRAIN),
     "tests/jobs/train/test_toy_learning.py": (*NUMERICS, TRAIN, "platform/lorafleet/toy/"),

@@ -39,15 +39,15 @@ def test_over_as_many_runs_as_there_are_tests_every_test_runs(costs, turn, budge
 def test_what_changed_comes_first_whoever_s_turn_it_is():
     costs = {
         "tests/serve/engine/test_traffic.py::a": 60,
-        "tests/jobs/train/test_pack.py::b": 60,
+        "tests/jobs/train/packs/test_pack.py::b": 60,
         "tests/jobs/test_new.py::c": 60,
     }
     changed = {"serve/lorafleet_serve/engine/engine.py", "docs/log.md"}
     for turn in range(3):
         assert rotation.choose(costs, changed, turn, 60).run == ["tests/serve/engine/test_traffic.py::a"]
     assert rotation.is_touched("tests/jobs/test_new.py::c", {"jobs/lorafleet_jobs/lane/lane.py"})  # its room's code
-    assert rotation.is_touched("tests/jobs/train/test_pack.py::b", {"tests/jobs/train/test_pack.py"})
-    assert not rotation.is_touched("tests/jobs/train/test_pack.py::b", {"jobs/lorafleet_jobs/lane/lane.py"})
+    assert rotation.is_touched("tests/jobs/train/packs/test_pack.py::b", {"tests/jobs/train/packs/test_pack.py"})
+    assert not rotation.is_touched("tests/jobs/train/packs/test_pack.py::b", {"jobs/lorafleet_jobs/lane/lane.py"})
 
 
 def test_every_file_and_folder_of_the_table_exists():
