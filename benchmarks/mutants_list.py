@@ -78,8 +78,8 @@ NUMERIC = (
     Mutant(
         "levels outside a base's own",
         f"{NUMERICS}/objectives.py",
-        "self.sampler.draw(count, generator).clamp(float(known[0]), float(known[known.isfinite()][-1]))",
-        "self.sampler.draw(count, generator)",
+        "self.distribution.draw(count, generator).clamp(float(sigmas[0]), float(sigmas[sigmas.isfinite()][-1]))",
+        "self.distribution.draw(count, generator)",
         "tests/platform/numerics/test_objectives.py",
     ),
     Mutant(
