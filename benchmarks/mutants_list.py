@@ -473,9 +473,9 @@ PLATFORMS = (
     ),
     Mutant(
         "a bundle is replaced in place",
-        f"{PLATFORM}/bundle/bundle.py",
-        "            target.rename(old)\n",
-        "            shutil.rmtree(target)\n",
+        f"{PLATFORM}/util/files.py",
+        "        target.rename(old)\n",
+        "        shutil.rmtree(target)\n",
         "tests/platform/bundle/test_bundle.py",
     ),
     Mutant(
