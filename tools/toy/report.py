@@ -14,17 +14,17 @@ from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.loaded import LoadedBase
 from lorafleet.pictures import sample_pictures
 from lorafleet.toy.judges import ATTRIBUTES, WEIGHTS, as_tensor, load_judge, recognise
-from lorafleet.toy.making.data import pictures, to_unit
-from lorafleet.toy.making.judge import accuracy
-from lorafleet.toy.making.vae import psnr
 from lorafleet.toy.render import render
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import CLASSES, held_out_prompts, random_scene
 from lorafleet.util.machine import describe_machine
+from toy.data import pictures, to_unit
+from toy.judge import accuracy
+from toy.vae import psnr
 
 SEEDS = 5
-PAGE = Path(__file__).parents[4] / "docs" / "toy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "toy.md"
 
 
 def sample_prompts(loaded: LoadedBase, prompts: list[str], seed: int) -> torch.Tensor:
@@ -133,8 +133,8 @@ whether the code learns.
 ![toy-sdxl](toy-sdxl.png)
 ![toy-playground](toy-playground.png)
 
-Written by `python -m lorafleet.toy.making report` on {today} ({machine}). Rebuild with
-`python -m lorafleet.toy.making vae --work FOLDER`, then `base toy-playground`, `base toy-sdxl`, `judge`, `report`.
+Written by `python tools/make_toy.py report` on {today} ({machine}). Rebuild with
+`python tools/make_toy.py vae --work FOLDER`, then `base toy-playground`, `base toy-sdxl`, `judge`, `report`.
 
 ```
 {sums}
