@@ -173,7 +173,7 @@ TRAINING = (
     Mutant(
         "tokens at the UNet's rate",
         f"{TRAIN}/optimize.py",
-        '{"params": each.parameters, "lr": rate_of(recipe, each.kind)}',
+        '{"params": each.parameters, "lr": recipe.rate_of(each.kind)}',
         '{"params": each.parameters, "lr": rate}',
         "tests/jobs/train/test_optimizers.py",
     ),
