@@ -11,18 +11,20 @@ import argparse
 import datetime
 import json
 import statistics
+import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import packs_arms as arms
 import torch
 from sdxl_device import device_name, forget_peak, peak_gib, timed
 
 from lorafleet.loaded import LoadedBase
-from lorafleet.toy.sdxl_random import sdxl_random
 from lorafleet_jobs.train.pack import step_together
 from lorafleet_jobs.train.training import Training
+from sdxl_random import sdxl_random
 
 FORWARD_TFLOP = {512: 1.589, 1024: 6.761}
 """Of SDXL's UNet for one row, a multiplication and an addition counted as two."""

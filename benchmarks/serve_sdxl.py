@@ -12,6 +12,7 @@ import argparse
 import datetime
 import json
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).parents[1] / "tools"))
 import torch
 from sdxl_device import device_name, forget_peak, peak_gib, timed
 from serve_swap import host_of, row_of, swap, using
@@ -26,7 +28,6 @@ from serve_traffic import random_bundles
 
 from lorafleet.bases import find_base
 from lorafleet.loaded import LoadedBase
-from lorafleet.toy.sdxl_random import sdxl_random
 from lorafleet_serve.adapters.device_cache import DeviceAdapterCache
 from lorafleet_serve.adapters.host_cache import HostAdapter
 from lorafleet_serve.engine.engine import StepEngine
@@ -35,6 +36,7 @@ from lorafleet_serve.engine.requests import GenerateRequest
 from lorafleet_serve.engine.rows import Row
 from lorafleet_serve.engine.stepper import Stepper
 from lorafleet_serve.stats import Counts
+from sdxl_random import sdxl_random
 
 PIXELS, STEPS, ROWS, RANK = (512, 768, 1024), (8, 25, 50), (1, 2, 4, 8, 16), 16
 GUIDANCE = 5.0

@@ -89,3 +89,15 @@ class BusyError(LorafleetError, RuntimeError):
 
 class NonFiniteError(LorafleetError, ArithmeticError):
     """A loss, gradient or image became NaN or infinite."""
+
+
+def first_line(problem: BaseException, longest: int | None = None) -> str:
+    """The first line of an exception's message, cut to `longest` characters; its class's name if it has none."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:longest]
+
+
+def summary(problem: BaseException) -> str:
+    """An exception's class and the first line of its message; the class alone if it has none."""
+    line = first_line(problem)
+    name = type(problem).__name__
+    return name if line == name else f"{name}: {line}"

@@ -5,7 +5,6 @@ Knows diffusers' and transformers' classes. Refuses to know jobs and requests.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -164,10 +163,3 @@ class LoadedBase:
         latents = self.scale.to_vae(z.float())
         images = torch.cat([self.vae.decode(row[None], return_dict=False)[0] for row in latents])
         return (images / 2 + 0.5).clamp(0, 1)
-
-    def weights_hash(self) -> str:
-        """sha256 over every frozen tensor: the proof that training and serving left the base alone."""
-        digest = hashlib.sha256()
-        for tensor in (*self.unet.state_dict().values(), *self.vae.state_dict().values()):
-            digest.update(tensor.contiguous().cpu().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()

@@ -102,3 +102,7 @@ def sgm_name(layer, per_block):
         "conv_shortcut": "skip_connection",
     }  # fmt: skip
     return f"{head}.{inner.get(rest, rest)}"
+
+
+def imported(file, folder, **more):
+    return make_bundle(Import(file=file, name="style", base="toy-sdxl", **more), folder)

@@ -1,8 +1,10 @@
 """The tree itself: what may lie where, what may be imported when, and that every YAML file parses."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,24 @@ def test_platform_is_the_standard_librarys() -> None:
     code = "import platform; print(platform.python_version())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert result.stdout.startswith("3.")
+
+
+def test_the_wheel_has_the_three_packages_and_none_of_the_tools() -> None:
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["platform/lorafleet", "jobs/lorafleet_jobs", "serve/lorafleet_serve"]
+    assert wheel["force-include"] == {"jobs/recipes": "lorafleet_jobs/recipes"}
+    tools = {path.name for path in (ROOT / "tools").rglob("*.py")} - {"__init__.py"}
+    assert {"make_toy.py", "sdxl_random.py", "denoiser.py"} <= tools
+    shipped = [path for package in wheel["packages"] for path in (ROOT / package).rglob("*.py")]
+    assert not tools & {path.name for path in shipped}
+    imports = re.compile(r"^\s*(from|import) (toy|sdxl_random|make_toy)\b", re.MULTILINE)
+    assert [path for path in shipped if imports.search(path.read_text())] == []
+
+
+def test_the_tool_that_makes_the_toy_world_runs_by_its_path() -> None:
+    command = [sys.executable, ROOT / "tools" / "make_toy.py", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "{vae,base,judge,report}" in result.stdout
 
 
 def test_tests_are_no_packages() -> None:

@@ -8,6 +8,8 @@ from ray.exceptions import RayError, RaySystemError
 from ray.train import TrainingFailedError
 from ray.train.v2._internal.exceptions import RayTrainError
 
+from lorafleet.errors import summary
+
 INNER = ("controller_failure", "health_check_failure", "_base_exc", "cause")
 """Where Ray's wrappers keep what they wrap."""
 IMPORTS = ("ModuleNotFoundError", "ImportError", "SyntaxError")
@@ -30,10 +32,9 @@ def root_cause(problem: BaseException) -> BaseException:
 def describe(problem: BaseException) -> str:
     """Class and message of the root cause, in one line."""
     cause = root_cause(problem)
-    said = str(cause).strip().splitlines() or [""]
     if isinstance(cause, RaySystemError) and (lines := LAST_LINE.findall(str(cause))):
         return str(lines[-1])[:LONGEST]  # what a worker could not read, as a traceback
-    return f"{type(cause).__name__}: {said[0]}"[:LONGEST].removesuffix(": ")
+    return summary(cause)[:LONGEST]
 
 
 def recurs(problem: BaseException) -> bool:

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorafleet.errors import UnreachableError
+from lorafleet.errors import UnreachableError, first_line
 from lorafleet.util.reach import await_rpc
 
 LOCAL = "local"
@@ -33,9 +33,9 @@ class Named:
 
     def unreachable(self, problem: Exception) -> UnreachableError:
         """The error that says what was tried, where it is named, and how to clear it."""
-        said = (str(problem).splitlines() or [type(problem).__name__])[0][:200]
+        line = first_line(problem, 200)
         return UnreachableError(
-            f"no Ray answers at {self.address!r}, which {self.source} names ({said}); start it, or {self.remedy}"
+            f"no Ray answers at {self.address!r}, which {self.source} names ({line}); start it, or {self.remedy}"
         )
 
 

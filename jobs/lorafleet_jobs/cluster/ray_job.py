@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from lorafleet.errors import LorafleetError, UnreachableError
-from lorafleet.util.reach import ask_directly, knock
+from lorafleet.errors import LorafleetError, UnreachableError, first_line
+from lorafleet.util.reach import PORTS, ask_directly, probe_url
 
 if TYPE_CHECKING:
     from lorafleet_jobs.intake.prepare import Prepared
 
 JobStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 Step = Literal["submit", "replace", "leave"]
-PORTS = {"http": 80, "https": 443}
 STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "45"}
 """For `ray job stop`: SIGTERM would kill the driver on the spot; SIGINT lets its lanes end between two steps."""
 
@@ -113,7 +112,7 @@ def hand_over(prepared: Prepared, manifest: Path, base: str | None, address: str
         except RuntimeError as problem:
             rival = _status(client, submission)
             if next_step(rival) != "leave":
-                raise UnreachableError(f"Ray at {address} takes no job ({_first_line(problem)})") from None
+                raise UnreachableError(f"Ray at {address} takes no job ({first_line(problem, 200)})") from None
             return Handed(submission, address, "leave", rival)  # somebody else was faster
     return Handed(submission, address, step, status)
 
@@ -127,9 +126,8 @@ def _job_api(address: str) -> Iterator[Any]:
     before = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:
-        parts = urlsplit(address)
         ask_directly(address)
-        knock(parts.hostname or "", parts.port or PORTS[parts.scheme])
+        probe_url(address)
         yield JobSubmissionClient(address)
     except AuthenticationError:
         raise UnreachableError(
@@ -140,7 +138,7 @@ def _job_api(address: str) -> Iterator[Any]:
         if isinstance(problem, LorafleetError):
             raise
         raise UnreachableError(
-            f"no Ray job API answers at {address} ({_first_line(problem)}); it is the dashboard's address, "
+            f"no Ray job API answers at {address} ({first_line(problem, 200)}); it is the dashboard's address, "
             "usually port 8265: open a tunnel to it, or correct --address"
         ) from None
     finally:
@@ -152,7 +150,3 @@ def _job_api(address: str) -> Iterator[Any]:
 
 def _status(client: Any, submission: str) -> JobStatus | None:
     return next((job.status.value for job in client.list_jobs() if job.submission_id == submission), None)
-
-
-def _first_line(problem: Exception) -> str:
-    return (str(problem).splitlines() or [type(problem).__name__])[0][:200]

@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sqlalchemy.exc import OperationalError
 
-from lorafleet.errors import UnreachableError
+from lorafleet.errors import UnreachableError, first_line
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.job_queue import Lease, LocalJobQueue
 from lorafleet_jobs.jobqueue.job_state import Ending, FailureKind, State
@@ -101,7 +101,7 @@ class RemoteJobQueue:
                 return ray.get(getattr(self._handle, method).remote(*arguments), timeout=ANSWER_SECONDS)
             except AWAY as problem:
                 inner = getattr(problem, "cause", None) or problem  # Ray puts a traceback before what was said
-                said = (str(inner).splitlines() or [type(problem).__name__])[0]
+                said = first_line(inner)
                 if time.monotonic() >= deadline:
                     raise UnreachableError(
                         f"the dispatcher does not answer ({said}); see whether the driver still runs, then submit again"

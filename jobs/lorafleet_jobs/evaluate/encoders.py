@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModel, CLIPModel, CLIPTokenizer
 
-from lorafleet.errors import BaseModelError
+from lorafleet.errors import BaseModelError, first_line
 
 BATCH = 16
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -103,9 +103,9 @@ def _load_from(kind: Any, folder: Path, option: str, example: str, **options: An
     try:
         return kind.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError) as problem:
-        said = (str(problem).splitlines() or [""])[0][:200]
+        line = first_line(problem, 200)
         raise BaseModelError(
-            f"{option} {folder}: not a folder of {example} with safetensors ({said}); save it with transformers' "
+            f"{option} {folder}: not a folder of {example} with safetensors ({line}); save it with transformers' "
             "save_pretrained"
         ) from None
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorafleet.errors import BaseModelError
+from lorafleet.errors import BaseModelError, first_line
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 # By torchvision's index in AlexNet: channels in and out, kernel, stride, padding. Before the second and third the
@@ -77,8 +77,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError, UnpicklingError) as problem:
-        said = (str(problem).splitlines() or [""])[0][:200]
+        line = first_line(problem, 200)
         raise BaseModelError(
-            f"--lpips: cannot read {path} ({said}); the folder holds torchvision's alexnet-owt-7be5be79.pth and the "
+            f"--lpips: cannot read {path} ({line}); the folder holds torchvision's alexnet-owt-7be5be79.pth and the "
             "alex.pth of lpips 0.1"
         ) from None

@@ -5,15 +5,16 @@ Knows loaded bases and arms. Refuses to know subjects and scores.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import Noise, sample
+from lorafleet.numerics.factors import Stacked, stack
 from lorafleet.numerics.text import Conditioning, split_prompt
+from lorafleet.pictures import sample_latents
+from lorafleet.targets import PARTS
 from lorafleet_jobs.evaluate.arms import Arm
 
 ROWS = 8
@@ -34,36 +35,29 @@ def sample_arm(
 
     Steps, guidance and side are the base's own by default. Leaves the base without adapters.
     """
-    base = loaded.base
-    side = side or base.resolution
-    table = sampler_table(base, None, steps or base.default_steps)
-    latent = (loaded.vae.config.latent_channels, side // base.vae_factor, side // base.vae_factor)
-    time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(ROWS, 1)
+    side = side or loaded.base.resolution
     texts = [arm.text(template) for template in templates]
-    install(loaded, arm)
-    try:
+    pictures = [torch.zeros(0, 3, side, side)]
+    with loaded.carrying(PARTS, _stacked(loaded, arm)):
         encoded = {text: _encode(loaded, arm, text) for text in dict.fromkeys(texts)}
         empty = loaded.unconditional(ROWS)
-        made = []
         for rows in _batches(len(texts)):
-            noise = Noise([seeds[row] for row in rows], latent, loaded.device)
-            positive = _joined([encoded[texts[row]] for row in rows])
-            scale = base.default_guidance if guidance is None else guidance
-            z = sample(loaded.predict, table, noise, positive, empty, time_ids, scale)
-            made.append(loaded.decode(z[: len(dict.fromkeys(rows))]).cpu())
-    finally:
-        loaded.clear()
-    return torch.cat(made) if made else torch.zeros(0, 3, side, side)
+            positive = Conditioning.cat([encoded[texts[row]] for row in rows])
+            batch_seeds = [seeds[row] for row in rows]
+            z = sample_latents(loaded, positive, empty, batch_seeds, side=side, steps=steps, guidance=guidance)
+            pictures.append(loaded.decode(z[: len(dict.fromkeys(rows))]).cpu())
+    return torch.cat(pictures)
 
 
-def install(loaded: LoadedBase, arm: Arm) -> None:
-    """Makes the base's next calls carry the arm's adapter on every row."""
-    for part, lora in loaded.lora.items():
-        if arm.adapter is None:
-            lora.set(None)
-        else:
-            layers = {name: factors.to(device=loaded.device) for name, factors in arm.adapter.layers(part).items()}
-            lora.carry([[(layers, arm.scale)]])
+def _stacked(loaded: LoadedBase, arm: Arm) -> dict[str, Mapping[str, Stacked]]:
+    """The arm's adapter by part, for every row of a batch; empty for the base alone."""
+    if arm.adapter is None:
+        return {}
+    stacked: dict[str, Mapping[str, Stacked]] = {}
+    for part in PARTS:
+        layers = {name: factors.to(device=loaded.device) for name, factors in arm.adapter.layers(part).items()}
+        stacked[part] = stack([[(layers, arm.scale)]])
+    return stacked
 
 
 def _encode(loaded: LoadedBase, arm: Arm, text: str) -> Conditioning:
@@ -80,7 +74,3 @@ def _batches(count: int) -> list[list[int]]:
     starts = range(0, count, ROWS)
     batches = [list(range(start, min(start + ROWS, count))) for start in starts]
     return [batch + [batch[0]] * (ROWS - len(batch)) for batch in batches]
-
-
-def _joined(parts: Sequence[Conditioning]) -> Conditioning:
-    return Conditioning(torch.cat([c.context for c in parts]), torch.cat([c.pooled for c in parts]))

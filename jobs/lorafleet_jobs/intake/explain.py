@@ -13,7 +13,6 @@ import yaml
 
 from lorafleet.bases import Base
 from lorafleet.config import Recipe
-from lorafleet.config.learning_rates import rate_of
 from lorafleet.numerics.edm import P_STD, latent_side, mean_ln_sigma
 from lorafleet_jobs.intake.presets import preset_section
 
@@ -99,11 +98,11 @@ class Resolved:
         if recipe.alpha is None and (recipe.trains_unet or recipe.text_encoder_lora is not None):
             found["alpha"] = (recipe.rank, "default, the rank")
         if recipe.learning_rate is None:
-            found["learning_rate"] = (rate_of(recipe, "unet"), name)
+            found["learning_rate"] = (recipe.rate_of("unet"), name)
         if recipe.text_encoder_learning_rate is None and recipe.text_encoder_lora is not None:
-            found["text_encoder_learning_rate"] = (rate_of(recipe, "text"), "default, as learning_rate")
+            found["text_encoder_learning_rate"] = (recipe.rate_of("text"), "default, as learning_rate")
         if recipe.token_learning_rate is None and recipe.pivotal is not None and recipe.optimizer != "prodigy":
-            found["token_learning_rate"] = (rate_of(recipe, "tokens"), "default, three times learning_rate")
+            found["token_learning_rate"] = (recipe.rate_of("tokens"), "default, three times learning_rate")
         if recipe.resolution is None:
             found["resolution"] = (base.resolution, f"default of {base.name}")
         return found | self._levels()

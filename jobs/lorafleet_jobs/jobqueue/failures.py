@@ -16,6 +16,7 @@ from lorafleet.errors import (
     NonFiniteError,
     SettingsError,
     UnreachableError,
+    summary,
 )
 from lorafleet_jobs.jobqueue.job_state import FailureKind
 
@@ -66,9 +67,8 @@ def reason(problem: Exception, log: Path) -> str:
     """Why a job failed, in one line; `log` has the traceback of what is none of our errors."""
     if isinstance(problem, LorafleetError):
         return str(problem)
-    said = (str(problem).splitlines() or [""])[0]
     remedy = REMEDIES.get(classify(problem), "")
-    return f"{type(problem).__name__}: {said} (traceback in {log})" + (f"; {remedy}" if remedy else "")
+    return f"{summary(problem)} (traceback in {log})" + (f"; {remedy}" if remedy else "")
 
 
 def lines_of(problem: Exception) -> list[str]:

@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 from sqlalchemy.schema import CreateColumn
 
-from lorafleet.errors import UnreachableError
+from lorafleet.errors import UnreachableError, first_line
 from lorafleet.util.addresses import shown, sqlite_file
 from lorafleet.util.locked import file_lock
 
@@ -113,9 +113,8 @@ def open_database(url: str) -> Engine:
     except ModuleNotFoundError as problem:
         raise UnreachableError(f"{shown(url)} needs {problem.name}; pip install 'lorafleet[postgres]'") from None
     except (OperationalError, ProgrammingError, ArgumentError, OSError) as problem:
-        said = str(problem).splitlines()[0]
         raise UnreachableError(
-            f"the job rows at {shown(url)} cannot be opened ({said}); make the folder writable, correct "
+            f"the job rows at {shown(url)} cannot be opened ({first_line(problem)}); make the folder writable, correct "
             "LORAFLEET_DATABASE_URL, or set LORAFLEET_HOME to another place"
         ) from None
     return engine

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ import yaml
 from lorafleet import __version__
 from lorafleet.bundle.bundle import PREVIEW
 from lorafleet.home import Home
+from lorafleet.util.files import write_whole
 from lorafleet_jobs.jobqueue.eta import clock, elapsed
 from lorafleet_jobs.jobqueue.job_state import JobRow, State
 from lorafleet_jobs.jobqueue.status import Submission
@@ -59,13 +59,7 @@ class JobView:
 def write_report(home: Home, submission: Submission, curves: Mapping[str, Curve], now: float) -> Path:
     """Writes the page beside the submission's other files, whole or not at all; `curves` are by job id."""
     path = home.report(submission.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        scratch.write_text(render(home, submission, curves, now), "utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(path, render(home, submission, curves, now).encode())
     return path
 
 
@@ -76,7 +70,7 @@ def render(home: Home, submission: Submission, curves: Mapping[str, Curve], now:
     points = sweep_points(submission.jobs)
     views = [_view(home, submission, job, points[job.id], curves.get(job.id, ())) for job in submission.jobs]
     states = [job.state for job in submission.jobs]
-    template = resources.files("lorafleet_jobs").joinpath(TEMPLATE).read_text("utf-8")
+    template = resources.files("lorafleet_jobs.submission").joinpath(TEMPLATE).read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
         submission=submission, jobs=views, is_sweep=any(points.values()), states=STATES,

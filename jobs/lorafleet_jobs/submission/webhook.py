@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from lorafleet import __version__
 from lorafleet.config.manifest import Notify
+from lorafleet.errors import first_line
 from lorafleet.util.reach import ask_directly
 
 TRIES = 3
@@ -50,7 +51,7 @@ def notify(
         try:
             _post(wanted.url, body, key)
         except (OSError, http.client.HTTPException) as failure:  # URLError and HTTPError are OSErrors
-            problem = (str(failure).splitlines() or [type(failure).__name__])[0]
+            problem = first_line(failure)
         else:
             return None
     # An address may be a secret in itself; its host is not.

@@ -1,12 +1,13 @@
 """A job half-way, on disk: what it has learned, its optimizer, its average and its step; verified on read.
 
     <folder>/step-000120/state.safetensors    every tensor
-                         state.json           everything else, and the tensors' sha256; written last
+                         state.json           everything else, and the tensors' sha256
 
 Batches and noise are functions of the job and a step, so no generator and no data position is kept: a resumed job goes
 on as if it had never stopped: to the bit on a CPU of the same kind, on a GPU with `resources.exact`, else to rounding
 (its attention's backward pass adds up in no fixed order). Learned tokens are parameters like any others, and what
-is frozen follows from the step. Written to a temporary sibling, fsynced, renamed; the last two are kept. Knows files
+is frozen follows from the step. Seen whole or not at all, and on disk when
+saving returns; the last two are kept. Knows files
 and state; refuses to know when to save.
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from lorafleet.util.files import write_synced
+from lorafleet.util.files import whole_folder
 from lorafleet_jobs.train.progress import History
 from lorafleet_jobs.train.training import Training
 
@@ -41,15 +41,10 @@ def save_checkpoint(folder: Path, training: Training, history: History) -> Path:
     rest = _flatten(_state(training) | kept, "state", tensors)
     data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     said = {"job": training.spec.id, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "state": rest}
-    target, scratch = folder / f"step-{step:06d}", folder / f".{uuid.uuid4().hex}"
-    scratch.mkdir(parents=True)
-    try:
-        write_synced(scratch / TENSORS, data)
-        write_synced(scratch / REST, json.dumps(said).encode())
-        shutil.rmtree(target, ignore_errors=True)
-        scratch.rename(target)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # gone already if all went well
+    target = folder / f"step-{step:06d}"
+    with whole_folder(target) as scratch:
+        (scratch / TENSORS).write_bytes(data)
+        (scratch / REST).write_text(json.dumps(said), "utf-8")
     for old in _written(folder)[:-KEPT]:
         shutil.rmtree(old)
     return target

@@ -19,7 +19,6 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lorafleet.config import Recipe
-from lorafleet.config.learning_rates import rate_of
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.train.learned import TrainableState
 from lorafleet_jobs.train.matrices import MatrixAdafactor
@@ -44,11 +43,11 @@ def optimizer_for(recipe: Recipe, learned: TrainableState) -> Optimizer:
     (Mishchenko & Defazio 2023). Raises ManifestError if `adamw8bit` lacks its package.
     """
     sets, name = learned.sets(), recipe.optimizer
-    rate = rate_of(recipe, "unet")
+    rate = recipe.rate_of("unet")
     options = OPTIONS[name] | _renamed(recipe.optimizer_options.model_dump(exclude_none=True))
     if name == "adafactor":
-        return MatrixAdafactor(sets, [rate_of(recipe, each.kind) for each in sets], lr=rate, **options)
-    groups: list[dict[str, Any]] = [{"params": each.parameters, "lr": rate_of(recipe, each.kind)} for each in sets]
+        return MatrixAdafactor(sets, [recipe.rate_of(each.kind) for each in sets], lr=rate, **options)
+    groups: list[dict[str, Any]] = [{"params": each.parameters, "lr": recipe.rate_of(each.kind)} for each in sets]
     with contextlib.redirect_stdout(io.StringIO()):  # Prodigy prints its choice of weight decay
         optimizer: Optimizer = _class_of(name)(groups, lr=rate, **options)
     return optimizer

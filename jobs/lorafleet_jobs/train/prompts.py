@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lorafleet.bundle.adapter import trigger_table
 from lorafleet.bundle.bundle import Trigger
 from lorafleet.errors import DataError, RequestError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.factors import Stacked
 from lorafleet.numerics.long_prompts import chunk_ids, lengthened
 from lorafleet.numerics.rowlora import RowDropout
-from lorafleet.numerics.text import Conditioning, Piece, split_prompt
+from lorafleet.numerics.text import Conditioning, split_prompt
 from lorafleet.targets import TEXT_PARTS
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import TrainableState
@@ -52,9 +53,7 @@ class JobPrompts:
 
     def __init__(self, spec: JobSpec, base: LoadedBase, learned: TrainableState) -> None:
         self.spec, self.base, self.learned = spec, base, learned
-        self.triggers: dict[str, Piece] = {}
-        for trigger in triggers_of(spec):
-            self.triggers |= dict.fromkeys((trigger.trigger, trigger.abstraction), trigger.tokens or trigger.text)
+        self.triggers = trigger_table(triggers_of(spec))
         self.remembered: dict[str, Conditioning] = {}
         self._ids: dict[str, tuple[Tensor, Tensor]] = {}
 

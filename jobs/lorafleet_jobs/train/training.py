@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lorafleet.bundle.adapter import Adapter
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.build_objective import objective_for
+from lorafleet.numerics.build_objective import build_objective
 from lorafleet.numerics.factors import Factors
 from lorafleet.numerics.objectives import Noisy, Objective
 from lorafleet_jobs.jobspec import JobSpec
@@ -77,7 +77,7 @@ class Training:
     ) -> Training:
         """Reads the images and draws the first weights. Raises DataError."""
         learned = TrainableState.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
-        objective, dataset = objective_for(warm.base, spec.recipe), Dataset.open(spec, warm, cache)
+        objective, dataset = build_objective(warm.base, spec.recipe), Dataset.open(spec, warm, cache)
         return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned), team or SingleRank())
 
     def __post_init__(self) -> None:

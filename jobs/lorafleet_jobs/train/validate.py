@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import torch
 from PIL import Image
 
 from lorafleet.bundle.ports import JobTracker
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import Noise, sample
+from lorafleet.pictures import sample_pictures, to_image
 from lorafleet.targets import UNET
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.learned import TrainableState
@@ -28,7 +26,6 @@ class Validator:
         self.texts = validation_texts(spec)
         self._base_pictures: dict[str, Image.Image] = {}
         self._last: list[Image.Image] | None = None  # of the last step, for the preview shows them again
-        self.table = sampler_table(loaded.base, None, spec.validation.steps or loaded.base.default_steps)
 
     def is_due(self, step: int) -> bool:
         """Whether pictures are wanted after this step."""
@@ -73,14 +70,10 @@ class Validator:
         """One picture; `weight` None is the base without the adapter."""
         loaded, side = self.loaded, self.spec.recipe.resolution or self.loaded.base.resolution
         positive, empty = self.prompts.encode([text, ""], weight or 0.0).rows()
-        latent = side // loaded.base.vae_factor
-        shape = (loaded.vae.config.latent_channels, latent, latent)
-        noise = Noise([self.spec.validation.seed], shape, loaded.device)
-        time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32)
+        validation = self.spec.validation
         with loaded.carrying((UNET,), self.learned.adapters(loaded, (UNET,), weight or 0.0)):
-            z = sample(loaded.predict, self.table, noise, positive, empty, time_ids, loaded.base.default_guidance)
-        pixels = loaded.decode(z)[0].permute(1, 2, 0).cpu().numpy()
-        image = Image.fromarray((pixels * 255).round().astype(np.uint8))
+            pixels = sample_pictures(loaded, positive, empty, [validation.seed], side=side, steps=validation.steps)
+        image = to_image(pixels[0])
         factor = -(-SHOWN_AT_LEAST // side)
         return image.resize((side * factor, side * factor), Image.Resampling.NEAREST) if factor > 1 else image
 

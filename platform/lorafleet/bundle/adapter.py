@@ -6,7 +6,7 @@ value that is not finite is a BundleError that names the key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -66,10 +66,22 @@ class Adapter:
 
     def trigger_table(self) -> dict[str, Piece]:
         """What its triggers and abstractions stand for in a prompt where it is the only adapter."""
-        table: dict[str, Piece] = {}
-        for trigger in self.triggers:
-            table |= dict.fromkeys((trigger.trigger, trigger.abstraction), trigger.tokens or trigger.text)
-        return table
+        return trigger_table(self.triggers)
+
+
+def trigger_table(triggers: Sequence[Trigger], first_row: int = 0, abstractions: bool = True) -> dict[str, Piece]:
+    """What each trigger stands for in a prompt: rows of learned tokens, or plain text where it has none.
+
+    `first_row` is where the triggers' own token vectors begin in a table that several adapters share. Without
+    `abstractions` only `<name>` stands for anything, and a bare `TOK` is plain text.
+    """
+    table: dict[str, Piece] = {}
+    for trigger in triggers:
+        piece: Piece = tuple(first_row + row for row in trigger.tokens) or trigger.text
+        table[trigger.trigger] = piece
+        if abstractions:
+            table[trigger.abstraction] = piece
+    return table
 
 
 def load_adapter(bundle: Bundle | Path, loaded: LoadedBase) -> Adapter:

@@ -5,7 +5,7 @@
              embeddings.safetensors             clip_l [n, w1], clip_g [n, w2]; only with learned tokens
              preview.png                        base | scale 0 | adapter, fixed seeds
              README.md                          model card
-             adapter.json                       the card, written last
+             adapter.json                       the card
 
 Knows the layout, the card, and what makes a bundle trustworthy. Refuses to know training, serving, MLflow and torch
 modules: tensors go in and come out by name.
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +26,7 @@ from lorafleet.bases import VALUES, Base
 from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import BundleError, WrongBaseError
-from lorafleet.util.files import sync, write_synced
+from lorafleet.util.files import whole_folder
 
 WEIGHTS, EMBEDDINGS, PREVIEW, README, CARD = (
     "pytorch_lora_weights.safetensors", "embeddings.safetensors", "preview.png", "README.md", "adapter.json",
@@ -129,27 +127,15 @@ def sha256_of(path: Path) -> str:
 
 
 def write_bundle(target: Path, card: AdapterCard, files: Mapping[str, bytes]) -> Bundle:
-    """Writes a bundle so that it is seen whole or not at all: temporary sibling, fsync, card last, one rename.
+    """Writes a bundle so that it is seen whole or not at all, and returns once it is on disk.
 
     `files` maps the bundle's file names to their bytes. A bundle that is already at `target` is replaced.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    old = scratch.with_name(scratch.name + ".old")
-    scratch.mkdir()
-    try:
+    card = card.with_changes(sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
+    with whole_folder(target) as folder:
         for name, data in files.items():
-            write_synced(scratch / name, data)
-        card = card.with_changes(sha256={name: hashlib.sha256(data).hexdigest() for name, data in files.items()})
-        write_synced(scratch / CARD, (card.model_dump_json(indent=2) + "\n").encode())
-        sync(scratch)
-        if target.exists():  # moved away whole: deleting it in place would show it half gone
-            target.rename(old)
-        scratch.rename(target)
-        sync(target.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)  # gone already if all went well
-        shutil.rmtree(old, ignore_errors=True)
+            (folder / name).write_bytes(data)
+        (folder / CARD).write_text(card.model_dump_json(indent=2) + "\n", "utf-8")
     return Bundle(target, card)
 
 

@@ -10,7 +10,6 @@ refuses to know where bundles come from (`download` is passed in) and what is in
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -21,11 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import IO
 
 from lorafleet.bundle.bundle import CARD, Bundle, read_bundle, sha256_of
 from lorafleet.errors import BundleError
 from lorafleet.util.counting import increased
-from lorafleet.util.files import sync
+from lorafleet.util.files import replace_folder
+from lorafleet.util.locked import locked
 
 CAPACITY = 20 * 2**30
 LOCKS = ".locks"
@@ -83,7 +84,7 @@ class BundleCache:
         self._verifier = Verifier()
         self._stats = CacheStats()
         self._guard = threading.Lock()  # of the two below
-        self._pins: dict[str, tuple[int, int]] = {}  # digest -> descriptor, how many hold it
+        self._pins: dict[str, tuple[IO[bytes], int]] = {}  # digest -> lock file, how many hold it
 
     def get(self, digest: str, download: Download) -> Bundle:
         """The bundle whose card has this digest, downloaded once however many ask if no intact copy is here.
@@ -91,13 +92,14 @@ class BundleCache:
         BundleError if what was downloaded is not that bundle. Until `pinned`, room for another may be made of it.
         """
         path = self.root / digest
-        with self._locked(f"{digest}.fetch", fcntl.LOCK_EX):
-            found = self._intact(path)
-            self._count(hits=found is not None, misses=found is None)
-            bundle = found or self._fetch(path, download)
-            with self._locked(f"{digest}.pin", None) as handle:
-                os.utime(handle, (self._clock(), self._clock()))
-        if found is None:
+        with locked(self._lock(f"{digest}.fetch")):
+            cached = self._intact(path)
+            self._count(hits=cached is not None, misses=cached is None)
+            bundle = cached or self._fetch(path, download)
+            pin = self._lock(f"{digest}.pin")
+            pin.touch()
+            os.utime(pin, (self._clock(), self._clock()))
+        if cached is None:
             self._make_room(digest)
         return bundle
 
@@ -134,18 +136,13 @@ class BundleCache:
         try:
             fetched = download(scratch)
             _of_digest(read_bundle(fetched), path.name)
-            for written in (*filter(Path.is_file, fetched.iterdir()), fetched):
-                sync(written)
-            if path.exists():  # damaged; who has it open keeps it
-                path.rename(scratch / "damaged")
-            fetched.rename(path)
-            sync(self.root)
+            replace_folder(fetched, path)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return self._verifier.bundle(path)
 
     def _make_room(self, kept: str) -> None:
-        with self._locked("evicting", fcntl.LOCK_EX):
+        with locked(self._lock("evicting")):
             self._sweep()
             entries = sorted(self._entries(), key=lambda entry: entry.used)
             total = sum(entry.bytes for entry in entries)
@@ -159,8 +156,8 @@ class BundleCache:
         """Removes an entry unless somebody fetches or uses it."""
         try:
             with (
-                self._locked(f"{digest}.fetch", fcntl.LOCK_EX | fcntl.LOCK_NB),
-                self._locked(f"{digest}.pin", fcntl.LOCK_EX | fcntl.LOCK_NB),
+                locked(self._lock(f"{digest}.fetch"), wait=False),
+                locked(self._lock(f"{digest}.pin"), wait=False),
             ):
                 gone = self.root / f".{digest}.{uuid.uuid4().hex}"
                 (self.root / digest).rename(gone)
@@ -174,7 +171,7 @@ class BundleCache:
         """Removes what killed processes left behind."""
         for left in self.root.glob(".*.*"):
             try:
-                with self._locked(f"{left.name.split('.')[1]}.fetch", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                with locked(self._lock(f"{left.name.split('.')[1]}.fetch"), wait=False):
                     shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
                 continue
@@ -195,40 +192,26 @@ class BundleCache:
 
     def _pin(self, digest: str) -> bool:
         with self._guard:
-            handle, holders = self._pins.get(digest, (-1, 0))
-            if holders == 0:
-                handle = self._open(f"{digest}.pin")
+            if digest in self._pins:
+                file, holders = self._pins[digest]
+            else:
                 try:
-                    fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                    file, holders = locked(self._lock(f"{digest}.pin"), shared=True, wait=False), 0
                 except BlockingIOError:  # it is being dropped
-                    os.close(handle)
                     return False
-            self._pins[digest] = (handle, holders + 1)
+            self._pins[digest] = (file, holders + 1)
             return True
 
     def _unpin(self, digest: str) -> None:
         with self._guard:
-            handle, holders = self._pins.pop(digest)
+            file, holders = self._pins.pop(digest)
             if holders == 1:
-                os.close(handle)
+                file.close()
             else:
-                self._pins[digest] = (handle, holders - 1)
+                self._pins[digest] = (file, holders - 1)
 
-    def _open(self, name: str) -> int:
-        folder = self.root / LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-
-    @contextmanager
-    def _locked(self, name: str, how: int | None) -> Iterator[int]:
-        """Opens a lock file and locks it `how`; BlockingIOError with LOCK_NB if another holds it."""
-        handle = self._open(name)
-        try:
-            if how is not None:
-                fcntl.flock(handle, how)
-            yield handle
-        finally:
-            os.close(handle)
+    def _lock(self, name: str) -> Path:
+        return self.root / LOCKS / name
 
 
 def _of_digest(bundle: Bundle, digest: str) -> Bundle:

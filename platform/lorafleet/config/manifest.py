@@ -106,7 +106,7 @@ class Manifest(Strict):
     name: Name
     base: Annotated[str, Field(min_length=1)] = "toy-playground"
     recipe: dict[str, Any] = Field(default_factory=dict)
-    """Recipe keys over the preset's; resolved by `lorafleet.config.presets`."""
+    """Recipe keys over the preset's; resolved by `lorafleet_jobs.intake.presets`."""
     subjects: Annotated[tuple[SubjectSpec, ...], Field(min_length=1)]
     sweep: Sweep = GridSweep({})
     """Every subject is trained at every point."""

@@ -26,6 +26,16 @@ from lorafleet.targets import ALL_LINEAR, PRESETS
 Optimizer = Literal["prodigy", "adamw", "adamw8bit", "lion", "adafactor"]
 Schedule = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Weighting = Literal["none", "edm", "min_snr", "debiased"]
+LEARNING_RATES: dict[Optimizer, float] = {
+    "prodigy": 1.0, "adamw": 1e-4, "adamw8bit": 1e-4, "lion": 3e-5, "adafactor": 1e-3,
+}  # fmt: skip
+"""Where a recipe names none. Prodigy's is a factor of its own estimate. AdamW: diffusers' default. Lion: 3 to 10 times
+less than AdamW (Chen et al. 2023, section 5). Adafactor: relative to the size of a matrix, the customary 1e-3.
+
+The text encoders have the UNet's, as in sd-scripts. diffusers' scripts take 5e-6, a twentieth, at which text encoders
+learn nothing on the toy bases (`docs/log.md`)."""
+TOKEN_FACTOR = 3.0
+"""Learned tokens' rate over the UNet's; cog-sdxl has 3e-4 beside 1e-4."""
 
 
 class Recipe(Strict):
@@ -180,6 +190,15 @@ class Recipe(Strict):
     def step_count(self, images: int) -> int:
         """Optimizer steps for a subject of `images` images."""
         return Steps.parse(self.steps).count(images)
+
+    def rate_of(self, kind: Literal["unet", "text", "tokens"]) -> float:
+        """The learning rate of the UNet's adapter, the text encoders' or the tokens; with Prodigy always the same."""
+        rate = self.learning_rate if self.learning_rate is not None else LEARNING_RATES[self.optimizer]
+        if kind == "unet" or self.optimizer == "prodigy":
+            return rate
+        if kind == "text":
+            return self.text_encoder_learning_rate if self.text_encoder_learning_rate is not None else rate
+        return self.token_learning_rate if self.token_learning_rate is not None else TOKEN_FACTOR * rate
 
     def scale(self) -> float:
         """The LoRA scale alpha / rank (Hu et al. 2021, section 4.1), or alpha / sqrt(rank) with rslora."""

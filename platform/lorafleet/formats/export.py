@@ -14,18 +14,18 @@ PEFT and LyCORIS (`wd_on_output`) take it. Not every reader does (`DORA_READERS`
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from lorafleet.bundle.adapter import ENDINGS, Kind
 from lorafleet.bundle.bundle import EMBEDDINGS, PREVIEW, README, WEIGHTS, Bundle
 from lorafleet.errors import BundleError
 from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
+from lorafleet.util.files import write_whole
 
 PREFIXES = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te1_text_model_", TEXT_ENCODER_2: "lora_te2_text_model_"}
 KOHYA_ENDINGS: dict[Kind, str] = {"A": "lora_down.weight", "B": "lora_up.weight", "m": "dora_scale"}
@@ -52,9 +52,8 @@ def export_kohya(bundle: Bundle, out: Path) -> list[Path]:
 def export_diffusers(bundle: Bundle, out: Path) -> list[Path]:
     """Copies the files that diffusers reads, and the model card that says how; returns them."""
     wanted = [name for name in (WEIGHTS, EMBEDDINGS, README, PREVIEW) if name in bundle.card.sha256]
-    out.mkdir(parents=True, exist_ok=True)
     for name in wanted:
-        shutil.copyfile(bundle.path / name, out / name)
+        write_whole(out / name, (bundle.path / name).read_bytes())
     return [out / name for name in wanted]
 
 
@@ -112,9 +111,6 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Writes beside and renames, so that no program that watches the folder reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    save_file(dict(tensors), scratch, metadata)
-    scratch.replace(path)
+    """Writes a safetensors file whole or not at all: other programs may be watching the folder."""
+    write_whole(path, save(dict(tensors), metadata))
     return path

@@ -18,13 +18,13 @@ class NoiseDistribution(Protocol):
 
 @dataclass(frozen=True)
 class Lognormal:
-    """Ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, table 1)."""
+    """ln sigma ~ N(P_mean, P_std^2) (Karras et al. 2022, table 1)."""
 
     P_mean: float = -1.2
     P_std: float = 1.2
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Unbounded."""
+        """Levels sigma [count], which nothing bounds."""
         return (torch.randn(count, generator=generator) * self.P_std + self.P_mean).exp()
 
 
@@ -35,7 +35,7 @@ class Uniform:
     sigmas: Tensor
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Of the given levels."""
+        """Levels sigma [count] among the given ones."""
         return self.sigmas.index_select(0, torch.randint(len(self.sigmas), (count,), generator=generator))
 
 

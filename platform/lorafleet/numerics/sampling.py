@@ -1,6 +1,6 @@
-"""Plain sampling of one batch from one table: what validation grids and the toy report use.
+"""Sampling of one batch from one table, from noise to clean latents in one loop (`lorafleet.pictures` decodes them).
 
-The serving engine steps rows with tables of their own; this is the straight line it must agree with.
+The serving engine steps rows that have tables of their own; its pictures must agree with those of this loop.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sample(
 ) -> Tensor:
     """Clean latents [n, c, h, w] from standard noise, with classifier-free guidance (Ho & Salimans 2022, eq. 6)."""
     x = noise.draw() * table.init_noise_sigma
-    pair = Conditioning(torch.cat([negative.context, positive.context]), torch.cat([negative.pooled, positive.pooled]))
+    pair = Conditioning.cat([negative, positive])
     ids = torch.cat([time_ids, time_ids])
     x0_prev = torch.zeros_like(x)
     for i in range(len(table)):

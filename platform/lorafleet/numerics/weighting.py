@@ -1,4 +1,4 @@
-"""How much each noise level counts, said once for all families of bases.
+"""How much each noise level counts in the loss, for all families of bases alike.
 
 Every family's loss is w |F - F*|^2 on the network's raw output F. The literature mostly weighs the error of the clean
 image, u |D - z|^2 (data of unit variance), and a family knows the factor k(SNR) between the two: w = k u. SNR is
@@ -28,7 +28,7 @@ class OnOutput:
     """Every level's output error counts the same: eq. 14 of Ho et al. 2020; for EDM it is lambda = 1 / c_out^2."""
 
     def __call__(self, snr: Tensor, k: Tensor) -> Tensor:
-        """W = 1."""
+        """w = 1."""
         return snr.new_ones(snr.shape)
 
 
@@ -37,10 +37,10 @@ class OnImage:
     """Every level's image error counts the same, lambda = 1: what diffusers' scripts do on EDM bases."""
 
     variance: float = 1.0
-    """Of the data; k is for data of unit variance."""
+    """The variance of the data; k is for data of unit variance."""
 
     def __call__(self, snr: Tensor, k: Tensor) -> Tensor:
-        """W = k, scaled to the data."""
+        """w = k, scaled to the data's variance."""
         return k * self.variance
 
 
@@ -54,7 +54,7 @@ class MinSNR:
     gamma: float = GAMMA
 
     def __call__(self, snr: Tensor, k: Tensor) -> Tensor:
-        """W = k min(SNR, gamma)."""
+        """w = k min(SNR, gamma)."""
         return k * snr.clamp(max=self.gamma)
 
 
@@ -63,5 +63,5 @@ class Debiased:
     """Debiased estimation (Yu et al. 2023, eq. 10): 1 / sqrt(SNR) on epsilon, hence u = sqrt(SNR)."""
 
     def __call__(self, snr: Tensor, k: Tensor) -> Tensor:
-        """W = k sqrt(SNR)."""
+        """w = k sqrt(SNR)."""
         return k * snr.sqrt()

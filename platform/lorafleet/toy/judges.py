@@ -1,7 +1,7 @@
 """Frozen judges that say what a toy picture shows: its class, colour and background, and how alike two subjects are.
 
-Trained on renders before any adapter (`making.judge`). Their scores exist only in the toy world: they are neither DINO
-nor CLIP, and never stand in a table beside figures for real pictures.
+Trained on renders before any adapter (`tools/toy/judge.py`). Their scores exist only in the toy world: they are neither
+DINO nor CLIP, and never stand in a table beside figures for real pictures.
 """
 
 from __future__ import annotations

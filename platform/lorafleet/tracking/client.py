@@ -76,9 +76,7 @@ def is_server(uri: str) -> bool:
 def knock(uri: str) -> None:
     """Raises OSError within seconds if nobody listens at a server's address; other addresses pass."""
     if is_server(uri):
-        parts = urlsplit(uri)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        reach.knock(parts.hostname or "", port)
+        reach.probe_url(uri)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Whether somebody answers at an address, found out in seconds, and without a proxy where it is this machine's own.
+"""Whether a server answers at an address, found out in seconds, and without a proxy if it is on this machine.
 
-Knows hosts and ports; refuses to know what is said there.
+Knows hosts and ports; refuses to know what clients and servers say to each other afterwards.
 """
 
 from __future__ import annotations
@@ -10,30 +10,37 @@ import os
 import socket
 from urllib.parse import urlsplit
 
-KNOCK_SECONDS = 3.0
+CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0
 SETTINGS = 4
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
-"""What an HTTP/2 client says first: the connection preface and an empty SETTINGS frame."""
+"""The first bytes of an HTTP/2 client: the connection preface and an empty SETTINGS frame."""
+PORTS = {"http": 80, "https": 443}
 
 
-def knock(host: str, port: int) -> None:
-    """Raises OSError within seconds if nobody listens there."""
-    socket.create_connection((host, port), timeout=KNOCK_SECONDS).close()
+def probe(host: str, port: int) -> None:
+    """Raises OSError within seconds if nothing listens at a host's port."""
+    socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+
+
+def probe_url(url: str) -> None:
+    """Raises OSError within seconds if nothing listens at the host and port of an HTTP URL."""
+    parts = urlsplit(url)
+    probe(parts.hostname or "", parts.port or PORTS[parts.scheme])
 
 
 def await_rpc(address: str, seconds: float = ANSWER_SECONDS) -> None:
-    """Raises OSError unless a gRPC server answers at `host:port`: a bare listener may belong to a proxy, or hang.
+    """Raises OSError unless a gRPC server answers at `host:port`: what only listens may be a proxy, or hang.
 
-    gRPC is HTTP/2, whose servers begin with a SETTINGS frame (RFC 9113, 3.4). Behind TLS (RAY_USE_TLS) only the
-    listener is asked for.
+    gRPC is HTTP/2, whose servers begin with a SETTINGS frame (RFC 9113, 3.4). Behind TLS (RAY_USE_TLS) it is only
+    checked that something listens.
     """
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-        knock(host, int(port))
+        probe(host, int(port))
         return
-    with socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS) as connection:
+    with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS) as connection:
         connection.settimeout(seconds)
         connection.sendall(PREFACE)
         try:
@@ -45,26 +52,26 @@ def await_rpc(address: str, seconds: float = ANSWER_SECONDS) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or number is this machine itself, whatever the network."""
+    """Whether a host's name or address means this machine in every network."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
-        number = ipaddress.ip_address(host)
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    return number.is_loopback or number.is_unspecified
+    return address.is_loopback or address.is_unspecified
 
 
 def ask_directly(url: str) -> None:
-    """From now on this process and its children ask the URL's host without a proxy, if it is this machine itself.
+    """Makes this process and its children reach the URL's host without a proxy, if that host is this machine.
 
-    A proxy, which `http_proxy` names, has another loopback.
+    What `http_proxy` names would look for the server on its own loopback interface. Sets `no_proxy`.
     """
     host = urlsplit(url).hostname
     if host is None or not is_loopback(host):
         return
-    said = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [one.strip() for one in said.split(",") if one.strip()]
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [name.strip() for name in listed.split(",") if name.strip()]
     if host not in hosts and "*" not in hosts:
         hosts.append(host)
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(hosts)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorafleet.bases import Base
 from lorafleet.bundle.adapter import Adapter
-from lorafleet.errors import BaseModelError, NonFiniteError
+from lorafleet.errors import BaseModelError, NonFiniteError, first_line
 from lorafleet.loaded import DTYPES, LoadedBase
 from lorafleet.numerics.long_prompts import Weighted, encode_prompt, lengthened
 from lorafleet.numerics.samplers import sampler_names, sampler_table
@@ -67,8 +67,9 @@ class Pipeline:
         try:
             return cls(LoadedBase.load(base, device, precision))
         except OSError as problem:
-            said = (str(problem).splitlines() or [type(problem).__name__])[0]
-            raise BaseModelError(f"base {base.name!r} cannot be loaded from {base.path}: {said}") from problem
+            raise BaseModelError(
+                f"base {base.name!r} cannot be loaded from {base.path}: {first_line(problem)}"
+            ) from problem
 
     @property
     def placement(self) -> Placement:

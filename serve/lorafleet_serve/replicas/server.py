@@ -18,7 +18,7 @@ from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import LoggingConfig
 
-from lorafleet.errors import UnreachableError
+from lorafleet.errors import UnreachableError, first_line
 from lorafleet.util.reach import await_rpc
 from lorafleet_serve.replicas.deployment import build
 from lorafleet_serve.replicas.serve_args import ServeArgs
@@ -121,8 +121,7 @@ def _connect(address: str | None, engines: int, debug: bool) -> None:
             logging_level=level,
         )
     except (OSError, RayError, RuntimeError, ValueError) as problem:
-        said = (str(problem).splitlines() or [type(problem).__name__])[0]
         where = f"{address!r}, which --address or RAY_ADDRESS names" if address else "this machine"
         raise UnreachableError(
-            f"no Ray at {where} ({said}); see {LOGS}, or unset RAY_ADDRESS to start one here"
+            f"no Ray at {where} ({first_line(problem)}); see {LOGS}, or unset RAY_ADDRESS to start one here"
         ) from None

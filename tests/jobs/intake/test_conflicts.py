@@ -11,7 +11,7 @@ import torch
 from lorafleet.bases import Base, find_base
 from lorafleet.config import EarlyStop, Recipe
 from lorafleet.errors import ManifestError
-from lorafleet.numerics.build_objective import objective_for
+from lorafleet.numerics.build_objective import build_objective
 from lorafleet_jobs.dataset.doctor import SubjectReport
 from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.subjects import Subject
@@ -185,8 +185,8 @@ def test_training_as_a_denoiser_is_refused_where_it_is_the_ordinary_loss_and_now
     sampler: str | None, loss: dict[str, Any]
 ) -> None:
     keys = {"sigma_sampler": sampler, **loss}
-    plain = objective_for(EPSILON, Recipe.model_validate(keys if loss.get("weighting") != "edm" else {}))
-    denoiser = objective_for(EPSILON, Recipe.model_validate({**keys, "objective": "edm"}))
+    plain = build_objective(EPSILON, Recipe.model_validate(keys if loss.get("weighting") != "edm" else {}))
+    denoiser = build_objective(EPSILON, Recipe.model_validate({**keys, "objective": "edm"}))
     z, n = torch.ones(64, 1, 1, 1), torch.zeros(64, 1, 1, 1)
     seen = []
     for one in (plain, denoiser):

@@ -12,10 +12,10 @@ from lorafleet.bundle.bundle import sha256_of
 from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import Recipe, Validation
 from lorafleet.toy.render import render
-from lorafleet.toy.sdxl_random import UNET_PARAMETERS, sdxl_random
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train import train_job
+from sdxl_random import UNET_PARAMETERS, sdxl_random
 
 SIDE = 256
 

@@ -10,7 +10,6 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from lorafleet.config import Recipe
-from lorafleet.config.learning_rates import rate_of
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.train.learned import ParameterSet
 from lorafleet_jobs.train.optimizers import adaptive_rate, optimizer_for, phase_end, schedule_for
@@ -186,7 +185,7 @@ def test_options_reach_the_optimizer() -> None:
 )
 def test_rates(keys: dict, unet: float, text: float, tokens: float) -> None:
     recipe = Recipe(**keys)
-    found = [rate_of(recipe, kind) for kind in ("unet", "text", "tokens")]
+    found = [recipe.rate_of(kind) for kind in ("unet", "text", "tokens")]
     assert found == pytest.approx([unet, text, tokens], rel=1e-12)
 
 

@@ -11,6 +11,7 @@ from diffusers.utils import convert_state_dict_to_diffusers
 from lora_files import BASE, CONVOLUTIONS, assert_same, own, pairs, sgm_name, stock, written
 from transformers import CLIPTextConfig
 
+import sdxl_random
 from lorafleet.bases import Base
 from lorafleet.bundle.bundle import WEIGHTS, read_bundle
 from lorafleet.errors import BundleError
@@ -19,7 +20,6 @@ from lorafleet.formats.importing import Import, make_bundle, shape_of
 from lorafleet.formats.lora_files import read_lora
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import PRESETS, UNET, select
-from lorafleet.toy import sdxl_random
 
 Q = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
 

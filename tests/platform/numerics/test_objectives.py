@@ -13,7 +13,7 @@ from diffusers.training_utils import compute_snr
 
 from lorafleet.bases import Base, find_base
 from lorafleet.config import Recipe
-from lorafleet.numerics.build_objective import objective_for
+from lorafleet.numerics.build_objective import build_objective
 from lorafleet.numerics.edm import P_STD, mean_ln_sigma
 from lorafleet.numerics.noise_levels import Lognormal, Uniform, karras_grid
 from lorafleet.numerics.objectives import (
@@ -58,7 +58,7 @@ def made(prediction="epsilon", **recipe):
     scheduler = {"_class_name": "EulerDiscreteScheduler", "prediction_type": prediction, **BETAS}
     base = Base("a base", find_base("toy-sdxl").path)
     base.__dict__["scheduler"] = scheduler
-    return objective_for(base, Recipe(**recipe))
+    return build_objective(base, Recipe(**recipe))
 
 
 # ---- epsilon and v
@@ -234,8 +234,8 @@ def test_the_family_comes_from_the_scheduler_not_from_the_name(tmp_path):
     """A renamed copy of an EDM base is still trained as one; one called "playground" that is not, is not."""
     (tmp_path / "my-model").symlink_to(find_base("toy-playground").path)
     (tmp_path / "playground-v9").symlink_to(find_base("toy-sdxl").path)
-    assert isinstance(objective_for(find_base(str(tmp_path / "my-model")), Recipe()), EDMObjective)
-    assert isinstance(objective_for(find_base(str(tmp_path / "playground-v9")), Recipe()), EpsilonObjective)
+    assert isinstance(build_objective(find_base(str(tmp_path / "my-model")), Recipe()), EDMObjective)
+    assert isinstance(build_objective(find_base(str(tmp_path / "playground-v9")), Recipe()), EpsilonObjective)
     assert isinstance(made("v_prediction"), VPredictionObjective)
 
 
@@ -247,8 +247,8 @@ def normal_tail(z):
 def test_edm_levels_follow_the_size_of_the_latent(side, P_mean, above_5):
     """Of as many draws as a hundred jobs make; `docs/recipes.md` gives these shares."""
     base = find_base("toy-playground")
-    objective = objective_for(base, Recipe(resolution=side * base.vae_factor))
-    assert objective.sampler == Lognormal(P_mean, 1.2)
+    objective = build_objective(base, Recipe(resolution=side * base.vae_factor))
+    assert objective.distribution == Lognormal(P_mean, 1.2)
     drawn = objective.draw(50_000, torch.Generator().manual_seed(0))
     share = normal_tail((math.log(5) - P_mean) / 1.2)
     assert share == pytest.approx(above_5, rel=0.01)
@@ -268,19 +268,19 @@ def test_levels_that_a_recipe_names_are_taken_as_they_are():
     base = find_base("toy-playground")
     for side in (32, 64):
         named = {"name": "lognormal", "P_mean": -0.7, "P_std": 0.9}
-        assert objective_for(base, Recipe(resolution=side, sigma_sampler=named)).sampler == Lognormal(-0.7, 0.9)
-    spread = {"name": "lognormal", "P_std": 0.9}
-    assert objective_for(base, Recipe(resolution=64, sigma_sampler=spread)).sampler == Lognormal(mean_ln_sigma(16), 0.9)
-    assert objective_for(base, Recipe(resolution=64, sigma_sampler="lognormal")).sampler.P_mean == mean_ln_sigma(16)
-    assert made(objective="edm", sigma_sampler="lognormal", resolution=64).sampler == Lognormal(mean_ln_sigma(16), 1.2)
+        assert build_objective(base, Recipe(resolution=side, sigma_sampler=named)).distribution == Lognormal(-0.7, 0.9)
+    spread, P_mean = {"name": "lognormal", "P_std": 0.9}, mean_ln_sigma(16)
+    assert build_objective(base, Recipe(resolution=64, sigma_sampler=spread)).distribution == Lognormal(P_mean, 0.9)
+    assert build_objective(base, Recipe(resolution=64, sigma_sampler="lognormal")).distribution.P_mean == P_mean
+    assert made(objective="edm", sigma_sampler="lognormal", resolution=64).distribution == Lognormal(P_mean, 1.2)
 
 
 def test_min_snr_reaches_edm_bases_too():
     """The reference checks for it before it knows that the base is EDM, and crashes on the first step."""
     for base in ("toy-playground", "toy-sdxl"):
-        assert objective_for(find_base(base), Recipe(min_snr_gamma=3.0)).weighting == MinSNR(3.0)
+        assert build_objective(find_base(base), Recipe(min_snr_gamma=3.0)).weighting == MinSNR(3.0)
 
 
 def test_objectives_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made().sampler = None
+        made().distribution = None

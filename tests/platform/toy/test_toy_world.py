@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from lorafleet.bases import SHIPPED, find_base
 from lorafleet.bundle.bundle import sha256_of
 from lorafleet.toy.judges import WEIGHTS as JUDGE
-from lorafleet.toy.making.data import labels_of, pictures
 from lorafleet.toy.render import render
 from lorafleet.toy.tokenizer import build_tokenizer
 from lorafleet.toy.world import (
@@ -29,6 +28,7 @@ from lorafleet.toy.world import (
     random_scene,
     unseen_identity,
 )
+from toy.data import labels_of, pictures
 
 TOKENIZER = build_tokenizer(WORDS)
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from lorafleet.errors import RequestError, UnreachableError
 from lorafleet.util.http_client import Client
 from lorafleet.util.reach import PREFACE, SETTINGS, ask_directly, await_rpc, is_loopback
 
@@ -21,7 +22,12 @@ def proxied(monkeypatch):
 
 class Answers(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(200)
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/readyz")
+            self.end_headers()
+            return
+        self.send_response(404 if self.path == "/missing" else 200)
         self.end_headers()
         self.wfile.write(json.dumps({"ready": True}).encode())
 
@@ -39,6 +45,21 @@ def server():
 
 def test_a_server_on_this_machine_is_asked_without_a_proxy(server, proxied):
     assert Client(server, timeout=20).get("/readyz") == {"ready": True}
+
+
+def test_answers_that_are_errors_or_elsewhere_or_none(server):
+    client = Client(server, timeout=20)
+    assert client.get("/moved") == {"ready": True}
+    assert client.ready()
+    with pytest.raises(RequestError, match=f'^{server}: 404 {{"ready": true}}$'):
+        client.get("/missing")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UnreachableError, match=f"^{address} does not answer .*timed out.*lorafleet serve"):
+            Client(address, timeout=0.2).get("/readyz")
+    with pytest.raises(UnreachableError, match="Connection refused"):
+        Client(address).get("/readyz")
+    assert not Client(address).ready()
 
 
 def test_so_is_mlflow(server, proxied, tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from frozen import weights_hash
 from lorafleet.bases import find_base
 from lorafleet.bundle.folder_registry import version_of
 from lorafleet.bundle.ports import AdapterVersion
@@ -170,12 +171,12 @@ def test_closing_drains_or_fails(playground):
 
 def test_the_base_is_untouched_by_adapters(playground, use):
     request = GenerateRequest("a photo of a dog", 3, steps=4)
-    before, image = playground.model.loaded.weights_hash(), playground.submit(request).result(60).image
+    before, image = weights_hash(playground.model.loaded), playground.submit(request).result(60).image
     for scale in (1.0, -2.0):
         playground.submit(
             GenerateRequest("<dog-rex>", 3, adapters=(use(playground, "dog-rex", scale),), steps=3)
         ).result(60)
-    assert playground.model.loaded.weights_hash() == before
+    assert weights_hash(playground.model.loaded) == before
     assert playground.submit(request).result(60).image.tobytes() == image.tobytes()
     playground.submit(GenerateRequest("end", 1, steps=1)).result(60)
     assert not any(layer.spans for layer in playground.model.loaded.lora["unet"].layers.values())

@@ -9,10 +9,10 @@ from safetensors.torch import save
 
 from lorafleet.bundle.bundle import WEIGHTS, AdapterCard, Trigger, write_bundle
 from lorafleet.bundle.folder_registry import version_of
-from lorafleet.toy.sdxl_random import sdxl_random
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest
+from sdxl_random import sdxl_random
 
 SIDE, RANK = 256, 4
 

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from frozen import weights_hash
 from lorafleet.bundle.bundle import EMBEDDINGS, WEIGHTS
 from lorafleet.bundle.folder_registry import version_of
 from lorafleet.numerics.samplers import TCD_GAMMA, scheduler_for
@@ -232,11 +233,11 @@ def many_requests(engine, folders, count):
 def test_the_base_is_the_same_to_the_bit_after_many_requests(engine, folders, count):
     base = [GenerateRequest("a photo of a dog", i, steps=4, guidance_scale=g) for i, g in enumerate((None, 1.0))]
     before = [engine.submit(request).result(60).image.tobytes() for request in base]
-    weights = engine.model.loaded.weights_hash()
+    weights = weights_hash(engine.model.loaded)
     crowded = StepEngine(engine.model, max_rows=12, max_queue=1000, slot_bytes=3 * 2**20)
     for future in [crowded.submit(request) for request in many_requests(engine, folders, count)]:
         future.result(600)
     assert crowded.stats().slot_evictions > 0
     crowded.close()
     assert [engine.submit(request).result(60).image.tobytes() for request in base] == before
-    assert engine.model.loaded.weights_hash() == weights
+    assert weights_hash(engine.model.loaded) == weights

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from lorafleet.errors import DataError
+from lorafleet.util import files
+from lorafleet.util.locked import locked
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file under a temporary name and renames it, so that no reader ever sees half of it."""
+    """Writes a file so that no reader ever sees half of it. Not synced: readers check hashes. Raises DataError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        files.write_whole(path, data, synced=False)
     except OSError as problem:
         raise _unwritable(path, problem) from None
 
 
 @contextmanager
 def only_process(path: Path) -> Iterator[None]:
-    """Waits until no other process is inside a block of the same lock file; ends with the process, however it ends."""
+    """Waits until no other process is inside a block of the same lock file. Raises DataError if it cannot be made."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        lock = locked(path)
     except OSError as problem:
         raise _unwritable(path, problem) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with lock:
         yield
 
 

@@ -14,13 +14,11 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.samplers import sampler_names, sampler_table
-from lorafleet.numerics.sampling import Noise, sample
+from lorafleet.numerics.samplers import sampler_names
+from lorafleet.pictures import sample_pictures, to_image
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.cache_files import only_process, write_whole
 from lorafleet_jobs.train.data.caption_choice import class_prompt
@@ -94,20 +92,10 @@ class Maker:
     def make(self, seed: int) -> bytes:
         """One picture as PNG; one at a time, so that it does not depend on others."""
         loaded = self.loaded
-        latent = self.side // loaded.base.vae_factor
-        noise = Noise([seed], (loaded.vae.config.latent_channels, latent, latent), loaded.device)
-        z = sample(
-            loaded.predict,
-            sampler_table(loaded.base, None, loaded.base.default_steps),
-            noise,
-            loaded.prompts.encode(loaded.prompts.token_ids([self.prompt])),
-            loaded.unconditional(1),
-            torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]], dtype=torch.float32),
-            loaded.base.default_guidance,
-        )
-        picture = loaded.decode(z)[0].permute(1, 2, 0).cpu().numpy()
+        positive = loaded.prompts.encode(loaded.prompts.token_ids([self.prompt]))
+        pixels = sample_pictures(loaded, positive, loaded.unconditional(1), [seed], side=self.side)
         file = BytesIO()
-        Image.fromarray((picture * 255).round().astype(np.uint8)).save(file, "PNG")
+        to_image(pixels[0]).save(file, "PNG")
         return file.getvalue()
 
 

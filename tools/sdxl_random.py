@@ -17,9 +17,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lorafleet.bases import Base
 from lorafleet.loaded import LoadedBase
-from lorafleet.toy.making.denoiser import BETAS
 from lorafleet.toy.tokenizer import build_tokenizer
 from lorafleet.toy.world import WORDS
+from toy.denoiser import BETAS
 
 UNET: dict[str, Any] = {
     "sample_size": 128,

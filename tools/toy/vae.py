@@ -6,7 +6,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
-from lorafleet.toy.making.data import Pictures, to_unit
+from toy.data import Pictures, to_unit
 
 
 def new_vae() -> AutoencoderKL:

@@ -12,36 +12,28 @@ from PIL import Image
 
 from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import Noise, sample
-from lorafleet.numerics.text import Conditioning
+from lorafleet.pictures import sample_pictures
 from lorafleet.toy.judges import ATTRIBUTES, WEIGHTS, as_tensor, load_judge, recognise
-from lorafleet.toy.making.data import pictures, to_unit
-from lorafleet.toy.making.judge import accuracy
-from lorafleet.toy.making.vae import psnr
 from lorafleet.toy.render import render
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import CLASSES, held_out_prompts, random_scene
 from lorafleet.util.machine import describe_machine
+from toy.data import pictures, to_unit
+from toy.judge import accuracy
+from toy.vae import psnr
 
 SEEDS = 5
-PAGE = Path(__file__).parents[4] / "docs" / "toy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "toy.md"
 
 
 def sample_prompts(loaded: LoadedBase, prompts: list[str], seed: int) -> torch.Tensor:
     """One picture a prompt at the base's default steps and guidance, as [n, 3, h, w] in [-1, 1]."""
-    base = loaded.base
-    side, latent = base.resolution, base.resolution // base.vae_factor
     ids = [loaded.prompts.token_ids([text]) for text in prompts]
     with torch.no_grad():
         positive = loaded.prompts.encode((torch.cat([i[0] for i in ids]), torch.cat([i[1] for i in ids])))
-    nothing = Conditioning(torch.zeros_like(positive.context), torch.zeros_like(positive.pooled))
-    noise = Noise([1000 * seed + i for i in range(len(prompts))], (4, latent, latent))
-    time_ids = torch.tensor([[side, side, 0, 0, side, side]], dtype=torch.float32).repeat(len(prompts), 1)
-    table = sampler_table(base, None, base.default_steps)
-    z = sample(loaded.predict, table, noise, positive, nothing, time_ids, base.default_guidance)
-    return loaded.decode(z) * 2 - 1
+    seeds = [1000 * seed + i for i in range(len(prompts))]
+    return sample_pictures(loaded, positive, loaded.unconditional(len(prompts)), seeds) * 2 - 1
 
 
 def base_scores(base: Base) -> tuple[dict[str, float], Image.Image]:
@@ -141,8 +133,8 @@ whether the code learns.
 ![toy-sdxl](toy-sdxl.png)
 ![toy-playground](toy-playground.png)
 
-Written by `python -m lorafleet.toy.making report` on {today} ({machine}). Rebuild with
-`python -m lorafleet.toy.making vae --work FOLDER`, then `base toy-playground`, `base toy-sdxl`, `judge`, `report`.
+Written by `python tools/make_toy.py report` on {today} ({machine}). Rebuild with
+`python tools/make_toy.py vae --work FOLDER`, then `base toy-playground`, `base toy-sdxl`, `judge`, `report`.
 
 ```
 {sums}

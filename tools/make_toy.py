@@ -1,4 +1,4 @@
-"""Rebuilds the toy world's weights: `python -m lorafleet.toy.making STAGE --work FOLDER`.
+"""Rebuilds the toy world's weights: `python tools/make_toy.py STAGE --work FOLDER`.
 
 Stages in order: `vae`, `base toy-playground`, `base toy-sdxl`, `judge`, `report`. Each reads what the earlier ones
 left in the work folder. The two bases may run side by side; give each process its own cores.
@@ -15,12 +15,12 @@ import torch
 from diffusers import AutoencoderKL
 
 from lorafleet.bases import SHIPPED
-from lorafleet.toy.making.assemble import KINDS, load_base, save_base, standardise
-from lorafleet.toy.making.data import Pictures, pictures
-from lorafleet.toy.making.denoiser import Base, Latents, Loss, edm_loss, epsilon_loss, train_base
-from lorafleet.toy.making.vae import encode, psnr, train_vae
 from lorafleet.toy.tokenizer import build_tokenizer
 from lorafleet.toy.world import BACKGROUNDS, CLASSES, COLOURS, WORDS, is_held_out
+from toy.assemble import KINDS, load_base, save_base, standardise
+from toy.data import Pictures, pictures
+from toy.denoiser import Base, Latents, Loss, edm_loss, epsilon_loss, train_base
+from toy.vae import encode, psnr, train_vae
 
 PICTURES = 120_000
 VAE_STEPS = 4000
@@ -96,7 +96,7 @@ def make_base(kind: str, work: Path, first: int = 0) -> None:
 
 def main() -> None:
     """Runs one stage."""
-    parser = argparse.ArgumentParser(prog="python -m lorafleet.toy.making", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python tools/make_toy.py", description=__doc__)
     parser.add_argument("stage", choices=("vae", "base", "judge", "report"))
     parser.add_argument("kind", nargs="?", choices=KINDS)
     parser.add_argument("--work", type=Path, required=True)
@@ -110,11 +110,11 @@ def main() -> None:
     elif arguments.stage == "base":
         make_base(arguments.kind or parser.error("base needs a kind"), arguments.work, arguments.first)
     elif arguments.stage == "judge":
-        from lorafleet.toy.making.judge import make_judge
+        from toy.judge import make_judge
 
         make_judge()
     else:
-        from lorafleet.toy.making.report import make_report
+        from toy.report import make_report
 
         make_report()
 

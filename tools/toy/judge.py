@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lorafleet.toy.judges import ATTRIBUTES, WEIGHTS, Judge
-from lorafleet.toy.making.data import SIDE, Pictures, pictures, to_unit
 from lorafleet.toy.render import render
 from lorafleet.toy.world import CLASSES, random_identity, random_scene
+from toy.data import SIDE, Pictures, pictures, to_unit
 
 IDENTITIES, VIEWS = 3000, 8
 
@@ -36,7 +36,7 @@ def identity_views(count: int = IDENTITIES, first: int = 0) -> Tensor:
     return torch.from_numpy(np.stack(views)).permute(0, 1, 4, 2, 3).contiguous()
 
 
-def worn(x: Tensor) -> Tensor:
+def degraded(x: Tensor) -> Tensor:
     """Pictures as a VAE or a sampler may leave them: some blurred, some noisy, some dim or pale."""
     n = len(x)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -72,13 +72,13 @@ def train_judge(data: Pictures, views: Tensor, steps: int = 3000, batch: int = 6
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps, pct_start=0.1)
     for step in range(steps):
         rows = torch.randint(len(data.pixels), (batch,), generator=rng)
-        features = judge.features(worn(to_unit(data.pixels[rows])))
+        features = judge.features(degraded(to_unit(data.pixels[rows])))
         loss = sum(
             F.cross_entropy(judge.heads[name](features), data.labels[name][rows], ignore_index=-1)
             for name in ATTRIBUTES
         )
         x, owners = _identity_batch(views, rng)
-        loss = loss + contrastive_loss(judge.embed(worn(x)), owners)
+        loss = loss + contrastive_loss(judge.embed(degraded(x)), owners)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,7 +13,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-from lorafleet.toy.making.denoiser import BETAS, Base
+from toy.denoiser import BETAS, Base
 
 KINDS = ("toy-sdxl", "toy-playground")
 
