@@ -46,7 +46,7 @@ FIRST = (
     Mutant(
         "loss in bf16",
         f"{PLATFORM}/loaded.py",
-        "return found.to(torch.promote_types(found.dtype, torch.float32))",
+        "return prediction.to(torch.promote_types(prediction.dtype, torch.float32))",
         "return found",
         "tests/jobs/train/test_precision.py",
     ),

@@ -50,8 +50,8 @@ STAGES = {
 def trainable(data: Pictures) -> torch.Tensor:
     """Which pictures [n] a base may see: all but the held-out combinations of class, colour and background."""
     rows = zip(*(data.labels[name].tolist() for name in ("class", "colour", "background")), strict=True)
-    places = tuple(BACKGROUNDS)
-    return torch.tensor([c < 0 or not is_held_out(CLASSES[n], COLOURS[c], places[b]) for n, c, b in rows])
+    backgrounds = tuple(BACKGROUNDS)
+    return torch.tensor([c < 0 or not is_held_out(CLASSES[n], COLOURS[c], backgrounds[b]) for n, c, b in rows])
 
 
 def make_vae(work: Path) -> None:

@@ -1,7 +1,6 @@
-"""The full SDXL architecture with random weights, made on the fly.
+"""The full SDXL architecture with random weights, for tests and benchmarks of speed and memory without a download.
 
-The proof that the toy size is a choice, and what benchmarks of speed and memory run on where no weights can be
-downloaded. Its pictures are noise.
+Its pictures are noise.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ VAE: dict[str, Any] = {
 
 
 def sdxl_random(folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu", seed: int = 0) -> LoadedBase:
-    """A loaded base of SDXL's shape; configurations and the seed are written to `folder` for whoever asks the base."""
+    """A loaded base of SDXL's shape; its configuration and a file that identifies the seed are written to `folder`."""
     generator = torch.Generator(device).manual_seed(seed)
     clip_l, clip_g = _text_config(768, 12, 12, 768, "quick_gelu"), _text_config(1280, 32, 20, 1280, "gelu")
 

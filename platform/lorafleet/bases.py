@@ -1,7 +1,7 @@
 """Which bases there are, where they lie, and which family each belongs to.
 
-A family is read from the base's own files (scheduler and VAE configuration), never guessed from its name; a base is
-told from another by the values of its weights. Imports no torch: `plan` and `check` ask here too.
+A family is read from the base's own files (scheduler and VAE configuration), never guessed from its name; two bases are
+the same if the values of their weights are. Imports no torch, because `plan` and `check` use it too.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ HUB = {
 }
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 WEIGHED = ("unet", *TEXT_ENCODERS)
-"""The parts that adapters are made for."""
+"""The parts whose weights adapters depend on."""
 VALUES = "v2-"
-"""What a fingerprint of values begins with; older ones are of files."""
+"""The beginning of fingerprints that are made of values; older ones were made of files."""
 LICENCES = {
     "toy-sdxl": "apache-2.0",
     "toy-playground": "apache-2.0",
@@ -128,11 +128,11 @@ class Base:
         return 5.0 if sampler == "edm-euler" else 3.0
 
     def files(self, part: str) -> PartFiles:
-        """What a part ("unet", "vae", "text_encoder", "text_encoder_2") is loaded from. Raises BaseModelError."""
+        """The files that a part (unet, vae, text_encoder, text_encoder_2) is loaded from. Raises BaseModelError."""
         return part_files(self.path / part, TRANSFORMERS if part in TEXT_ENCODERS else DIFFUSERS)
 
     def tensors(self, part: str) -> dict[str, Stored]:
-        """The tensors of a part's files by name: their shapes, and where they lie."""
+        """The tensors of a part's files by name: their dtypes, shapes and positions in the files."""
         return tensors_of(self.files(part))
 
     @cached_property
@@ -150,7 +150,7 @@ class Base:
 
     @cached_property
     def vae_fingerprint(self) -> str:
-        """Identifies what latents are made with: the VAE's values as they are stored, and its configuration."""
+        """Identifies the VAE that makes latents, by its values as they are stored and its configuration."""
         config = json.dumps(self.config("vae"), sort_keys=True)
         digest = values_digest(self.tensors("vae"), as_fp16=False)
         return hashlib.sha256(f"{digest.hex()}/{config}".encode()).hexdigest()[:16]
@@ -171,10 +171,10 @@ class Base:
 
 
 def find_base(name: str, beside: Path | None = None) -> Base:
-    """Finds a base by its short name, a local folder, or a hub id already in the local Hugging Face cache.
+    """Finds a base by its short name, a local folder, or a hub id that is already in the local Hugging Face cache.
 
-    A relative path starts at `beside`, by default where one stands. Nothing is downloaded. Raises BaseModelError with
-    what to do if it is not there.
+    A relative path starts at `beside`, by default at the current folder. Nothing is downloaded. Raises BaseModelError,
+    which says what to do, if there is no such base.
     """
     if name in SHIPPED:
         return Base(name, SHIPPED[name])
@@ -190,7 +190,7 @@ def find_base(name: str, beside: Path | None = None) -> Base:
 
 
 def fetchable(name: str, beside: Path | None = None) -> bool:
-    """Whether `hf download` may get it: a short name of the hub's, or a hub id where no file or folder is so called."""
+    """Whether `hf download` can fetch it: a short name of a hub model, or a hub id that is no local file or folder."""
     from huggingface_hub.errors import HFValidationError
 
     if name in HUB:
@@ -209,7 +209,7 @@ def _path(name: str, beside: Path | None) -> Path:
 
 
 def _refuse_what_is_there(name: str, path: Path) -> None:
-    """Names a folder or file for what it is, rather than not finding it."""
+    """Raises BaseModelError if the path exists and is no base, saying what it is instead of "not found"."""
     if os.path.isdir(path):
         raise BaseModelError(f"base {name!r} is a folder without model_index.json; give one saved by diffusers")
     if os.path.exists(path):

@@ -1,7 +1,7 @@
-"""The command line's frame: finds the command groups, and turns errors into one line and an exit code.
+"""The command line: finds the groups of commands, and turns errors into one line and an exit code.
 
-Knows no command itself. Training and serving register theirs through the entry-point group `lorafleet.commands`; heavy
-modules are imported inside commands, so that `--help` answers at once.
+Knows only the platform's own commands. Training and serving register theirs through the entry-point group
+`lorafleet.commands`; heavy modules are imported inside commands, so that `--help` answers at once.
 
 Exit codes: 0 fine; 1 done, but some jobs failed or findings block; 2 bad input or configuration; 3 not found; 4 cluster
 or service out of reach; 130 interrupted.
@@ -27,7 +27,7 @@ GROUP = "lorafleet.commands"
 
 @dataclass
 class Options:
-    """What the options before the command said."""
+    """The options that stand before the command."""
 
     debug: bool = False
 

@@ -1,4 +1,4 @@
-"""How commands speak: data on stdout, everything else on stderr. Knows text and streams; refuses to know what is said.
+"""Output of commands: data on stdout, everything else on stderr. Knows streams; refuses to know what the texts mean.
 
 Rich leaves colour out where the stream is no terminal, and under `NO_COLOR`.
 """
@@ -22,14 +22,14 @@ err = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def escape_unwritable() -> None:
-    """From now on stdout and stderr escape what their encoding cannot write; `PYTHONIOENCODING=ascii` is no error."""
+    """Makes stdout and stderr escape what their encoding cannot write, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(document: Mapping[str, Any] | Strict) -> None:
-    """Writes one JSON document to stdout; NaN and infinity raise ValueError, since JSON has no words for them."""
+    """Writes one JSON document to stdout; NaN and infinity raise ValueError, because JSON has neither."""
     data = document.model_dump(mode="json") if isinstance(document, Strict) else document
     sys.stdout.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
 

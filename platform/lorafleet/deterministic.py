@@ -1,6 +1,6 @@
-"""Makes equal calls give equal bits in this process: what `exact` asks of torch, in training and in serving.
+"""Makes equal calls give equal bits in this process, which `exact` needs from torch in training and in serving.
 
-It says nothing of unequal calls: a row's bits depend on the shape of its batch and, on many processors, on its place
+Unequal calls are not covered: a row's bits depend on the shape of its batch and, on many processors, on its place
 there. Whoever promises bits must also make the same call each time.
 """
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 WORKSPACES = (":4096:8", ":16:8")
-"""What cuBLAS may be told for products whose bits repeat, whatever other streams do (its "Results reproducibility")."""
+"""Settings with which cuBLAS's products repeat their bits whatever other streams do (its "Results reproducibility")."""
 
 
 def use_deterministic_algorithms(device: torch.device | str) -> None:

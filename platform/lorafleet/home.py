@@ -28,23 +28,23 @@ class Home:
     @property
     def tracking_uri(self) -> str:
         """MLflow's store, absolute: `MLFLOW_TRACKING_URI`, else SQLite under the home. Raises SettingsError."""
-        said = os.environ.get("MLFLOW_TRACKING_URI")
-        return tracking_address(said) if said else sqlite_url(self.root / "mlflow.db")
+        address = os.environ.get("MLFLOW_TRACKING_URI")
+        return tracking_address(address) if address else sqlite_url(self.root / "mlflow.db")
 
     @property
     def database_url(self) -> str:
-        """Of the job rows, absolute: `LORAFLEET_DATABASE_URL`, else SQLite under the home. Raises SettingsError."""
-        said = os.environ.get("LORAFLEET_DATABASE_URL")
-        return database_address(said, "LORAFLEET_DATABASE_URL") if said else sqlite_url(self.database)
+        """URL of the job rows, absolute: `LORAFLEET_DATABASE_URL`, else SQLite under the home. Raises SettingsError."""
+        address = os.environ.get("LORAFLEET_DATABASE_URL")
+        return database_address(address, "LORAFLEET_DATABASE_URL") if address else sqlite_url(self.database)
 
     def environment(self) -> dict[str, str]:
-        """What a process in any folder must be told to find the same home, runs and rows."""
-        told = {"LORAFLEET_HOME": str(self.root)}
+        """The variables with which a process in any folder finds the same home, runs and job rows."""
+        variables = {"LORAFLEET_HOME": str(self.root)}
         if os.environ.get("MLFLOW_TRACKING_URI"):
-            told["MLFLOW_TRACKING_URI"] = self.tracking_uri
+            variables["MLFLOW_TRACKING_URI"] = self.tracking_uri
         if os.environ.get("LORAFLEET_DATABASE_URL"):
-            told["LORAFLEET_DATABASE_URL"] = self.database_url
-        return told
+            variables["LORAFLEET_DATABASE_URL"] = self.database_url
+        return variables
 
     @property
     def artifacts(self) -> Path:
@@ -53,20 +53,20 @@ class Home:
 
     @property
     def submissions(self) -> Path:
-        """One folder a submission: its resolved manifest, logs and work in progress."""
+        """One folder for each submission: its resolved manifest, logs and work in progress."""
         return self.root / "submissions"
 
     def job_log(self, submission: str, job: str) -> Path:
-        """What happened to one job, a line an event."""
+        """The log of one job, one line for each event."""
         return self.submissions / submission / f"{job}.log"
 
     def report(self, submission: str) -> Path:
-        """How a submission ended, as a web page."""
+        """The web page about a submission's end."""
         return self.submissions / submission / "report.html"
 
     @property
     def bundles(self) -> Path:
-        """Finished adapter bundles, one folder a job."""
+        """Finished adapter bundles, one folder for each job."""
         return self.root / "bundles"
 
     @property
@@ -76,7 +76,7 @@ class Home:
 
     @property
     def checkpoints(self) -> Path:
-        """Jobs half-way, one folder a job; gone once its bundle is written."""
+        """Checkpoints, one folder for each job, deleted once the job's bundle is written."""
         return self.root / "checkpoints"
 
     @property

@@ -45,7 +45,7 @@ class LoadedBase:
 
     @classmethod
     def load(cls, base: Base, device: str = "cpu", precision: str = "fp32") -> LoadedBase:
-        """Reads the parts from the base's folder (safetensors only), of each the files that its fingerprint is of."""
+        """Reads the parts from the base's folder: the safetensors files that its fingerprint is made of."""
         dtype = DTYPES[precision]
 
         def part(kind: Any, name: str, dtype: torch.dtype) -> Any:
@@ -89,9 +89,9 @@ class LoadedBase:
     def carrying(
         self, parts: Sequence[str], adapters: Mapping[str, Mapping[str, Stacked]], dropout: RowDropout | None = None
     ) -> Iterator[None]:
-        """While it lasts, these parts carry these adapters, by part; a part without one carries none.
+        """Installs adapters on `parts` while the block runs, by part; a part that has none in `adapters` carries none.
 
-        Afterwards they carry nothing, whatever was raised: no adapter outlives the calls that it was installed for.
+        Afterwards the parts carry nothing, whatever was raised: no adapter outlives the calls that it is meant for.
         """
         with ExitStack() as stack:
             for part in parts:
@@ -100,7 +100,7 @@ class LoadedBase:
 
     @contextmanager
     def checkpointing(self, wanted: bool) -> Iterator[None]:
-        """While it lasts, the UNet computes activations again in the backward pass, if wanted, and keeps few."""
+        """If wanted, checkpoints the UNet's gradients while the block runs: it recomputes activations and keeps few."""
         if wanted:
             self.unet.enable_gradient_checkpointing()
         try:
@@ -126,9 +126,9 @@ class LoadedBase:
         return bool(index.get("force_zeros_for_empty_prompt", True))
 
     def unconditional(self, count: int) -> Conditioning:
-        """What guidance takes for "no prompt", and training for a dropped caption: zeros, or the encoded empty text.
+        """Conditioning of `count` rows without a prompt: zeros, or the encoded empty text, as the base was trained.
 
-        Text encoder LoRA must be off or the row's own: where the base encodes the empty text, it counts.
+        Where the base encodes the empty text, LoRA that the text encoders carry changes it.
         """
         ids = self.prompts.token_ids([""])
         empty = self.prompts.encode(ids)
@@ -146,7 +146,7 @@ class LoadedBase:
     ) -> Tensor:
         """The UNet's output for `x` [n, c, h, w], `t` [n], and conditioning and `time_ids` [n, 6] of n rows.
 
-        In fp32, or in fp64 if the UNet is. `unet` is called in the UNet's place: itself, compiled.
+        The output is fp32, or fp64 if the UNet is. `unet` is called instead of the base's own: the same, compiled.
         """
         dtype = self.unet.dtype
         ids = time_ids.to(self.device, torch.float32)  # bf16 knows 340 and 342, not 341; their embedding is fp32 anyway
@@ -154,8 +154,8 @@ class LoadedBase:
         output = (self.unet if unet is None else unet)(
             x.to(dtype), t.to(self.device), conditioning.context.to(dtype), added_cond_kwargs=extra, return_dict=False
         )
-        found: Tensor = output[0]
-        return found.to(torch.promote_types(found.dtype, torch.float32))
+        prediction: Tensor = output[0]
+        return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 LONGEST = 4
-"""The most that a size's long side is of its short one (Podell et al. 2023, appendix I)."""
+"""The largest ratio of a size's long side to its short one (Podell et al. 2023, appendix I)."""
 
 
 def bucket_sizes(resolution: int) -> tuple[tuple[int, int], ...]:
@@ -14,9 +14,9 @@ def bucket_sizes(resolution: int) -> tuple[tuple[int, int], ...]:
     """
     step = 64 if resolution >= 512 else 8
     square = resolution // step * step
-    found = {(square, square)}
+    sizes = {(square, square)}
     for short in range(step, resolution + 1, step):
         long = resolution * resolution // short // step * step
         if short <= long <= LONGEST * short:
-            found |= {(short, long), (long, short)}
-    return tuple(sorted(found))
+            sizes |= {(short, long), (long, short)}
+    return tuple(sorted(sizes))

@@ -1,4 +1,4 @@
-"""Which layers an adapter may sit on, by the names that users write. Imports no torch, for `plan` asks here too.
+"""Which layers an adapter may change, by the names that users write. Imports no torch, because `plan` uses it too.
 
 A UNet's presets and the ends of its modules' names:
 
@@ -25,7 +25,7 @@ UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 PARTS = (UNET, TEXT_ENCODER, TEXT_ENCODER_2)
 """The models of a base that can carry LoRA; also the prefixes of diffusers' keys."""
 TEXT_PARTS = (TEXT_ENCODER, TEXT_ENCODER_2)
-"""Those that encode prompts."""
+"""The parts that encode prompts."""
 
 
 def is_target(layer: str, targets: str | Sequence[str]) -> bool:

@@ -1,7 +1,7 @@
 """Which safetensors files of a base's part are loaded, what their headers say, and a fixed sample of their values.
 
 Knows diffusers' and transformers' file names and safetensors' layout. Refuses to read whole files, and imports no
-torch: `plan` and `check` ask here too.
+torch, because `plan` and `check` use it too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from lorafleet.errors import BaseModelError
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
-"""What each calls a part's file."""
+"""The name that each library gives to a part's file, without its ending."""
 _HEADER_LIMIT = 100 * 10**6  # safetensors' own
 _FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _WIDTHS = {dtype: np.dtype(kind).itemsize for dtype, kind in _FLOATS.items()}
@@ -33,13 +33,13 @@ class PartFiles:
     """The files that a part of a base is loaded from."""
 
     variant: str | None
-    """What diffusers and transformers call it; None for files without one in their names."""
+    """The word in the files' names that diffusers and transformers call so; None for files without one."""
     paths: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies."""
+    """A tensor's dtype and shape, and its position in a file."""
 
     path: Path
     dtype: str
@@ -133,28 +133,28 @@ def values_digest(tensors: Mapping[str, Stored], as_fp16: bool) -> bytes:
     transformers save and others do not, are left out, and so is `text_model.` in front of a name.
     """
     digest = hashlib.sha256()
-    plain = {name.removeprefix("text_model."): one for name, one in tensors.items()}
+    plain = {name.removeprefix("text_model."): stored for name, stored in tensors.items()}
     with _Open() as files:
-        for name, one in sorted(plain.items()):
+        for name, stored in sorted(plain.items()):
             if name.endswith("position_ids"):
                 continue
-            dtype = "" if as_fp16 and one.dtype in _FLOATS else one.dtype
-            digest.update(f"{name}:{dtype}{list(one.shape)}\n".encode())
-            raw = b"".join(files.read(one.path, at, size) for at, size in _sampled(one))
-            digest.update(_as_fp16(raw, one.dtype) if as_fp16 else raw)
+            dtype = "" if as_fp16 and stored.dtype in _FLOATS else stored.dtype
+            digest.update(f"{name}:{dtype}{list(stored.shape)}\n".encode())
+            raw = b"".join(files.read(stored.path, at, size) for at, size in _sampled(stored))
+            digest.update(_as_fp16(raw, stored.dtype) if as_fp16 else raw)
     return digest.digest()
 
 
-def _sampled(one: Stored) -> list[tuple[int, int]]:
-    """Where in the file the sample lies, and how many bytes."""
-    count = prod(one.shape)
+def _sampled(stored: Stored) -> list[tuple[int, int]]:
+    """The sampled runs of a tensor: each run's first byte in the file, and how many bytes it has."""
+    count = prod(stored.shape)
     if not count:
         return []
-    width = (one.stop - one.start) // count
+    width = (stored.stop - stored.start) // count
     if width == 0 or count <= _RUNS * _RUN:  # packed types have several values a byte
-        return [(one.start, min(one.stop - one.start, _RUNS * _RUN * 8))]
-    places = (0, (count - _RUN) // 2, count - _RUN)
-    return [(one.start + place * width, _RUN * width) for place in places]
+        return [(stored.start, min(stored.stop - stored.start, _RUNS * _RUN * 8))]
+    starts = (0, (count - _RUN) // 2, count - _RUN)
+    return [(stored.start + start * width, _RUN * width) for start in starts]
 
 
 def _as_fp16(raw: bytes, dtype: str) -> bytes:
@@ -169,7 +169,7 @@ def _as_fp16(raw: bytes, dtype: str) -> bytes:
 
 
 class _Open:
-    """Files that are read in places, each opened once."""
+    """Reads pieces of files, opening each file once."""
 
     def __init__(self) -> None:
         self._files: dict[Path, int] = {}
@@ -188,7 +188,7 @@ class _Open:
 
 
 def headers_digest(files: Mapping[str, Sequence[Path]]) -> str:
-    """How bases were told apart until version 0.1: of each file its name, its size, and its first and last 64 KiB."""
+    """The fingerprint of earlier adapters' cards: of each file its name, its size, and its first and last 64 KiB."""
     digest = hashlib.sha256()
     for part, paths in files.items():
         for path in sorted(paths):

@@ -94,11 +94,11 @@ def accuracy(judge: Judge, data: Pictures) -> dict[str, float]:
     features = torch.cat([judge.features(to_unit(chunk)) for chunk in data.pixels.split(256)])
     result = {}
     for name, head in judge.heads.items():
-        known = data.labels[name] >= 0
+        asked = data.labels[name] >= 0
         if name == "colour":
-            known &= data.labels["clear"] == 1
+            asked &= data.labels["clear"] == 1
         right = head(features).argmax(dim=-1) == data.labels[name]
-        result[name] = float(right[known].float().mean())
+        result[name] = float(right[asked].float().mean())
     return result
 
 

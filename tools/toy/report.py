@@ -67,7 +67,7 @@ def gallery_ceiling(folder: Path, count: int = 30) -> float:
     for index, subject in enumerate(subjects):
         rng = random.Random(f"ceiling-{index}")
         queries = as_tensor([render(random_scene(subject.identity, rng)) for _ in range(4)])
-        hits += sum(found == index for found in recognise(judge, queries, galleries))
+        hits += sum(recognised == index for recognised in recognise(judge, queries, galleries))
     return hits / (4 * count)
 
 

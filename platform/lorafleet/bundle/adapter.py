@@ -1,4 +1,4 @@
-"""A bundle's tensors, checked against a base and laid out by its layers: what training validates and serving serves.
+"""A bundle's tensors, checked against a base and sorted by its layers, for serving and for checks of what was made.
 
 Knows diffusers' LoRA key names and the bundle. Refuses to guess: a key that binds no layer, a wrong shape or rank, or a
 value that is not finite is a BundleError that names the key.
@@ -40,7 +40,7 @@ class Adapter:
 
     name: str
     parts: Mapping[str, Layers]
-    """By `lorafleet.targets.PARTS` and layer; alpha / rank folded into B, DoRA's norms worked out."""
+    """Factors by part (`lorafleet.targets.PARTS`) and layer; alpha / rank is folded into B, DoRA's norms are set."""
     vectors: Vectors | None
     """Learned tokens [n, w1] and [n, w2]."""
     triggers: tuple[Trigger, ...]
@@ -55,7 +55,7 @@ class Adapter:
 
     @property
     def touches_text(self) -> bool:
-        """Whether prompts are encoded differently with it, beside its learned tokens."""
+        """Whether it changes the text encoders, and so how any prompt is encoded."""
         return any(self.parts.get(part) for part in PARTS[1:])
 
     @property
@@ -96,10 +96,10 @@ def load_adapter(bundle: Bundle | Path, loaded: LoadedBase) -> Adapter:
 def check_adapter(bundle: Bundle, shapes: Shapes, widths: tuple[int, int]) -> Adapter:
     """A bundle's tensors by part and layer, checked against the layers' shapes and token widths."""
     card = bundle.card
-    found: dict[tuple[str, str], dict[Kind, Tensor]] = {}
+    by_layer: dict[tuple[str, str], dict[Kind, Tensor]] = {}
     for key, tensor in bundle.weights().items():
         part, layer, kind = _bind(card.name, key, shapes)
-        tensors = found.setdefault((part, layer), {})
+        tensors = by_layer.setdefault((part, layer), {})
         if kind in tensors:
             raise BundleError(
                 f"adapter {card.name!r}: {key!r} gives layer {layer!r} its {kind} a second time; train again"
@@ -108,10 +108,10 @@ def check_adapter(bundle: Bundle, shapes: Shapes, widths: tuple[int, int]) -> Ad
         checked = _checked(card.name, key, tensor, factor_shape(kind, rank, shapes[part][layer]))
         tensors[kind] = checked.flatten(0 if kind == "m" else 1)
     vectors = _vectors(bundle, widths)
-    if not found and vectors is None:
+    if not by_layer and vectors is None:
         raise BundleError(f"adapter {card.name!r} binds no layer and has no learned tokens; train or fetch it again")
     parts: dict[str, dict[str, Factors]] = {}
-    for (part, layer), tensors in found.items():
+    for (part, layer), tensors in by_layer.items():
         parts.setdefault(part, {})[layer] = _factors(card.name, layer, tensors, card.scale)
     return Adapter(
         card.name, parts, vectors, card.triggers, card.sha256.get(EMBEDDINGS, ""), card.sha256.get(WEIGHTS, "")
@@ -133,10 +133,10 @@ def _bind(name: str, key: str, shapes: Shapes) -> tuple[str, str, Kind]:
 
 
 def factor_key(part: str, layer: str, kind: Kind) -> str:
-    """What a bundle calls a layer's tensor within its part, as PEFT spells it.
+    """The key of a layer's tensor within its part in a bundle, as PEFT spells it.
 
-    Of a text encoder's magnitudes transformers' loader wants the whole parameter's name, with `.weight`; without, it
-    loads the bundle with fresh ones and only warns.
+    transformers' loader wants the magnitudes of text encoders under the whole parameter's name, with `.weight`; without
+    that it leaves them out of what it loads, begins with fresh ones, and only warns.
     """
     if part == UNET:
         return f"{layer}.{'lora_magnitude_vector' if kind == 'm' else f'lora_{kind}.weight'}"
@@ -144,7 +144,7 @@ def factor_key(part: str, layer: str, kind: Kind) -> str:
 
 
 def factor_shape(kind: Kind, rank: int, layer: LayerShape) -> tuple[int, ...]:
-    """Of a tensor in a file, as PEFT writes it, for a layer of that shape."""
+    """The shape that PEFT gives a tensor in a file, for a layer of the given shape."""
     n_in, n_out, *kernel = layer
     ones = [1 for _ in kernel]
     return {"A": (rank, n_in, *kernel), "B": (n_out, rank, *ones), "m": (*ones[:1], n_out, *ones)}[kind]
@@ -168,22 +168,22 @@ def _checked(name: str, key: str, tensor: Tensor, shape: tuple[int, ...]) -> Ten
 
 
 def _vectors(bundle: Bundle, widths: tuple[int, int]) -> Vectors | None:
-    name, found = bundle.card.name, bundle.embeddings()
+    name, embeddings = bundle.card.name, bundle.embeddings()
     rows = [row for trigger in bundle.card.triggers for row in trigger.tokens]
-    if not found:
+    if not embeddings:
         if rows:
             raise BundleError(
                 f"adapter {name!r}: its triggers name learned tokens, but it has none; train or fetch it again"
             )
         return None
-    if set(found) != {"clip_l", "clip_g"}:
-        raise BundleError(f"adapter {name!r}: embeddings {sorted(found)}; expected clip_l and clip_g")
-    count = found["clip_l"].shape[0] if found["clip_l"].dim() else 0
+    if set(embeddings) != {"clip_l", "clip_g"}:
+        raise BundleError(f"adapter {name!r}: embeddings {sorted(embeddings)}; expected clip_l and clip_g")
+    count = embeddings["clip_l"].shape[0] if embeddings["clip_l"].dim() else 0
     if rows and not 0 <= min(rows) <= max(rows) < count:
         raise BundleError(
             f"adapter {name!r}: its triggers name token rows {sorted(rows)}; it has rows 0 to {count - 1}"
         )
-    one, two = (
-        _checked(name, key, found[key], (count, w)) for key, w in zip(("clip_l", "clip_g"), widths, strict=True)
+    clip_l, clip_g = (
+        _checked(name, key, embeddings[key], (count, w)) for key, w in zip(("clip_l", "clip_g"), widths, strict=True)
     )
-    return one, two
+    return clip_l, clip_g

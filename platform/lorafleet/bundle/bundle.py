@@ -35,7 +35,7 @@ MAX_BYTES = 2 * 2**30
 
 
 class Trigger(Strict):
-    """How a prompt names the subject: `<name>` (or the abstraction itself) stands for `tokens`, or for plain `text`."""
+    """A word that names the subject in prompts: it stands for `tokens`, or for plain `text`."""
 
     trigger: str
     """As typed in a prompt: `<dog-rex>`."""
@@ -56,13 +56,13 @@ class AdapterCard(Strict):
     base_fingerprint: str
     prediction: str
     rank: Annotated[int, Field(ge=0)]
-    """Of the UNet's LoRA, or where the UNet is left alone of the text encoders'; 0 for learned tokens alone."""
+    """The rank of the UNet's LoRA, or of the text encoders' if the UNet has none; 0 for learned tokens alone."""
     alpha: float
     dora: bool = False
     targets: tuple[str, ...]
     """Ends of the adapted UNet layers' names; "all-linear" for all; empty where the UNet is left alone."""
     text_encoder_rank: int = 0
-    """Of the text encoders' LoRA; 0 for none."""
+    """The rank of the text encoders' LoRA; 0 for none."""
     triggers: tuple[Trigger, ...]
     class_noun: str
     instance_prompt: str
@@ -76,21 +76,21 @@ class AdapterCard(Strict):
     run_id: str | None = None
     lorafleet_version: str
     sha256: dict[str, str] = Field(default_factory=dict)
-    """Of every other file."""
+    """Digests of all other files of the bundle, by name."""
 
     @property
     def scale(self) -> float:
-        """Alpha / rank, the same for every part."""
+        """alpha / rank, the same for every part; 1 without a LoRA."""
         return self.alpha / self.rank if self.rank else 1.0
 
     @property
     def imported_from(self) -> str:
-        """The file of another program that it was made of; empty for what was trained here."""
+        """The name of the other program's file that it was imported from; empty for what was trained here."""
         return str(self.recipe.get("imported_from", ""))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was left out of that file, or read in one of several ways."""
+        """What the import left out of that file, or read in one of several possible ways."""
         return tuple(map(str, self.recipe.get("notes", ()))) if self.imported_from else ()
 
 

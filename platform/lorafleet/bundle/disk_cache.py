@@ -1,8 +1,8 @@
 """Bundles on this machine's disk under the digest of their card, which covers every other file.
 
     <root>/<sha256 of adapter.json>/     a whole, verified bundle; seen whole or not at all
-    <root>/.<digest>.<unique>/           a download in progress; swept once nobody is at work on it
-    <root>/.locks/<digest>.fetch, .pin   held by who downloads, and by who uses; .pin's time is the last use
+    <root>/.<digest>.<unique>/           a download in progress; deleted if its process has died
+    <root>/.locks/<digest>.fetch, .pin   locks of whoever downloads and whoever uses it; .pin's time is the last use
 
 Safe between processes and across kills: locks are the kernel's and end with their process. Knows files and digests;
 refuses to know where bundles come from (`download` is passed in) and what is in them (`lorafleet.bundle.bundle` says).
@@ -31,13 +31,13 @@ from lorafleet.util.locked import locked
 CAPACITY = 20 * 2**30
 LOCKS = ".locks"
 Download = Callable[[Path], Path]
-"""Puts a bundle somewhere under an empty folder and returns where."""
+"""Downloads a bundle into an empty folder and returns its path, which may be a folder inside."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CacheStats:
-    """What a cache did in this process, and what lies in it for all."""
+    """Counts of this process, and the size of the cache, which all processes share."""
 
     hits: int = 0
     misses: int = 0
@@ -89,7 +89,7 @@ class BundleCache:
     def get(self, digest: str, download: Download) -> Bundle:
         """The bundle whose card has this digest, downloaded once however many ask if no intact copy is here.
 
-        BundleError if what was downloaded is not that bundle. Until `pinned`, room for another may be made of it.
+        Raises BundleError if what was downloaded is not that bundle. Until it is `pinned` it may be dropped again.
         """
         path = self.root / digest
         with locked(self._lock(f"{digest}.fetch")):
@@ -115,7 +115,7 @@ class BundleCache:
             self._unpin(digest)
 
     def stats(self) -> CacheStats:
-        """Counts of this process, and the bytes of all entries."""
+        """The counts of this process, and the bytes of all entries."""
         return replace(self._stats, bytes=sum(entry.bytes for entry in self._entries()))
 
     # ---------------------------------------------------------------------------------------------------------------
@@ -177,14 +177,14 @@ class BundleCache:
                 continue
 
     def _entries(self) -> list[Entry]:
-        found = []
+        entries = []
         for path in self.root.glob("[!.]*"):
             try:
                 used = (self.root / LOCKS / f"{path.name}.pin").stat().st_mtime
-                found.append(Entry(path.name, sum(file.stat().st_size for file in path.iterdir()), used))
+                entries.append(Entry(path.name, sum(file.stat().st_size for file in path.iterdir()), used))
             except (FileNotFoundError, NotADirectoryError):  # dropped meanwhile, or not ours
                 continue
-        return found
+        return entries
 
     def _count(self, **more: int) -> None:
         with self._guard:

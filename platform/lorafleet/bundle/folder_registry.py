@@ -1,6 +1,6 @@
 """Adapters in folders: the registry for bundles that lie on this machine and in no MLflow.
 
-Knows the bundle's card. Refuses to know weights: whether a bundle can be trusted is asked when it is loaded.
+Knows the bundle's card. Refuses to know weights: a bundle is verified when it is loaded.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ class FolderRegistry:
 
     def list(self) -> list[AdapterVersion]:
         """The bundles by name; folders without a card are not bundles."""
-        found = [version_of(card.parent) for card in sorted(self.root.glob(f"[!.]*/{CARD}"))]
-        return sorted(found, key=lambda adapter: adapter.name)
+        adapters = [version_of(card.parent) for card in sorted(self.root.glob(f"[!.]*/{CARD}"))]
+        return sorted(adapters, key=lambda adapter: adapter.name)
 
     def resolve(self, name: str, version: str | None = None) -> AdapterVersion:
         """The bundle of that name; NotFoundError says what there is."""
-        found = self.list()
-        for adapter in found:
+        adapters = self.list()
+        for adapter in adapters:
             if adapter.name == name and version in (None, str(adapter.version), *adapter.aliases):
                 return adapter
         asked = name if version is None else f"{name}@{version}"
-        known = ", ".join(adapter.name for adapter in found) or "none"
+        names = ", ".join(adapter.name for adapter in adapters) or "none"
         raise NotFoundError(
-            f"adapter {asked!r} is not in {self.root}; there are: {known}, each as version 1 ({CHAMPION})"
+            f"adapter {asked!r} is not in {self.root}; there are: {names}, each as version 1 ({CHAMPION})"
         )
 
     def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
-        """Whether the bundle is still there; folders are nobody's to drop."""
+        """Whether the bundle is still there; nothing drops folders, so nothing is locked."""
         return nullcontext((adapter.path / CARD).is_file())
 
     def cache_stats(self) -> CacheStats:
-        """Nothing: folders are served where they lie."""
+        """Zeros: folders are served without a copy."""
         return CacheStats()

@@ -1,4 +1,4 @@
-"""The narrow doors between rooms: what the trainer, the lanes and the server ask of tracking and of the registry.
+"""Interfaces between packages: what training and serving need from tracking and from the registry of adapters.
 
 Protocols only. `lorafleet.tracking` has the MLflow side; `Null*` are the null objects for when it is off.
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 CHAMPION = "champion"
-"""The alias for whoever names no version."""
+"""The alias of the version that is used where none is named."""
 
 
 class JobTracker(Protocol):
-    """Where one job's numbers and pictures go. No method may stop a training."""
+    """Records one job's numbers and pictures. No method may stop a training."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records one step's numbers in one call."""

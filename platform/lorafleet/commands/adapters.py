@@ -1,4 +1,4 @@
-"""The group `adapters`, and `ui`: what is registered, for eyes and for other programs."""
+"""The group of commands `adapters`, which lists, shows, exports and imports adapters, and the command `ui`."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ def ls(as_json: AsJson = False) -> int:
 
     from lorafleet.console import note, out, print_json
 
-    found = _registry().list()
+    adapters = _registry().list()
     if as_json:
-        print_json({"adapters": [document(one) for one in found]})
+        print_json({"adapters": [document(adapter) for adapter in adapters]})
         return 0
-    if not found:
+    if not adapters:
         note("no adapter is registered yet; train some: lorafleet submit MANIFEST, or: lorafleet adapters import FILE")
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("adapter", "version", "aliases", "base", "prompt it with"):
         table.add_column(column, overflow="fold")
-    for one in found:
-        table.add_row(one.name, str(one.version), ", ".join(one.aliases), one.base, " ".join(one.triggers))
+    for adapter in adapters:
+        table.add_row(
+            adapter.name, str(adapter.version), ", ".join(adapter.aliases), adapter.base, " ".join(adapter.triggers)
+        )
     out.print(table)
     return 0
 
@@ -58,20 +60,21 @@ def show(
     from lorafleet.console import out, print_json
 
     adapter, _, version = name.partition("@")
-    found = _registry().resolve(adapter, version or None)
-    card = read_bundle(found.path).card
+    registered = _registry().resolve(adapter, version or None)
+    card = read_bundle(registered.path).card
     if as_json:
-        print_json({**document(found), "card": card.model_dump(mode="json")})
+        print_json({**document(registered), "card": card.model_dump(mode="json")})
         return 0
     facts = {
-        "adapter": f"{found.name}@{found.version}" + (f" ({', '.join(found.aliases)})" if found.aliases else ""),
+        "adapter": f"{registered.name}@{registered.version}"
+        + (f" ({', '.join(registered.aliases)})" if registered.aliases else ""),
         "base": f"{card.base} ({card.base_fingerprint})",
-        "prompt it with": " ".join(found.triggers) or "any prompt; it has no trigger",
+        "prompt it with": " ".join(registered.triggers) or "any prompt; it has no trigger",
         **_origin(card),
         "rank, alpha": f"{card.rank}, {card.alpha:g}",
         "licence": card.licence,
-        "run": found.run_id or "none",
-        "path": str(found.path),
+        "run": registered.run_id or "none",
+        "path": str(registered.path),
     }
     for key, value in [*facts.items(), *(("note", text) for text in card.notes)]:
         out.print(f"{key:15} {value}", markup=False)
@@ -91,8 +94,8 @@ def export(
     from lorafleet.console import note, out, print_json
 
     adapter, _, version = name.partition("@")
-    found = _registry().resolve(adapter, version or None)
-    bundle = read_bundle(found.path)
+    registered = _registry().resolve(adapter, version or None)
+    bundle = read_bundle(registered.path)
 
     from lorafleet.formats.export import DORA_READERS, FORMATS
 
@@ -101,7 +104,7 @@ def export(
         note(DORA_READERS)
     if as_json:
         files = [str(path.resolve()) for path in written]
-        print_json({"name": found.name, "version": found.version, "format": to, "files": files})
+        print_json({"name": registered.name, "version": registered.version, "format": to, "files": files})
         return 0
     for path in written:
         out.print(str(path), markup=False)
@@ -152,7 +155,7 @@ def _origin(card: AdapterCard) -> dict[str, str]:
 
 
 def document(adapter: AdapterVersion) -> dict[str, Any]:
-    """What `--json` tells of an adapter version."""
+    """An adapter version as `--json` prints it."""
     return {
         "name": adapter.name, "version": adapter.version, "aliases": list(adapter.aliases), "base": adapter.base,
         "triggers": list(adapter.triggers), "path": str(adapter.path),

@@ -12,8 +12,8 @@ from lorafleet.commands.adapters import AsJson, document
 
 def import_file(
     file: Annotated[Path, typer.Argument(metavar="FILE", show_default=False, exists=True, dir_okay=False)],
-    name: Annotated[str, typer.Option("--name", help="Of the adapter; its newest version becomes champion.")],
-    base: Annotated[str, typer.Option("--base", help="The base that it is for.")],
+    name: Annotated[str, typer.Option("--name", help="The adapter's name; its newest version becomes champion.")],
+    base: Annotated[str, typer.Option("--base", help="The base that the file was made for.")],
     words: Annotated[
         str, typer.Option("--words", help="What <NAME> stands for in a prompt; by default no trigger.")
     ] = "",
@@ -24,7 +24,7 @@ def import_file(
             help="A textual inversion (clip_l, clip_g, or Replicate's embeddings.pti) that <NAME> stands for.",
         ),
     ] = None,
-    licence: Annotated[str, typer.Option("--licence", help="Of the file.")] = "unknown",
+    licence: Annotated[str, typer.Option("--licence", help="The file's licence.")] = "unknown",
     as_json: AsJson = False,
 ) -> int:
     """Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to serve it."""
@@ -41,6 +41,6 @@ def import_file(
     if as_json:
         print_json({**document(made.version), "new": not made.known, "notes": list(made.notes)})
         return 0
-    found = f"{made.version.name}@{made.version.version}"
-    out.print(found + (" (was there already)" if made.known else ""), markup=False)
+    reference = f"{made.version.name}@{made.version.version}"
+    out.print(reference + (" (was there already)" if made.known else ""), markup=False)
     return 0

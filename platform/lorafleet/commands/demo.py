@@ -1,4 +1,4 @@
-"""`lorafleet demo`: the whole road in one command."""
+"""`lorafleet demo`: training, serving and pictures in one command."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def demo(
         base: Annotated[str, typer.Option(help="toy-playground or toy-sdxl.")] = "toy-playground",
-        folder: Annotated[Path | None, typer.Option(help="Where to leave it all; <home>/demo by default.")] = None,
-        port: Annotated[int, typer.Option(help="Of the server; 0 picks a free one.")] = 0,
+        folder: Annotated[
+            Path | None, typer.Option(help="The folder for everything it writes; <home>/demo by default.")
+        ] = None,
+        port: Annotated[int, typer.Option(help="The server's port; 0 picks a free one.")] = 0,
         stay: Annotated[
             bool | None, typer.Option("--stay/--no-stay", help="Keep serving at the end; by default on a terminal.")
         ] = None,

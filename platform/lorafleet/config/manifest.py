@@ -17,10 +17,10 @@ MAX_ADAPTERS = 4  # in one generation request
 
 
 class SubjectSpec(Strict):
-    """One subject, or with `glob` one subject a matching folder."""
+    """One subject, or with `glob` one subject for each matching folder."""
 
     name: Name | None = None
-    """Of the subject; the folder's own name by default."""
+    """The subject's name; the folder's own name by default."""
     images: str | None = None
     """A folder, relative to the manifest."""
     glob: str | None = None
@@ -42,25 +42,26 @@ class SubjectSpec(Strict):
 
 
 class Resources(Strict):
-    """How much runs at once."""
+    """How many jobs run at once, and on what."""
 
     lanes: Annotated[int, Field(ge=1, le=512)] = 1
     gpus_per_lane: Annotated[float, Field(ge=0, le=8)] | None = None
-    """By default 1 where the cluster has GPUs, else 0."""
+    """GPUs that each lane holds; by default 1 where the cluster has GPUs, else 0."""
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
-    """How many jobs a lane trains at once; auto is as many as memory has room for. Results do not depend on it."""
+    """How many jobs a lane trains at once; auto trains as many as fit into memory. Results do not depend on it."""
     exact: bool = False
-    """Each job of a pack calls the base alone: no bit of its result depends on what else is trained. A pack is then
-    hardly faster than one job after another. On a GPU deterministic kernels are chosen too."""
+    """Each job of a pack calls the base alone, so that no bit of its result depends on what else is trained. A pack is
+    then hardly faster than one job after another. On a GPU deterministic kernels are used as well."""
     compile: bool = False
-    """torch.compile around the UNet, in calls of one size, so that joining and leaving never compiles again."""
+    """Calls the UNet through torch.compile, always with the same batch size: jobs that join or leave a pack do not
+    make it compile again."""
     max_running: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """No more jobs than so many are trained at once, over all lanes; by default lanes and packs are the only bound."""
+    """At most this many jobs are trained at once, over all lanes; by default only lanes and packs bound it."""
     checkpoint_seconds: Annotated[float, Field(ge=0, le=3600)] = 60.0
-    """What an interruption can cost of a job; keeping it half-way takes a fraction of a second."""
+    """Seconds between a job's checkpoints, which an interruption can cost at most; one takes a fraction of a second."""
     stall_seconds: Annotated[float, Field(ge=5, le=86_400)] = 1800.0
-    """A lane in which nothing moves for so long hangs, and is ended; a base is loaded in far less."""
+    """A lane that makes no progress for this many seconds is ended; loading a base takes far less."""
 
     @model_validator(mode="after")
     def _exact_or_compiled(self) -> Resources:
@@ -73,12 +74,12 @@ class Resources(Strict):
 
 
 class Validation(Strict):
-    """Pictures made on the way, with fixed seeds, so that they compare."""
+    """Pictures that are made during training, with fixed seeds, so that they can be compared."""
 
     prompts: tuple[Annotated[str, Field(min_length=1, max_length=400)], ...] = ()
-    """By default the instance prompt."""
+    """The prompts of the pictures; by default the instance prompt alone."""
     every: Annotated[int, Field(ge=1)] | None = None
-    """Steps between grids; by default only the first (the base) and the last."""
+    """Steps between validations; by default there are only those before the first step and after the last."""
     seed: Annotated[int, Field(ge=0)] = 0
     steps: Annotated[int, Field(ge=1, le=100)] | None = None
     """Denoising steps of a validation picture; the base's default if unset."""
@@ -91,10 +92,10 @@ def _web_address(url: str) -> str:
 
 
 class Notify(Strict):
-    """Who is told how a submission ended: its JSON is posted to an address."""
+    """Where a submission's result is posted as JSON when it has ended."""
 
     url: Annotated[str, AfterValidator(_web_address)]
-    """http or https; no user and password in it."""
+    """An http or https address without a user and password."""
     secret_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
     """The environment variable, where the submission is driven, that holds the key of the signature."""
 
@@ -111,10 +112,10 @@ class Manifest(Strict):
     sweep: Sweep = GridSweep({})
     """Every subject is trained at every point."""
     early_stop: EarlyStop | None = None
-    """Ends the points that do badly; by default all are trained to the end."""
+    """Ends the points that score badly; by default all are trained to the end."""
     resources: Resources = Resources()
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
-    """Among submissions that share a cluster, higher ones have their lanes first."""
+    """Among submissions that share a cluster, those of higher priority get lanes first."""
     validation: Validation = Validation()
     notify: Notify | None = None
 

@@ -34,7 +34,7 @@ class Steps:
 
     @classmethod
     def parse(cls, value: object) -> Steps:
-        """From what a recipe says; ValueError says what is allowed."""
+        """Reads a recipe's value; ValueError says what is allowed."""
         match = _PER_IMAGE.match(value.strip()) if isinstance(value, str) else None
         whole = whole_number(value)
         made = cls(whole) if whole is not None else None
@@ -48,7 +48,7 @@ class Steps:
         return made
 
     def count(self, images: int) -> int:
-        """For a subject of `images` images."""
+        """The number of steps for a subject of `images` images."""
         return min(max(self.each * images, self.least), self.most) if self.per_image else self.each
 
 
@@ -85,7 +85,7 @@ class TextEncoderLora(Strict):
     """LoRA on q, k, v and out projections of both text encoders."""
 
     rank: Annotated[int, Field(ge=1, le=256)] | None = None
-    """The recipe's by default; the scale is the recipe's too."""
+    """The recipe's rank by default; the scale is always the recipe's."""
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Trained for this fraction of the steps."""
 
@@ -102,20 +102,20 @@ class SigmaSampler(Strict):
 
 
 LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
-"""Of a key that came after jobs were trained: unset it is not written, and their ids stay what they were."""
+"""Default of a key that older recipes lack: it is not written while unset, so that ids of their jobs do not change."""
 
 
 class OptimizerOptions(Strict):
-    """What an optimizer takes beside its rate; unset means its own default."""
+    """What an optimizer takes besides its learning rate; unset means the optimizer's own default."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
     beta3: Annotated[float, Field(ge=0, lt=1)] | None = None
     d0: Annotated[float, Field(gt=0, le=0.1)] | None = LATER
-    """The rate that Prodigy begins with; 1e-6 by itself, from which it takes some 50 to 100 steps to grow."""
+    """The rate that Prodigy starts from; by default 1e-6, from which it needs some 50 to 100 steps to grow."""
     d_coef: Annotated[float, Field(gt=0)] | None = None
     growth_rate: Annotated[float, Field(gt=1)] | None = LATER
-    """By how much Prodigy's rate may grow in a step, as in 1.02; by itself without bound."""
+    """By which factor Prodigy's rate may grow in a step, as in 1.02; by default without bound."""
     decouple: bool | None = None
     bias_correction: bool | None = None
     safeguard_warmup: bool | None = None
@@ -142,20 +142,20 @@ OPTIONS = {
 
 
 class CaptionSpec(Strict):
-    """What is done to captions as they are drawn."""
+    """How captions are changed each time they are drawn."""
 
     prefix: Annotated[str, Field(max_length=200)] = ""
-    """Put before every caption, as in "a photo of TOK, "."""
+    """Text put before every caption, as in "a photo of TOK, "."""
     shuffle: bool = False
     """The parts between commas come in a new order each time; prefix and kept parts stay in front."""
     keep_tokens: Annotated[int, Field(ge=0, le=64)] = 0
-    """So many parts at the front are not shuffled."""
+    """How many parts at the front are not shuffled."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """How often a caption is replaced by no caption, as guidance uses it."""
+    """How often a caption is replaced by no caption, which guidance needs."""
 
 
 class PriorSpec(Strict):
-    """Prior preservation (Ruiz et al. 2022, section 3.2): class images beside the subject's in every batch."""
+    """Prior preservation (Ruiz et al. 2022, section 3.2): class images besides the subject's in every batch."""
 
     mode: Literal["images", "generate", "predict"]
     """images: real ones from a folder. generate: made by the base once, shared by all jobs of the class. predict: the
@@ -165,9 +165,9 @@ class PriorSpec(Strict):
     count: Annotated[int, Field(ge=1, le=2000)] = 32
     """How many are generated."""
     prompt: Annotated[str, Field(min_length=1, max_length=400)] | None = None
-    """Of the class images; "a photo of a <class>" by default."""
+    """The prompt of the class images; "a photo of a <class>" by default."""
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
-    """Of their loss beside the subject's."""
+    """The weight of their loss relative to the subject's."""
     batch_size: Annotated[int, Field(ge=1, le=64)] | None = None
     """Class images in a batch; as many as the subject's by default."""
 

@@ -42,7 +42,7 @@ class Recipe(Strict):
     """Everything that shapes one training and is not the data."""
 
     preset: str = "object"
-    """Where the unset keys come from: a file of `jobs/recipes/`."""
+    """The file of `jobs/recipes/` that sets the keys which the manifest leaves out."""
     steps: int | str = 200
     """Optimizer steps: 1200, "120/image", or "120/image, 500 to 1500"."""
 
@@ -55,7 +55,7 @@ class Recipe(Strict):
     dora: bool = False
     """Weight decomposition: direction by LoRA, magnitude by a vector of its own (Liu et al. 2024)."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of the input of the low-rank path."""
+    """Dropout of the input of the low-rank path."""
     targets: str | tuple[str, ...] = "attn"
     """Which UNet layers carry an adapter: attn, attn+ff, all-linear, or a list of ends of layer names."""
     unet_fraction: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -65,7 +65,7 @@ class Recipe(Strict):
     pivotal: PivotalSpec | None = PivotalSpec()
     """Learned tokens; null for none."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of an exponential moving average over the steps; what is published is the average."""
+    """Decay of an exponential moving average over the steps; the average is what is published."""
 
     # ---- how it is learned
     objective: Literal["edm"] | None = None
@@ -73,7 +73,7 @@ class Recipe(Strict):
     sigma_sampler: SigmaSampler | None = None
     """How noise levels are drawn; by default uniform over timesteps, on EDM bases lognormal by the latent's side."""
     weighting: Weighting | None = None
-    """Of the loss by noise level; by default none (edm on EDM), or min_snr where min_snr_gamma is set."""
+    """How the loss is weighted by noise level; by default none (edm on EDM), or min_snr where min_snr_gamma is set."""
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Adds this much noise that is constant over a channel, so that brightness is learned too (Guttenberg 2023)."""
@@ -90,15 +90,15 @@ class Recipe(Strict):
     lr_scheduler: Schedule = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     lr_cycles: Annotated[int, Field(ge=1)] = 1
-    """Restarts of cosine_with_restarts."""
+    """How many cycles cosine_with_restarts has."""
     lr_power: Annotated[float, Field(gt=0)] = 1.0
-    """Of polynomial."""
+    """The exponent of polynomial."""
     batch_size: Annotated[int, Field(ge=1, le=64)] = 1
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     gradient_checkpointing: bool = False
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the frozen base. The adapter, the noise and the loss are fp32 always."""
+    """The precision of the frozen base. The adapter, the noise and the loss are always fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes, each with its own GPU, that share a step's micro-batches; with more than one the job has no pack.
@@ -111,11 +111,11 @@ class Recipe(Strict):
     buckets: bool = False
     """Keeps each image's shape: it is cut to the nearest of a family of sizes with about the same area."""
     repeats: Annotated[int, Field(ge=1, le=1000)] = 1
-    """How often an image comes in one epoch."""
+    """How often an image is drawn in one epoch."""
     flip: bool = False
     """Each draw of an image is mirrored half of the time; leave it off for faces and anything with letters."""
     crop: Literal["center", "random"] = "center"
-    """Where what does not fit is cut off; random is drawn anew each time an image comes up."""
+    """Where an image is cut to its size; random draws the place anew each time the image is drawn."""
     masked_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Uses `name-mask.png` beside an image: black pixels count this much, white ones fully; null ignores masks."""
     caption: CaptionSpec = CaptionSpec()
@@ -133,8 +133,8 @@ class Recipe(Strict):
     @classmethod
     def _targets_are_known(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
         if isinstance(value, str) and value not in (*PRESETS, ALL_LINEAR):
-            known = ", ".join((*PRESETS, ALL_LINEAR))
-            raise ValueError(f"allowed are {known}, or a list of ends of layer names, as in [to_q, to_v]")
+            allowed = ", ".join((*PRESETS, ALL_LINEAR))
+            raise ValueError(f"allowed are {allowed}, or a list of ends of layer names, as in [to_q, to_v]")
         if not value or not all(value):
             raise ValueError("give at least one layer; to leave the UNet alone set unet_fraction: 0")
         return value

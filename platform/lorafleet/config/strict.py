@@ -73,26 +73,25 @@ def _about_key(loc: Sequence[int | str], model: type[BaseModel]) -> str:
     *parents, key = loc
     if not isinstance(key, str):
         return "keys are words; in braces a comma ends a value, so write 1,500 as 1500"
-    known = _keys(_models_at(model, parents))
-    near = get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}"
+    keys = _keys(_models_at(model, parents))
+    near = get_close_matches(key, keys, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(keys)}"
 
 
 def _about_value(path: str, loc: Sequence[int | str], errors: Sequence[ErrorDetails], model: type[BaseModel]) -> str:
     models = _models_at(model, loc[:-1])
     annotations = [field.annotation for field in _fields(models, loc[-1])] if loc else []
     in_a_list = bool(loc) and isinstance(loc[-1], int)
-    must = wanted(
-        errors, annotations, _keys(models if in_a_list else [m for one in annotations for m in models_in(one)])
-    )
+    inner = models if in_a_list else [model for annotation in annotations for model in models_in(annotation)]
+    must = wanted(errors, annotations, _keys(inner))
     value = errors[0]["input"]
     if must is not None:
         return f"{path or 'the document'} is {shown(value)}; it must be {must}"
-    own = next((error for error in errors if error["type"] not in (*WANTED, *MAPPING)), errors[0])
-    said = own["msg"].removeprefix("Value error, ")
-    if own["type"] == "value_error" and isinstance(value, Mapping):  # its keys disagree
-        return f"{path}: {said}" if path else said
-    return f"{path or 'the document'} is {shown(value)}; {said}"
+    error_of_its_own = next((error for error in errors if error["type"] not in (*WANTED, *MAPPING)), errors[0])
+    message = error_of_its_own["msg"].removeprefix("Value error, ")
+    if error_of_its_own["type"] == "value_error" and isinstance(value, Mapping):  # its keys disagree
+        return f"{path}: {message}" if path else message
+    return f"{path or 'the document'} is {shown(value)}; {message}"
 
 
 def _models_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[type[BaseModel]]:
@@ -103,11 +102,11 @@ def _models_at(model: type[BaseModel], parents: Sequence[int | str]) -> list[typ
 
 
 def _fields(models: Sequence[type[BaseModel]], key: int | str) -> list[FieldInfo]:
-    return [field for one in models for name, field in one.model_fields.items() if key in (field.alias, name)]
+    return [field for model in models for name, field in model.model_fields.items() if key in (field.alias, name)]
 
 
 def _keys(models: Sequence[type[BaseModel]]) -> list[str]:
-    return sorted({field.alias or name for one in models for name, field in one.model_fields.items()})
+    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:

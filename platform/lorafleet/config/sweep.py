@@ -1,4 +1,4 @@
-"""A sweep: recipe keys at several points, and when to end the points that do badly. Knows keys and values as written.
+"""A sweep: recipe keys at several points, and when points that score badly are ended. Knows keys and values only.
 
     sweep: {rank: [4, 16], pivotal.tokens: [1, 4]}                              grid: every combination
     sweep: {points: [{rank: 4}, {rank: 16, pivotal.tokens: 4}]}                 a list
@@ -23,7 +23,7 @@ from lorafleet.config.strict import Strict
 Point = dict[str, Any]
 """Recipe keys, inner ones as `outer.inner`, and their values at one point."""
 DIGITS = 6
-"""Of a drawn number: short enough to read, and the same whatever a machine's last bit of exp is."""
+"""Significant digits of a drawn number: short to read, and independent of the last bit of a machine's exp."""
 
 
 class GridSweep(RootModel[dict[str, list[Any]]]):
@@ -33,36 +33,36 @@ class GridSweep(RootModel[dict[str, list[Any]]]):
 
     @property
     def count(self) -> int:
-        """Of the points as written."""
+        """The number of points."""
         return math.prod(len(values) for values in self.root.values())
 
     def points(self) -> Iterator[Point]:
-        """In the order written."""
+        """The points in the order written."""
         return (dict(zip(self.root, values, strict=True)) for values in product(*self.root.values()))
 
 
 class PointsSweep(Strict):
-    """Points one by one."""
+    """A list of points."""
 
     listed: Annotated[tuple[Point, ...], Field(alias="points", min_length=1)]
 
     @property
     def count(self) -> int:
-        """Of the points as written."""
+        """The number of points."""
         return len(self.listed)
 
     def points(self) -> Iterator[Point]:
-        """In the order written."""
+        """The points in the order written."""
         return iter(self.listed)
 
 
 class Choice(Strict):
-    """One of a list, each as likely."""
+    """One value of a list, all equally likely."""
 
     values: Annotated[tuple[Any, ...], Field(alias="choice", min_length=1)]
 
     def draw(self, u: float) -> Any:
-        """For u in [0, 1)."""
+        """The value for u in [0, 1)."""
         return self.values[int(u * len(self.values))]
 
 
@@ -77,7 +77,7 @@ class Uniform(Strict):
         return self
 
     def draw(self, u: float) -> float:
-        """For u in [0, 1)."""
+        """The value for u in [0, 1)."""
         low, high = self.between
         return _short(low + u * (high - low), self.between)
 
@@ -95,13 +95,13 @@ class LogUniform(Strict):
         return self
 
     def draw(self, u: float) -> float:
-        """For u in [0, 1)."""
+        """The value for u in [0, 1)."""
         low, high = map(math.log, self.between)
         return _short(math.exp(low + u * (high - low)), self.between)
 
 
 class Whole(Strict):
-    """A whole number between two, both included, each as likely."""
+    """A whole number between two, both included, all equally likely."""
 
     between: Annotated[tuple[int, int], Field(alias="int")]
 
@@ -111,7 +111,7 @@ class Whole(Strict):
         return self
 
     def draw(self, u: float) -> int:
-        """For u in [0, 1)."""
+        """The value for u in [0, 1)."""
         low, high = self.between
         return low + int(u * (high - low + 1))
 
@@ -135,12 +135,12 @@ Draw = Annotated[Choice | Uniform | LogUniform | Whole, BeforeValidator(_read_dr
 
 
 class RandomDraws(Strict):
-    """How points are drawn."""
+    """How many points are drawn, from which values."""
 
     count: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0)] = 0
     space: Annotated[dict[str, Draw], Field(min_length=1)]
-    """Where each key's value comes from."""
+    """The distribution of each key's values."""
 
 
 class RandomSweep(Strict):
@@ -154,11 +154,11 @@ class RandomSweep(Strict):
 
     @property
     def count(self) -> int:
-        """Of the points as drawn."""
+        """The number of points."""
         return self.draws.count
 
     def points(self) -> Iterator[Point]:
-        """In the order drawn."""
+        """The points in the order drawn."""
         for i in range(self.count):
             yield {key: draw.draw(self._u(i, key)) for key, draw in self.draws.space.items()}
 
@@ -185,21 +185,21 @@ Sweep = Annotated[GridSweep | PointsSweep | RandomSweep, BeforeValidator(_read_s
 
 
 class EarlyStop(Strict):
-    """Ends the points of a sweep that do badly, by asynchronous successive halving (Li et al. 2020, algorithm 2).
+    """Ends the points of a sweep that score badly, by asynchronous successive halving (Li et al. 2020, algorithm 2).
 
     At steps first, first * eta, first * eta^2 ... a job is scored, and ends there unless it is among the best 1/eta of
-    the jobs of its subject that have come so far.
+    its subject's jobs that have reached that step.
     """
 
     metric: Literal["score", "loss", "dino", "clip-i", "clip-t"] = "score"
-    """Of the validation pictures: score by the toy world's judge; dino, clip-i, clip-t by an encoder from `weights`.
-    loss: of the last 20 steps, without pictures."""
+    """What is compared. Of validation pictures: score by the toy world's judge, or dino, clip-i and clip-t by the
+    encoder in `weights`. Without pictures: loss, over the last 20 steps."""
     eta: Annotated[int, Field(ge=2, le=10)] = 3
-    """One in so many goes on."""
+    """One job in this many goes on."""
     first: Annotated[int, Field(ge=1, le=MAX_STEPS)]
     """The step of the first comparison."""
     max: Annotated[int, Field(ge=2, le=MAX_STEPS)] | None = None
-    """Who has come so far is trained to the end; by default nobody is safe before the last step."""
+    """Jobs that reach this step are trained to the end; by default any job can be ended before its last step."""
     weights: Annotated[str, Field(min_length=1)] | None = None
     """The encoder's folder, as saved by transformers, relative to the manifest."""
 
@@ -216,25 +216,25 @@ class EarlyStop(Strict):
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the metric is an encoder's."""
+        """Whether the metric is computed by an encoder."""
         return self.metric in ("dino", "clip-i", "clip-t")
 
     @property
     def looks(self) -> bool:
-        """Whether the metric is of pictures."""
+        """Whether the metric is computed from pictures."""
         return self.metric != "loss"
 
 
 def nested(point: Mapping[str, Any]) -> Point:
     """A point with `outer.inner` keys written out as mappings."""
-    found: Point = {}
+    tree: Point = {}
     for key, value in point.items():
         outer, dot, inner = key.partition(".")
         if dot:
-            found.setdefault(outer, {})[inner] = value
+            tree.setdefault(outer, {})[inner] = value
         else:
-            found[key] = value
-    return found
+            tree[key] = value
+    return tree
 
 
 def _check_ascending(between: tuple[float, float]) -> None:

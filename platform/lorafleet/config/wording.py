@@ -1,4 +1,4 @@
-"""What is wrong with a value, in the words of whoever wrote the file: null, true, lists and quotes, not Python's types.
+"""Says what is wrong with a value in YAML's words: null, true, lists and quotes, not Python's types.
 
 Knows pydantic's kinds of errors. Refuses to know which keys there are and what they mean.
 """
@@ -59,21 +59,21 @@ def wanted(errors: Sequence[ErrorDetails], annotations: Sequence[Any], keys: Seq
 
     `annotations` are its field's types, `keys` those of a mapping that it may be.
     """
-    found: dict[str, None] = {}
+    descriptions: dict[str, None] = {}
     for error in errors:
         kind, ctx = error["type"], error.get("ctx", {})
         if kind in MAPPING:
-            found["a mapping" + (f" of {', '.join(keys)}" if keys else ", as in {key: value}")] = None
+            descriptions["a mapping" + (f" of {', '.join(keys)}" if keys else ", as in {key: value}")] = None
         elif kind in WANTED:
-            found[WANTED[kind](ctx)] = None
+            descriptions[WANTED[kind](ctx)] = None
         else:
             return None
     value = errors[0]["input"]
-    quotes = QUOTED if "text" in found and isinstance(value, bool | int | float | date) else ""
-    if any(NoneType in alternatives(one) for one in annotations):
-        found["null for none" if value is False else "null"] = None
-    *others, last = found
-    comma = "," if any("," in one for one in others) else ""
+    quotes = QUOTED if "text" in descriptions and isinstance(value, bool | int | float | date) else ""
+    if any(NoneType in alternatives(annotation) for annotation in annotations):
+        descriptions["null for none" if value is False else "null"] = None
+    *others, last = descriptions
+    comma = "," if any("," in text for text in others) else ""
     return (f"{', '.join(others)}{comma} or {last}" if others else last) + quotes
 
 
@@ -110,7 +110,7 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
     if origin is Annotated:
         return alternatives(get_args(annotation)[0])
     if origin in (Union, UnionType):
-        return tuple(one for each in get_args(annotation) for one in alternatives(each))
+        return tuple(kind for member in get_args(annotation) for kind in alternatives(member))
     return (annotation,)
 
 

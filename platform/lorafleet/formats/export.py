@@ -62,13 +62,13 @@ FORMATS = {"kohya": export_kohya, "diffusers": export_diffusers}
 
 def kohya_tensors(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
     """A bundle's tensors under kohya's names, with the alpha [] that gives `scale` at each layer's own rank."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for key, tensor in weights.items():
         module, kind = kohya_name(key)
-        found[f"{module}.{KOHYA_ENDINGS[kind]}"] = _by_output(tensor) if kind == "m" else tensor
+        tensors[f"{module}.{KOHYA_ENDINGS[kind]}"] = _by_output(tensor) if kind == "m" else tensor
         if kind == "A":
-            found[f"{module}.alpha"] = torch.tensor(scale * tensor.shape[0], dtype=torch.float32)
-    return {key: tensor.contiguous() for key, tensor in found.items()}
+            tensors[f"{module}.alpha"] = torch.tensor(scale * tensor.shape[0], dtype=torch.float32)
+    return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
 def _by_output(m: Tensor) -> Tensor:

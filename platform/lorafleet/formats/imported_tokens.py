@@ -1,4 +1,4 @@
-"""Learned tokens that come with an imported file: which there are, and what stands for them in a prompt.
+"""Learned tokens that come with an imported file, and the triggers that stand for them in a prompt.
 
 Knows the names that programs give them, and triggers. Refuses to know layers and bundles.
 """
@@ -39,7 +39,7 @@ def learned_tokens(file: Path, lora: ForeignLoRA, words: str, embeddings: Path |
 
 
 def triggers_of(name: str, words: str, learned: Mapping[str, Vectors]) -> tuple[Trigger, ...]:
-    """One for each embedding, with an abstraction of its own; or one for words; or none."""
+    """One trigger for each embedding, with an abstraction of its own; or one for `words`; or none."""
     if not learned:
         return (Trigger(trigger=f"<{name}>", abstraction=ABSTRACTION, text=words),) if words else ()
     made, first = [], 0

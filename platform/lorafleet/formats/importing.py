@@ -1,7 +1,7 @@
-"""LoRA files of other programs become bundles and registered versions, served like what was trained here.
+"""Imports LoRA files of other programs, which become bundles and registered versions like adapters trained here.
 
-Knows what a bundle and its card say of something that nobody trained here. Refuses to know the files' spellings, which
-are `foreign`'s, and to judge them by itself: a bundle is checked by what serves it before it is written.
+Knows what an imported adapter's bundle and card hold. Refuses to know how files are spelt, which is `lora_files`', and
+to check tensors by itself: `lorafleet.bundle.adapter` checks a bundle before it is written, as it does for serving.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BLOCKS = re.compile(r"^(.*\b(\w+_blocks|attentions|resnets)\.\d+\.|mid_block\.)?
 
 
 class Import(Strict):
-    """What is imported, and as what."""
+    """A file to import, and the adapter that it becomes."""
 
     file: Path
     name: Name
@@ -91,15 +91,15 @@ class Unwritten(Bundle):
     files: Mapping[str, bytes]
 
     def weights(self) -> dict[str, Any]:
-        """As read back from the file's bytes."""
+        """LoRA tensors, read back from the file's bytes."""
         return dict(load(self.files[WEIGHTS]))
 
     def embeddings(self) -> dict[str, Any]:
-        """As read back from the file's bytes; empty without."""
+        """Learned tokens, read back from the file's bytes; empty without them."""
         return dict(load(self.files[EMBEDDINGS])) if EMBEDDINGS in self.files else {}
 
     def write(self, run_id: str | None = None) -> Bundle:
-        """Writes it, whole or not at all."""
+        """Writes the bundle, whole or not at all."""
         return write_bundle(self.path, self.card.with_changes(run_id=run_id), self.files)
 
 
@@ -156,24 +156,24 @@ def make_bundle(wanted: Import, folder: Path) -> Unwritten:
             "are read; resize it to a smaller rank"
         )
     made = Unwritten(folder / job_id, card, files)
-    check_adapter(made, {part: one.shapes() for part, one in shape.lora.items()}, shape.prompts.widths)
+    check_adapter(made, {part: lora_layers.shapes() for part, lora_layers in shape.lora.items()}, shape.prompts.widths)
     return made
 
 
 def shape_of(base: Base) -> LoadedBase:
-    """A base's layers without its weights, on the meta device: what fits on it is known in seconds, in no memory."""
-    one, two = (CLIPTextConfig.from_pretrained(base.path / part) for part in TEXT_ENCODERS)
+    """A base's layers without weights, on the meta device: enough to check a LoRA, in seconds and without memory."""
+    clip_l, clip_g = (CLIPTextConfig.from_pretrained(base.path / part) for part in TEXT_ENCODERS)
     tokenizers = tuple(CLIPTokenizer.from_pretrained(base.path / name) for name in ("tokenizer", "tokenizer_2"))
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel.from_config(base.config(UNET)), AutoencoderKL.from_config(base.config("vae"))
-        encoders = CLIPTextModel(one), CLIPTextModelWithProjection(two)
+        encoders = CLIPTextModel(clip_l), CLIPTextModelWithProjection(clip_g)
     return LoadedBase.of_parts(base, unet, vae, encoders, (tokenizers[0], tokenizers[1]), "meta")
 
 
 def identity(wanted: Import, base: Base) -> str:
-    """Of everything that shapes the bundle, so that other words or another licence are another version."""
-    told = [*wanted.digests, wanted.name, base.fingerprint, wanted.words, wanted.licence]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    """The id of an import: a hash of everything that the bundle depends on, its words and licence included."""
+    contents = [*wanted.digests, wanted.name, base.fingerprint, wanted.words, wanted.licence]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
 def _weights_file(lora: ForeignLoRA) -> bytes:
@@ -241,7 +241,7 @@ def _readme(card: AdapterCard) -> str:
         kind="DoRA" if card.dora else "LoRA",
         prompt=f"{trigger.trigger}, a house by the sea" if trigger else "a house by the sea",
         how=f"`{trigger.trigger}` stands for {meaning}." if trigger else "It has no trigger: it changes every prompt.",
-        notes="\n" * bool(card.notes) + "".join(f"\n* {one}" for one in card.notes),
+        notes="\n" * bool(card.notes) + "".join(f"\n* {note}" for note in card.notes),
     )
 
 

@@ -5,8 +5,8 @@ file of PEFT's own), or else 1. OneTrainer's bundled embeddings become learned t
 
 Every key is read by its own ending. diffusers' loader takes a whole file's spelling from its first key, and leaves out
 what is spelt otherwise (`docs/log.md`, 2026-11-21). Knows scales and shapes; how layers are spelt is `spellings`'.
-Refuses to know bundles, to open pickles, and to leave anything out silently: what it does not understand is a
-BundleError that names the key, and what means nothing is a note that names it.
+Refuses to know bundles, to open pickles, and to leave anything out silently: a key that it does not understand is a
+BundleError that names it, and a key that belongs to no layer becomes a note that names it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from lorafleet.bundle.adapter import factor_shape
 from lorafleet.bundle.bundle import MAX_BYTES
 from lorafleet.errors import BundleError
 from lorafleet.formats.peft_scales import CONFIG, PeftScale, config_beside, scale_beside, scales_in_metadata
-from lorafleet.formats.spellings import BUNDLED, Format, Kind, Place, Spellings, format_of
+from lorafleet.formats.spellings import BUNDLED, Format, Kind, PartLayer, Spellings, format_of
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.rowlora import LayerShape
 from lorafleet.numerics.text import Vectors
 from lorafleet.targets import UNET
 
 KEPT = (torch.float32, torch.float16, torch.bfloat16)
-"""Types that stay as they are; others become fp32."""
+"""Dtypes that stay as they are; others become fp32."""
 NUMBERS: tuple[Kind, ...] = ("alpha", "scale")
 PEFT_KEY = "base_model.model."
 MAX_LEFT_OUT = 16
-"""Keys that mean nothing; a file of more is not understood."""
+"""Keys that belong to no layer and are left out; a file with more of them is refused."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +55,10 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class ForeignLoRA:
-    """What a file holds."""
+    """The contents of a LoRA file."""
 
     format: Format
-    layers: Mapping[Place, Pair]
+    layers: Mapping[PartLayer, Pair]
     embeddings: Mapping[str, Vectors] = field(default_factory=dict)
     """Learned tokens that are bundled with it, [n, w1] and [n, w2] by the name that they were trained as."""
     notes: tuple[str, ...] = ()
@@ -70,7 +70,7 @@ class ForeignLoRA:
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
+class _KeyedTensor:
     """A tensor and the key that it has in the file."""
 
     key: str
@@ -78,25 +78,26 @@ class _Found:
 
 
 def read_lora(file: Path, loaded: LoadedBase) -> ForeignLoRA:
-    """Reads a safetensors file for a base; its weights are not looked at, and may be on the meta device.
+    """Reads a safetensors file for a base, whose weights are not read and may be on the meta device.
 
     Raises BundleError that names the file, the key and what to do.
     """
     tensors, metadata = read_safetensors(file)
     bundled = {key: tensors.pop(key) for key in list(tensors) if BUNDLED.fullmatch(key)}
-    found, left_out = _by_layer(file, tensors, loaded)
-    if not found:
+    by_layer, left_out = _by_layer(file, tensors, loaded)
+    if not by_layer:
         raise BundleError(f"{file.name}: it holds no LoRA; import a file that does")
-    scales, unsaid = _scales(file, tensors, metadata)
+    scales, missing_scale_notes = _scales(file, tensors, metadata)
     shapes = {part: lora.shapes() for part, lora in loaded.lora.items()}
     layers = {
         (part, layer): _pair(file, (part, layer), factors, shapes[part][layer], scales.get(part))
-        for (part, layer), factors in found.items()
+        for (part, layer), factors in by_layer.items()
     }
     _all_or_none_dora(file, layers)
     formats = {format_of(key) for key in tensors}
-    notes = (*(f"{key!r} belongs to no layer and is left out" for key in left_out), *unsaid, *_scale_notes(found))
-    named = next(each for each in get_args(Format) if each in formats)
+    left_out_notes = [f"{key!r} belongs to no layer and is left out" for key in left_out]
+    notes = (*left_out_notes, *missing_scale_notes, *_scale_notes(by_layer))
+    named = next(name for name in get_args(Format) if name in formats)
     return ForeignLoRA(named, layers, _embeddings(file, bundled, loaded.prompts.widths), notes)
 
 
@@ -137,24 +138,24 @@ def _opened(file: Path) -> Iterator[Any]:
 
 def _by_layer(
     file: Path, tensors: Mapping[str, Tensor], loaded: LoadedBase
-) -> tuple[dict[Place, dict[Kind, _Found]], list[str]]:  # fmt: skip
-    """Tensors by layer and what they are of it, and the keys that mean nothing."""
+) -> tuple[dict[PartLayer, dict[Kind, _KeyedTensor]], list[str]]:  # fmt: skip
+    """Tensors by layer and kind, and the keys that belong to no layer."""
     spellings, left_out = Spellings(loaded, file.name), []
-    found: dict[Place, dict[Kind, _Found]] = {}
+    by_layer: dict[PartLayer, dict[Kind, _KeyedTensor]] = {}
     for key, tensor in tensors.items():
         named = spellings.read(key)
         if named is None:
             left_out.append(key)
             continue
-        one = _Found(key, tensor.float() if named.kind in NUMBERS else tensor)  # some write them as integers
-        if (before := found.setdefault(named.place, {}).setdefault(named.kind, one)) is not one:
+        keyed = _KeyedTensor(key, tensor.float() if named.kind in NUMBERS else tensor)  # some write them as integers
+        if (before := by_layer.setdefault(named.part_layer, {}).setdefault(named.kind, keyed)) is not keyed:
             raise BundleError(f"{file.name}: {key!r} and {before.key!r} are the same factor; remove one of them")
     if len(left_out) > MAX_LEFT_OUT:
         raise BundleError(
             f"{file.name}: {len(left_out)} keys belong to no layer, {left_out[0]!r} and {left_out[1]!r} among them; "
             "import a file without them"
         )
-    return found, left_out
+    return by_layer, left_out
 
 
 def _scales(
@@ -166,30 +167,31 @@ def _scales(
         return scales, []
     config = config_beside(file)
     if config is None:
-        unsaid = f"no {CONFIG} lies beside {file.name}, so that lora_alpha / r is taken to be 1; put PEFT's there and"
-        return scales, [f"{unsaid} import again if it is not"]
+        note = f"no {CONFIG} lies beside {file.name}, so that lora_alpha / r is taken to be 1; put PEFT's there and"
+        return scales, [f"{note} import again if it is not"]
     return scales | {UNET: scale_beside(config)}, []
 
 
-def _scale_notes(found: Mapping[Place, Mapping[Kind, _Found]]) -> list[str]:
+def _scale_notes(by_layer: Mapping[PartLayer, Mapping[Kind, _KeyedTensor]]) -> list[str]:
     """Where a layer's .scale says something else than its alpha."""
-    odd = []
-    for one in found.values():
-        usual = float(one["alpha"].tensor) / len(one["A"].tensor) if "alpha" in one else 1.0
-        if "scale" in one and float(one["scale"].tensor) != usual:
-            odd.append(one["scale"].key)
-    more = f" and {len(odd) - 1} more stand" if len(odd) > 1 else " stands"
-    return [f"{odd[0]!r}{more} in place of alpha / rank, as A1111 reads it; other programs do not"] if odd else []
+    differing = []
+    for tensors in by_layer.values():
+        usual = float(tensors["alpha"].tensor) / len(tensors["A"].tensor) if "alpha" in tensors else 1.0
+        if "scale" in tensors and float(tensors["scale"].tensor) != usual:
+            differing.append(tensors["scale"].key)
+    more = f" and {len(differing) - 1} more stand" if len(differing) > 1 else " stands"
+    reading = "in place of alpha / rank, as A1111 reads it; other programs do not"
+    return [f"{differing[0]!r}{more} {reading}"] if differing else []
 
 
 def _embeddings(file: Path, bundled: Mapping[str, Tensor], widths: tuple[int, int]) -> dict[str, Vectors]:
     """OneTrainer's bundled embeddings by name, each for both text encoders."""
-    found: dict[str, dict[str, Tensor]] = {}
+    by_name: dict[str, dict[str, Tensor]] = {}
     for key, tensor in bundled.items():
         if match := BUNDLED.fullmatch(key):
-            found.setdefault(match["name"], {})[match["key"]] = tensor
+            by_name.setdefault(match["name"], {})[match["key"]] = tensor
     vectors: dict[str, Vectors] = {}
-    for name, pair in found.items():
+    for name, pair in by_name.items():
         sizes = {key: list(tensor.shape) for key, tensor in sorted(pair.items())}
         rows = next(iter(sizes.values()))[:1]
         if not rows or sizes != {"clip_g": [*rows, widths[1]], "clip_l": [*rows, widths[0]]}:
@@ -202,45 +204,46 @@ def _embeddings(file: Path, bundled: Mapping[str, Tensor], widths: tuple[int, in
 
 
 def _pair(
-    file: Path, place: Place, found: Mapping[Kind, _Found], shape: LayerShape, config: PeftScale | None
+    file: Path, part_layer: PartLayer, tensors: Mapping[Kind, _KeyedTensor], shape: LayerShape, config: PeftScale | None
 ) -> Pair:  # fmt: skip
     """A layer's tensors in PEFT's shapes, with its scale in B."""
     factors: tuple[tuple[Kind, str], ...] = (("A", "down (A)"), ("B", "up (B)"))
-    missing = [name for kind, name in factors if kind not in found]
+    missing = [name for kind, name in factors if kind not in tensors]
     if missing:
-        key = next(iter(found.values())).key
+        key = next(iter(tensors.values())).key
         raise BundleError(f"{file.name}: {key!r} comes without its layer's {missing[0]}; fetch the file again")
-    rank = found["A"].tensor.shape[0] if found["A"].tensor.dim() else 0
-    A = _fitted(file, found["A"], factor_shape("A", rank, shape))
-    B = _fitted(file, found["B"], factor_shape("B", rank, shape))
-    m = _fitted(file, found["m"], factor_shape("m", rank, shape)) if "m" in found else None
-    return Pair(A, _scaled(B, _scale(file, place, found, config)), m)
+    rank = tensors["A"].tensor.shape[0] if tensors["A"].tensor.dim() else 0
+    A = _fitted(file, tensors["A"], factor_shape("A", rank, shape))
+    B = _fitted(file, tensors["B"], factor_shape("B", rank, shape))
+    m = _fitted(file, tensors["m"], factor_shape("m", rank, shape)) if "m" in tensors else None
+    return Pair(A, _scaled(B, _scale(file, part_layer, tensors, config)), m)
 
 
-def _scale(file: Path, place: Place, found: Mapping[Kind, _Found], config: PeftScale | None) -> float:
+def _scale(file: Path, part_layer: PartLayer, tensors: Mapping[Kind, _KeyedTensor], config: PeftScale | None) -> float:
     """A layer's scale: its own `.scale`, or its alpha / rank, or PEFT's configuration, or 1."""
-    rank = len(found["A"].tensor)
-    said = {kind: float(_fitted(file, found[kind], ())) for kind in NUMBERS if kind in found}
-    if said:
-        return said.get("scale", said.get("alpha", 0.0) / rank)
+    rank = len(tensors["A"].tensor)
+    written = {kind: float(_fitted(file, tensors[kind], ())) for kind in NUMBERS if kind in tensors}
+    if written:
+        return written.get("scale", written.get("alpha", 0.0) / rank)
     if config is None:
         return 1.0
-    r, scale = config.at(*place)
+    r, scale = config.at(*part_layer)
     if r != rank:
-        raise BundleError(f"{file.name}: {found['A'].key!r} has rank {rank}, PEFT's configuration {r}; fetch it again")
+        key = tensors["A"].key
+        raise BundleError(f"{file.name}: {key!r} has rank {rank}, PEFT's configuration {r}; fetch it again")
     return scale
 
 
-def _fitted(file: Path, found: _Found, shape: tuple[int, ...]) -> Tensor:
+def _fitted(file: Path, keyed: _KeyedTensor, shape: tuple[int, ...]) -> Tensor:
     """A tensor in the shape of its layer's; factors of 1x1 kernels and of linear layers are written either way."""
-    tensor, is_size = found.tensor, list(found.tensor.shape)
+    tensor, is_size = keyed.tensor, list(keyed.tensor.shape)
     if not tensor.is_floating_point() or not tensor.numel() or _bare(is_size) != _bare(shape):
         raise BundleError(
-            f"{file.name}: {found.key!r} is {tensor.dtype} {is_size}, its layer takes floats {list(shape)}; import a "
+            f"{file.name}: {keyed.key!r} is {tensor.dtype} {is_size}, its layer takes floats {list(shape)}; import a "
             "file made for SDXL, not for Stable Diffusion 1 or 2"
         )
     if not torch.isfinite(tensor.float()).all():
-        raise BundleError(f"{file.name}: {found.key!r} holds a value that is not finite; fetch the file again")
+        raise BundleError(f"{file.name}: {keyed.key!r} holds a value that is not finite; fetch the file again")
     return (tensor if tensor.dtype in KEPT else tensor.float()).reshape(shape)
 
 
@@ -256,7 +259,7 @@ def _scaled(B: Tensor, scale: float) -> Tensor:
     return own if torch.equal(own.float(), exact) else exact
 
 
-def _all_or_none_dora(file: Path, layers: Mapping[Place, Pair]) -> None:
+def _all_or_none_dora(file: Path, layers: Mapping[PartLayer, Pair]) -> None:
     plain = [layer for (_, layer), pair in layers.items() if pair.m is None]
     if 0 < len(plain) < len(layers):
         raise BundleError(

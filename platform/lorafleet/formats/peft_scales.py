@@ -25,11 +25,11 @@ TEXT_MODEL = "text_model."
 """What stands before a text encoder's layers in some versions of transformers and not in others."""
 _NAME = re.compile(r"\^?[\w.-]+")
 CHANGE_THE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
-"""Ways to begin that change the base's own weights, so that the file means nothing without those."""
+"""Initialisations that change the base's own weights, without which the file is of no use."""
 
 
 class PeftScale(Strict):
-    """What decides about scales in PEFT's configuration of one part; the rest of it does not matter here."""
+    """The keys of PEFT's configuration of one part that decide about scales; others are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -78,13 +78,13 @@ class PeftScale(Strict):
 def scales_in_metadata(where: str, metadata: Mapping[str, str]) -> dict[str, PeftScale]:
     """PEFT's configurations by part, as diffusers writes them into a file's metadata; BundleError names `where`."""
     written = _json(where, LORA_ADAPTER_METADATA_KEY, metadata.get(LORA_ADAPTER_METADATA_KEY, "{}"))
-    found: dict[str, dict[str, Any]] = {}
+    configs: dict[str, dict[str, Any]] = {}
     for key, value in written.items():
         part, _, name = key.partition(".")
-        found.setdefault(part, {})[name] = value
+        configs.setdefault(part, {})[name] = value
     return {
         part: parse(PeftScale, config, f"{where}: {LORA_ADAPTER_METADATA_KEY}, {part}", BundleError)
-        for part, config in found.items()
+        for part, config in configs.items()
     }
 
 

@@ -26,7 +26,7 @@ from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 
 Format = Literal["kohya", "diffusers", "PEFT", "ComfyUI"]
 Kind = Literal["A", "B", "m", "alpha", "scale"]
-Place = tuple[str, str]
+PartLayer = tuple[str, str]
 """A part of the base, and the layer's name in it."""
 ENDINGS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("A", re.compile(r"(\.lora_A(\.[^.]+)?|\.lora_down|[._]lora\.down|\.lora_linear_layer\.down)\.weight$")),
@@ -61,7 +61,7 @@ UNREADABLE = {
     r"^(clip_[lg]|text_encoders_[01]|emb_params)$": "is a textual inversion; give the file as --embeddings beside a "
     "LoRA",
 }
-"""What is known and not read, by the key."""
+"""Tensors that other programs write and that are not read: a pattern of the key, and what is wrong with it."""
 UNKNOWN = (
     "is no tensor of a LoRA for SDXL as kohya, OneTrainer, ComfyUI, PEFT and diffusers write it; import a file without "
     "it"
@@ -70,9 +70,9 @@ UNKNOWN = (
 
 @dataclass(frozen=True)
 class Named:
-    """What a key names."""
+    """The layer and the kind of tensor that a key names."""
 
-    place: Place
+    part_layer: PartLayer
     kind: Kind
 
 
@@ -85,30 +85,30 @@ class Spellings:
             part: {name: layer for layer in lora.shapes() for name in _names(layer)}
             for part, lora in loaded.lora.items()
         }
-        self._places: dict[str, Place] = {}
+        self._part_layers: dict[str, PartLayer] = {}
 
     def read(self, key: str) -> Named | None:
-        """The layer and which of its tensors; None for a key that no program would apply.
+        """What a key names; None for one that no program would apply.
 
-        Raises BundleError that names the key for what is known and not read, what is unknown, and what is on no layer.
+        Raises BundleError that names the key if its kind of tensor is not read, if it is unknown, or on no layer.
         """
         for kind, ending in ENDINGS:
             if match := ending.search(key):
-                return Named(self._place(key, key[: match.start()]), kind)
+                return Named(self._part_layer(key, key[: match.start()]), kind)
         why = next((why for pattern, why in UNREADABLE.items() if re.search(pattern, key)), None)
         nowhere = "." not in key and _part_of(key)[0] is None  # it names neither a part nor a layer's tensor
         if why is None and (nowhere or key.endswith(".position_ids")):  # those are counted, not learned
             return None
         raise BundleError(f"{self._where}: {key!r} {why or UNKNOWN}")
 
-    def _place(self, key: str, module: str) -> Place:
-        place = self._places.get(module) or self._found(module)
-        if place is None:
+    def _part_layer(self, key: str, module: str) -> PartLayer:
+        part_layer = self._part_layers.get(module) or self._find(module)
+        if part_layer is None:
             raise BundleError(f"{self._where}: {key!r} {self._why_not(module)}")
-        self._places[module] = place
-        return place
+        self._part_layers[module] = part_layer
+        return part_layer
 
-    def _found(self, module: str) -> Place | None:
+    def _find(self, module: str) -> PartLayer | None:
         part, rest = _part_of(_flat(module))
         layer = self._layers[part or UNET].get(rest)
         if layer is None and part in (None, UNET) and rest.startswith(ORIGINAL):
@@ -129,7 +129,7 @@ class Spellings:
 
 
 def format_of(key: str) -> Format:
-    """Whose way of writing a whole file a key of it shows."""
+    """The program whose way of writing files a key shows."""
     if key.startswith("lora_"):
         return "kohya"
     if key.startswith("base_model."):
@@ -152,7 +152,7 @@ def _names(layer: str) -> set[str]:
     """A layer's flat names in diffusers over the years: attention had processors, whose names were the UNet's."""
     end = re.sub(r"\.(q|k|v|out)_proj$", r".to_\1", layer)  # of the text encoders
     old = {layer, end, end.removesuffix(".0") if end.endswith(".to_out.0") else end}
-    return {_flat(name) for one in old for name in (one, re.sub(r"\.(to_\w+)", r".processor.\1", one))}
+    return {_flat(name) for spelling in old for name in (spelling, re.sub(r"\.(to_\w+)", r".processor.\1", spelling))}
 
 
 def _diffusers_name(name: str, unet: Any) -> str:
@@ -165,5 +165,5 @@ def _diffusers_name(name: str, unet: Any) -> str:
         named, _ = StableDiffusionXLLoraLoaderMixin.lora_state_dict(pair, unet_config=unet.config)
     except (ValueError, IndexError, KeyError):  # what it raises of a name that it does not know
         return name
-    found = next(iter(named)).removeprefix(f"{UNET}.")
-    return _flat(re.sub(r"(\.lora_A|[._]lora\.down)\.weight$", "", found))
+    converted = next(iter(named)).removeprefix(f"{UNET}.")
+    return _flat(re.sub(r"(\.lora_A|[._]lora\.down)\.weight$", "", converted))

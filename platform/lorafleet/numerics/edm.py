@@ -1,6 +1,6 @@
 """The noise levels that denoisers are trained at by default, by the size of the latent.
 
-Imports no torch: `plan` asks here too.
+Imports no torch, because `plan` uses it too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def mean_ln_sigma(side: float) -> float:
 
     It goes through -1.2 at 8 (Karras et al. 2022, table 1; kept on the toy base) and -0.4 at 64 (EDM2's for latents of
     64 x 64, Karras et al. 2024); at 128 it is -0.133. A larger picture keeps more of its layout under the same noise,
-    since neighbours say the same and their noise averages out. That argument alone asks for ln(side / 8), the whole
+    since neighbouring pixels agree and their noise averages out. That argument alone asks for ln(side / 8), the whole
     shift of Hoogeboom et al. 2023 and Esser et al. 2024 (eq. 23), and so for 1.57 at 128. The line takes 0.385 of it:
     its levels at 128 are then, by signal-to-noise ratio, those of uniform timesteps on SDXL, with which subjects are
     learned at that size (ln sigma -0.21 +- 1.19 at sigma_data 0.5). Neither was compared on photographs.
@@ -27,5 +27,5 @@ def mean_ln_sigma(side: float) -> float:
 
 
 def latent_side(base: Base, recipe: Recipe) -> float:
-    """The side of a job's square latents; with buckets that of the square of the same area, about."""
+    """The side of a job's square latents in latent pixels; with buckets about that of the square of the same area."""
     return (recipe.resolution or base.resolution) / base.vae_factor

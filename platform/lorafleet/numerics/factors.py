@@ -1,4 +1,4 @@
-"""An adapter's tensors for one layer, and how adapters of many rows are stacked into one tensor a layer.
+"""An adapter's tensors for one layer, and the stacking of many rows' adapters into one tensor for each layer.
 
 LoRA (Hu et al. 2021, eq. 3) adds s B A to a weight W. DoRA (Liu et al. 2024, eq. 5) replaces W by
 m (W + s B A) / |W + s B A|, norms over each output's row and taken as constants by the gradient (their section 4.3).
@@ -31,19 +31,19 @@ class Factors:
     m: Tensor | None = None
     norms: Tensor | None = None
 
-    def to(self, **place: object) -> Factors:
-        """The same on a device or in a precision; norms and magnitude stay fp32."""
-        device = {key: value for key, value in place.items() if key == "device"}
+    def to(self, **options: object) -> Factors:
+        """Copies on a device or in a dtype, as `Tensor.to` takes them; norms and magnitude stay fp32."""
+        device = {key: value for key, value in options.items() if key == "device"}
         m = None if self.m is None else self.m.to(**device)  # type: ignore[call-overload]
         norms = None if self.norms is None else self.norms.to(**device)  # type: ignore[call-overload]
-        return Factors(self.A.to(**place), self.B.to(**place), m, norms)  # type: ignore[call-overload]
+        return Factors(self.A.to(**options), self.B.to(**options), m, norms)  # type: ignore[call-overload]
 
     def copied(self) -> Factors:
         """The same numbers in memory of their own, without a gradient."""
         return Factors(*(None if t is None else t.detach().clone() for t in (self.A, self.B, self.m, self.norms)))  # type: ignore[arg-type]
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor that there is."""
+        """All tensors that are not None."""
         return [t for t in (self.A, self.B, self.m, self.norms) if t is not None]
 
     @torch.no_grad()
@@ -58,7 +58,7 @@ class Factors:
         return Factors(self.A, self.B, self.m, torch.stack([own, cross, square], dim=-2))
 
     def parts(self, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """`A`, the `B` and the gain [out] on W x that this adapter comes to at a scale: y = gain W x + B A x.
+        """A, B and the gain [out] on W x of this adapter at a scale, so that y = gain W x + B A x.
 
         The scale of DoRA goes inside the norm, as in PEFT. For groups it is one number, or a tensor [groups, 1].
         """
@@ -83,7 +83,7 @@ class Stacked:
 
 
 Layers = Mapping[str, Factors]
-"""One adapter on one model, by layer name; layers that it leaves alone are missing."""
+"""One adapter's factors on one model by layer name, without the layers that it does not change."""
 Group = Sequence[tuple[Layers, float]]
 """The adapters of one group of rows, each with its scale (alpha / rank times a request's own)."""
 

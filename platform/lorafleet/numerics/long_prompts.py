@@ -1,8 +1,8 @@
-"""Prompts of any length, and with weights, as requests bring them; captions of training have no weights.
+"""Encodes prompts of any length, with weights in requests and without in training's captions.
 
 * **Length**: tokens go in chunks of what fits (75 of CLIP's 77), each with a start and end of its own, encoded alone;
   their hidden states follow each other along the sequence. The pooled output is the first chunk's, as compel's and the
-  common interfaces' is. What a trigger stands for is never cut in two.
+  common interfaces' is. The learned tokens of one trigger always stay in one chunk.
 * **Weights**: z' = z0 + w (z - z0) with z0 the empty prompt's hidden state at the same place, per encoder: compel's
   up-weighting, here for weights below 1 too. No renormalisation of means, and the pooled output is left alone. Tokens
   of weight 1 keep their very bits.
@@ -34,7 +34,7 @@ class Weighted:
 
 
 Chunk = list[tuple[int, float]]
-"""Ids and their weights, without start and end."""
+"""Token ids and their weights, without start and end."""
 
 
 def encode_prompt(
@@ -53,12 +53,12 @@ def encode_prompt(
         if not (one or two):
             return empty()
         ids = encoder.framed(0, [token for token, _ in one]), encoder.framed(1, [token for token, _ in two])
-        told = encoder.encode(ids, vectors, clip_skip)
+        conditioning = encoder.encode(ids, vectors, clip_skip)
         if all(weight == 1 for _, weight in (*one, *two)):
-            return told
-        w = _weights(encoder, one, two).to(told.context)
-        z, z0 = told.context, empty().context
-        return Conditioning(torch.where(w == 1, z, z0 + w * (z - z0)), told.pooled)
+            return conditioning
+        w = _weights(encoder, one, two).to(conditioning.context)
+        z, z0 = conditioning.context, empty().context
+        return Conditioning(torch.where(w == 1, z, z0 + w * (z - z0)), conditioning.pooled)
 
     encoded = [encode(one, two) for one, two in _paired_chunks(encoder, prompt)]
     return Conditioning(torch.cat([chunk.context for chunk in encoded], dim=1), encoded[0].pooled)
@@ -70,17 +70,17 @@ def chunks(encoder: PromptEncoder, i: int, prompt: Sequence[Weighted]) -> list[C
     RequestError if a trigger stands for more learned tokens than a chunk holds.
     """
     room = encoder.length - 2
-    found: list[Chunk] = [[]]
+    chunk_list: list[Chunk] = [[]]
     for part in prompt:
         ids = encoder.piece_ids(i, part.piece)
         units = [[token] for token in ids] if isinstance(part.piece, str) else [ids]
         for unit in units:
             if len(unit) > room:
                 raise RequestError(f"a trigger that stands for {len(unit)} learned tokens; at most {room} are allowed")
-            if len(found[-1]) + len(unit) > room:
-                found.append([])
-            found[-1] += [(token, part.weight) for token in unit]
-    return found
+            if len(chunk_list[-1]) + len(unit) > room:
+                chunk_list.append([])
+            chunk_list[-1] += [(token, part.weight) for token in unit]
+    return chunk_list
 
 
 def chunk_ids(encoder: PromptEncoder, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
@@ -93,17 +93,17 @@ def chunk_ids(encoder: PromptEncoder, pieces: Sequence[Piece]) -> tuple[Tensor, 
     return one, two
 
 
-def lengthened(told: Conditioning, length: int, empty: Callable[[], Conditioning]) -> Conditioning:
-    """The same with a context of `length`, filled up with chunks of the empty prompt, as compel does.
+def lengthened(conditioning: Conditioning, length: int, empty: Callable[[], Conditioning]) -> Conditioning:
+    """The conditioning with a context of `length`, filled up with chunks of the empty prompt, as compel does.
 
-    So that both halves of guidance have one length. `empty` encodes the empty prompt; it is asked only if needed.
+    Guidance needs both its halves to have one length. `empty` encodes the empty prompt; it is called only if needed.
     """
-    missing = length - told.context.shape[1]
+    missing = length - conditioning.context.shape[1]
     if not missing:
-        return told
+        return conditioning
     filler = empty().context
     more = filler.repeat(1, missing // filler.shape[1], 1)
-    return Conditioning(torch.cat([told.context, more], dim=1), told.pooled)
+    return Conditioning(torch.cat([conditioning.context, more], dim=1), conditioning.pooled)
 
 
 def _paired_chunks(encoder: PromptEncoder, prompt: Sequence[Weighted]) -> list[tuple[Chunk, Chunk]]:

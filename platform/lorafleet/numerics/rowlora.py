@@ -5,8 +5,8 @@
 The same layers train (a group is a job) and serve (a group is an image; its guidance pair shares the factors). A group
 without an adapter has zero factors and a gain of 1, so it adds exactly 0. Of a convolution W and A are kernels and B
 is 1x1, as in LoCon and PEFT; its A [r, in * kh * kw] is kept flat, so that all layers' factors are matrices. Knows
-models' layers and what they carry now; refuses to know files, requests and jobs. What is stacked, and DoRA's gain, is
-in `factors`.
+models' layers and the adapters that they carry now; refuses to know files, requests and jobs. Stacking and DoRA's gain
+are in `factors`.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ class RowLayer(nn.Module):
 
     @property
     def shape(self) -> LayerShape:
-        """Of the layer that it wraps."""
+        """The shape of the layer that it wraps."""
         raise NotImplementedError
 
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
-        """What the groups' adapters add to the base's `y` of `x`."""
+        """What the groups' adapters add to the base's output `y` for the input `x`."""
         raise NotImplementedError
 
     def _add_to(self, y: Tensor, x: Tensor, stacked: Stacked) -> None:
-        """Adds it in place."""
+        """Adds what `_delta` returns to `y`, in place."""
         y += self._delta(x, y, stacked)
 
 
@@ -106,7 +106,7 @@ class RowLoRALinear(RowLayer):
         y.view(len(low), -1, y.shape[-1]).baddbmm_(low, stacked.B.to(x.dtype).mT)  # one pass over y instead of three
 
     def _low(self, x: Tensor, stacked: Stacked) -> Tensor:
-        """`x` by the groups' A, [g, rows of a group, R]."""
+        """A x of each group, [g, rows of a group, R]."""
         rows = x.reshape(len(stacked.A), -1, x.shape[-1])
         return (rows if self.dropout is None else self.dropout(rows, self.index)) @ stacked.A.to(x.dtype).mT
 
@@ -137,7 +137,7 @@ class RowLoRAConv2d(RowLayer):
 
 
 def row_layer(module: nn.Module, index: int = 0) -> RowLayer | None:
-    """The layer that gives `module` adapters; None if there is none for its kind."""
+    """A layer around `module` that can carry adapters; None for modules that cannot."""
     if isinstance(module, nn.Linear):
         return RowLoRALinear(module, index)
     if isinstance(module, nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
@@ -146,7 +146,7 @@ def row_layer(module: nn.Module, index: int = 0) -> RowLayer | None:
 
 
 class RowLoRA:
-    """All layers of one model that can carry adapters, and what each group of the next forward carries.
+    """All layers of one model that can carry adapters; installs the adapters of the next forward's groups of rows.
 
     Wraps linear layers and convolutions in place, those for which `wanted(name)` holds. A name never has transformers'
     `text_model.` before it, which versions of CLIP differ in.
@@ -180,7 +180,7 @@ class RowLoRA:
 
     @contextmanager
     def carrying(self, stacked: Mapping[str, Stacked] | None, dropout: RowDropout | None = None) -> Iterator[None]:
-        """While it lasts, forwards carry what `stack` made, None for nothing; afterwards nothing, whatever was raised.
+        """Installs what `stack` made while the block runs, None for nothing; afterwards nothing, whatever was raised.
 
         With gradient checkpointing the backward pass belongs inside: it calls the layers again.
         """

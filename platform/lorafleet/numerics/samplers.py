@@ -1,11 +1,11 @@
-"""Which samplers a base can be asked for, and their tables: the same numbers for everyone who names (base, steps).
+"""Which samplers a base has, and their tables, which depend on the base, the sampler and the number of steps alone.
 
     discrete bases (epsilon, v):  euler, euler-ancestral, dpmpp-2m, dpmpp-2m-karras, ddim, lcm, tcd
     EDM bases:                    edm-dpmpp-2m, edm-euler; diffusers has no other scheduler for them
 
 Timesteps and noise levels come from the diffusers schedulers' own code; the coefficients are `numerics.tables` and are
 tested against the schedulers' steps. `lcm` and `tcd` are for their few-step adapters, loaded as any other, and take few
-steps at low guidance. Knows no row and no network.
+steps at low guidance. Refuses to know latents and networks.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ Allowed = Mapping[str, tuple[Any, ...]]
 class Sampler:
     """A diffusers scheduler and how its table is made once its timesteps are set for so many steps.
 
-    `covered` is what the table reproduces, by configuration key, the scheduler's default first; a base that asks for
-    anything else is refused, never approximated.
+    `covered` has the values that the table reproduces, by configuration key, the scheduler's default first; a base with
+    another value is refused, never approximated.
     """
 
     scheduler: type
     table: Callable[[Any, int], SamplerTable]
     covered: Allowed = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Where the base's configuration is silent."""
+    """Configuration for keys that the base's own does not have."""
     changes: Mapping[str, Any] = field(default_factory=dict)
-    """Whatever the base's configuration says."""
+    """Configuration that replaces the base's own."""
     distilled: bool = False
     """Whether steps are taken from the short schedule that few-step adapters were distilled on."""
 
@@ -208,9 +208,9 @@ def _table(name: str, config: tuple[tuple[str, Any], ...], steps: int) -> Sample
 def scheduler_for(name: str, config: Mapping[str, Any]) -> Any:
     """The diffusers scheduler that a sampler's table reproduces, built from a base's scheduler configuration.
 
-    Takes what this scheduler knows of it; the rest is another scheduler's.
+    Keys that this scheduler does not have are left out.
     """
     sampler: Any = SAMPLERS[name]
-    known = signature(sampler.scheduler.__init__).parameters
-    said = {key: value for key, value in config.items() if key in known}
-    return sampler.scheduler.from_config({**sampler.defaults, **said, **sampler.changes})
+    accepted = signature(sampler.scheduler.__init__).parameters
+    config_of_base = {key: value for key, value in config.items() if key in accepted}
+    return sampler.scheduler.from_config({**sampler.defaults, **config_of_base, **sampler.changes})

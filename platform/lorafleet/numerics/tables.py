@@ -1,4 +1,4 @@
-"""One linear update that every sampler is an instance of, and each sampler's coefficients. Plain tensors, no scheduler.
+"""The linear update that every sampler is an instance of, and each sampler's coefficients. Knows no scheduler.
 
     x0 = c_skip x + c_out F(c_in x, t)            the denoised latent from the network's output F
     x' = A x + B x0 + C x0_prev + D z             the step, z ~ N(0, I) from the row's own generator
@@ -50,17 +50,17 @@ class SamplerTable:
 
     @classmethod
     def of(cls, t: Tensor, network: Preconditioning, update: Update, init_noise_sigma: float) -> SamplerTable:
-        """Puts the two halves of a step side by side."""
+        """The table of a step's two halves, preconditioning and update."""
         return cls(t.double(), **vars(network), **vars(update), init_noise_sigma=init_noise_sigma)
 
     @property
     def stochastic(self) -> bool:
-        """Whether any step adds noise. If so z is drawn at every step; the last D is 0, so the last draw is free."""
+        """Whether any step adds noise. If so z is drawn at every step, at the last one too, where D is 0."""
         return bool(self.D.any())
 
     @property
     def finite(self) -> bool:
-        """Whether every coefficient is a number."""
+        """Whether every coefficient is finite."""
         tensors = [getattr(self, field.name) for field in fields(self) if field.name != "init_noise_sigma"]
         return bool(torch.isfinite(torch.stack(tensors)).all())
 

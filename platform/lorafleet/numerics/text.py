@@ -1,4 +1,4 @@
-"""Prompts to conditioning, the one way for training and serving, with learned tokens that belong to a request.
+"""Encodes prompts for training and serving alike, with learned tokens that belong to one prompt's adapters.
 
 Learned tokens never enter a tokenizer or an embedding table. A prompt is split at the triggers of *its own* adapters;
 each becomes reserved ids above the vocabulary, and `PlaceholderEmbedding` looks those up in vectors passed beside the
@@ -30,18 +30,18 @@ Piece = str | tuple[int, ...]
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the UNet is told: `context` [n, length, w1 + w2] and `pooled` [n, projection]."""
+    """The UNet's text input of n rows: `context` [n, length, w1 + w2] and `pooled` [n, projection]."""
 
     context: Tensor
     pooled: Tensor
 
     @classmethod
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
-        """The rows of all parts, which have one length, one after another."""
+        """The rows of all parts, one after another; their contexts must have one length."""
         return cls(torch.cat([part.context for part in parts]), torch.cat([part.pooled for part in parts]))
 
     def rows(self) -> list[Conditioning]:
-        """Each row as one of its own."""
+        """Each row as a conditioning of its own."""
         return [Conditioning(self.context[i : i + 1], self.pooled[i : i + 1]) for i in range(len(self.context))]
 
 
@@ -111,7 +111,7 @@ class PromptEncoder:
     def token_ids(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         """Token ids [1, length] for each encoder: start, text, end, padding.
 
-        RequestError for what does not fit; `chunks.encode_prompt` takes prompts of any length.
+        Raises RequestError for what does not fit; `long_prompts.encode_prompt` takes prompts of any length.
         """
         one, two = ([token for piece in pieces for token in self.piece_ids(i, piece)] for i in (0, 1))
         room = self.length - 2
@@ -120,7 +120,7 @@ class PromptEncoder:
         return self.framed(0, one), self.framed(1, two)
 
     def with_rows_moved(self, ids: tuple[Tensor, Tensor], offset: int) -> tuple[Tensor, Tensor]:
-        """The same ids for vectors that stand `offset` rows further down in a longer table."""
+        """The same ids for a longer table of vectors, in which this prompt's own begin at row `offset`."""
         one, two = (
             torch.where(own >= embedding.base.num_embeddings, own + offset, own)
             for own, embedding in zip(ids, self.embeddings, strict=True)
@@ -163,8 +163,8 @@ class PromptEncoder:
 def text_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of plain text, in which a typed `<|endoftext|>` is text too.
 
-    SDXL's second tokenizer pads with "!" and so takes every "!" of a prompt for padding; that is part of how the base
-    was used, and is kept.
+    SDXL's second tokenizer pads with "!" and so takes every "!" of a prompt for padding. The base was trained so, hence
+    this does the same.
     """
     pad = tokenizer.pad_token
     parts = [text] if pad in (tokenizer.bos_token, tokenizer.eos_token) else text.split(pad)
@@ -176,7 +176,7 @@ def text_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def new_vectors(encoder: PromptEncoder, count: int, generator: torch.Generator, init: str | None = None) -> Vectors:
-    """Fresh learned tokens, fp32: at random with the standard deviation of each vocabulary, or a word's embedding."""
+    """Fresh learned tokens, fp32: drawn with the standard deviation of each vocabulary, or a word's embedding."""
     made = []
     for tokenizer, embedding in zip(encoder.tokenizers, encoder.embeddings, strict=True):
         table = embedding.base.weight.detach().float()

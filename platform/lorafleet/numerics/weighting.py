@@ -17,7 +17,7 @@ GAMMA = 5.0
 
 
 class Weighting(Protocol):
-    """Weight of the squared error of the network's output."""
+    """How the squared error of the network's output is weighted by noise level."""
 
     def __call__(self, snr: Tensor, k: Tensor) -> Tensor:
         """Weights [n] for signal-to-noise ratios [n] and the family's factors [n]."""

@@ -1,4 +1,4 @@
-"""Frozen judges that say what a toy picture shows: its class, colour and background, and how alike two subjects are.
+"""A frozen network, the judge, that recognises what a toy picture shows, and how similar two subjects are.
 
 Trained on renders before any adapter (`tools/toy/judge.py`). Their scores exist only in the toy world: they are neither
 DINO nor CLIP, and never stand in a table beside figures for real pictures.

@@ -1,4 +1,4 @@
-"""The demo: made-up subjects through the same commands and the same HTTP that a user has, to one contact sheet."""
+"""The demo: trains and serves made-up subjects as any user would, over HTTP, and puts their pictures on one sheet."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from lorafleet.util.http_client import Client
 
 NOUNS = ("mug", "dog", "house", "mug", "car", "fish")
 CONCURRENT = 12
-PLACES = ("beach", "night", "bricks")
+BACKGROUND_NAMES = ("beach", "night", "bricks")
 SEED = 7
 
 
 def run_demo(base: str, folder: Path, port: int, stay: bool) -> int:
-    """Renders, trains, serves and asks; returns the exit code."""
+    """Renders subjects, trains and serves them, asks for their pictures; returns the exit code."""
     console, started = Console(stderr=True, soft_wrap=True), time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     subjects = write_subjects(folder / "photos", NOUNS)
@@ -51,7 +51,11 @@ def run_demo(base: str, folder: Path, port: int, stay: bool) -> int:
             f"   {len(pictures)} pictures, {CONCURRENT} requests at a time, in {time.monotonic() - asked:.1f} s"
         )
         sheet = folder / "contact-sheet.png"
-        columns = ["a training picture", "the base, same prompt", *(BACKGROUNDS[place] for place in PLACES)]
+        columns = [
+            "a training picture",
+            "the base, same prompt",
+            *(BACKGROUNDS[background] for background in BACKGROUND_NAMES),
+        ]
         contact_sheet(columns, rows(subjects, pictures)).save(sheet)
         console.print(f"[bold]4.[/] Contact sheet: [bold]{sheet}[/]  ({time.monotonic() - started:.0f} s in all)\n")
         console.print(goodbye(base, subjects[0], client.address, stay), highlight=False, markup=False)
@@ -63,13 +67,13 @@ def run_demo(base: str, folder: Path, port: int, stay: bool) -> int:
 
 
 def lorafleet() -> list[str]:
-    """The command line, as another process of this environment."""
+    """The words that run lorafleet's command line in another process of this environment."""
     return [sys.executable, "-m", "lorafleet"]
 
 
 @contextlib.contextmanager
 def server(base: str, port: int, patience: float = 180.0) -> Iterator[Client]:
-    """`lorafleet serve` as a child, ready; stopped on the way out."""
+    """Runs `lorafleet serve` as a child while the block runs, which begins once the server is ready."""
     port = port or free_port()
     child = subprocess.Popen(
         [*lorafleet(), "serve", "--base", base, "--port", str(port)],
@@ -95,39 +99,42 @@ def server(base: str, port: int, patience: float = 180.0) -> Iterator[Client]:
 
 def free_port() -> int:
     """A TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def ask(client: Client, subjects: Sequence[Subject]) -> dict[tuple[str, str | None], Image.Image]:
-    """For each subject the base's picture (place None) and one with the adapter at each place."""
+    """Pictures by subject and background: one with the adapter for each background, and the base's under None."""
 
-    def one(wanted: tuple[Subject, str | None]) -> Image.Image:
-        subject, place = wanted
+    def picture_of(wanted: tuple[Subject, str | None]) -> Image.Image:
+        subject, background = wanted
         noun = subject.identity.noun
-        if place is None:
-            return client.generate(f"a photo of a {noun} {BACKGROUNDS[PLACES[0]]}", seed=SEED)
-        return client.generate(f"a photo of <{subject.name}> {noun} {BACKGROUNDS[place]}", subject.name, seed=SEED)
+        if background is None:
+            return client.generate(f"a photo of a {noun} {BACKGROUNDS[BACKGROUND_NAMES[0]]}", seed=SEED)
+        return client.generate(f"a photo of <{subject.name}> {noun} {BACKGROUNDS[background]}", subject.name, seed=SEED)
 
-    wanted = [(subject, place) for place in (None, *PLACES) for subject in subjects]
+    wanted = [(subject, background) for background in (None, *BACKGROUND_NAMES) for subject in subjects]
     with ThreadPoolExecutor(CONCURRENT) as pool:
-        made = list(pool.map(one, wanted))
-    return {(subject.name, place): picture for (subject, place), picture in zip(wanted, made, strict=True)}
+        made = list(pool.map(picture_of, wanted))
+    return {(subject.name, background): picture for (subject, background), picture in zip(wanted, made, strict=True)}
 
 
 def rows(
     subjects: Sequence[Subject], pictures: dict[tuple[str, str | None], Image.Image]
 ) -> list[tuple[str, list[Image.Image]]]:
-    """The contact sheet's rows: a training picture, the base, and each place."""
+    """The contact sheet's rows: a training picture, the base's, and one for each background."""
     return [
-        (subject.name, [subject.pictures()[0], *(pictures[subject.name, place] for place in (None, *PLACES))])
+        (
+            subject.name,
+            [subject.pictures()[0], *(pictures[subject.name, background] for background in (None, *BACKGROUND_NAMES))],
+        )
         for subject in subjects
     ]
 
 
 def goodbye(base: str, subject: Subject, address: str, stay: bool) -> str:
-    """What to do next."""
+    """The text at the end, which says what to do next."""
     prompt = f"a photo of <{subject.name}> {subject.identity.noun} in the snow"
     body = json.dumps({"prompt": prompt, "adapters": [{"name": subject.name}]})
     curl = (

@@ -195,8 +195,8 @@ def caption(scene: Scene, rng: random.Random, drop: float = 0.3) -> str:
         words.extend(("and", identity.accent.word))
     words.append(identity.noun)
     article = "an" if words[0][0] in "aeiou" else "a"
-    place = BACKGROUNDS[scene.background] if rng.random() > drop / 2 else ""
-    return " ".join(part for part in (rng.choice(OPENINGS), article, *words, place) if part)
+    background = BACKGROUNDS[scene.background] if rng.random() > drop / 2 else ""
+    return " ".join(part for part in (rng.choice(OPENINGS), article, *words, background) if part)
 
 
 def is_held_out(noun: str, colour: str, background: str) -> bool:

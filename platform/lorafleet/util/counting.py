@@ -1,4 +1,4 @@
-"""Counts in a frozen dataclass, so that whoever reads them reads all of one moment. Knows fields and numbers only."""
+"""Counts in a frozen dataclass, so that a reader gets all counts of one moment. Knows fields and numbers only."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def describe_machine() -> str:
-    """Processor and cores, as in "AMD EPYC, 2 cores"; the architecture where the model is not told."""
+    """Processor and cores, as in "AMD EPYC, 2 cores"; the architecture where the system does not name the model."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

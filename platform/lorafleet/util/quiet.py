@@ -1,4 +1,4 @@
-"""Keeps other libraries' chatter off our users' terminals; what goes wrong still reaches them as an exception."""
+"""Silences other libraries' messages on users' terminals; errors still reach users as exceptions."""
 
 from __future__ import annotations
 

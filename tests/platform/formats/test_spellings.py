@@ -216,10 +216,10 @@ def test_a_scale_of_its_own_stands_for_alpha_and_rank_and_is_told(warm, tmp_path
     file |= {f"{first}.scale": torch.tensor(0.75), f"{second}.scale": torch.tensor(0.5)}  # the second: alpha / rank
     deltas, bundle = own(written(tmp_path, file), warm, tmp_path)
     plain, _ = own(written(tmp_path / "plain", kohya_tensors(tensors, 0.5)), warm, tmp_path / "plain")
-    changed = {place for place in deltas if not torch.equal(deltas[place], plain[place])}
+    changed = {part_layer for part_layer in deltas if not torch.equal(deltas[part_layer], plain[part_layer])}
     assert {("lora_unet_" + layer.replace(".", "_")) for _, layer in changed} == {first}
-    (place,) = changed
-    torch.testing.assert_close(deltas[place], plain[place] * 1.5)
+    (part_layer,) = changed
+    torch.testing.assert_close(deltas[part_layer], plain[part_layer] * 1.5)
     assert bundle.card.notes == (
         f"'{first}.scale' stands in place of alpha / rank, as A1111 reads it; other programs do not",
     )
@@ -260,7 +260,7 @@ def test_every_key_is_bound_refused_by_name_or_left_out(base_names, pieces, join
     except BundleError as problem:
         named, refused = None, str(problem)
     assert not refused or repr(key) in refused
-    assert named is None or named.place[0] in PARTS
+    assert named is None or named.part_layer[0] in PARTS
     assert named or refused or "." not in key or key.endswith(".position_ids")
 
 
