@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from chaos_nodes import Nodes
 
 Kind = Literal["lane", "dispatcher", "driver", "node"]
-TITLES: dict[Kind, str] = {"lane": "RayTrainWorker", "dispatcher": "LocalJobQueue"}
+TITLES: dict[Kind, str] = {"lane": "RayTrainWorker", "dispatcher": "JobQueue"}
 SHARES: dict[Kind, float] = {"lane": 0.3, "dispatcher": 0.62, "driver": 0.08, "node": 0.0}
 SHARES_WITH_NODES: dict[Kind, float] = {"lane": 0.1, "dispatcher": 0.15, "driver": 0.1, "node": 0.65}
 LONGEST_PAUSE = 4.0  # seconds

@@ -9,6 +9,7 @@
         WrongBaseError                    2      ... it is sound, but was made for another base
       RequestError(ValueError)            2      a generation request is out of bounds
       NotFoundError(LookupError)          3      no such submission, job, adapter or version
+        AmbiguousError                    3      ... for several begin so
       UnreachableError(ConnectionError)   4      Ray, MLflow or the server does not answer
       BusyError(RuntimeError)             4      the engine's queue is full, or it is shutting down
       NonFiniteError(ArithmeticError)     1      a loss or an image became NaN or infinite
@@ -71,6 +72,10 @@ class NotFoundError(LorafleetError, LookupError):
     """There is no such submission, job, adapter or version."""
 
     exit_code = 3
+
+
+class AmbiguousError(NotFoundError):
+    """A name or the beginning of an id fits several things."""
 
 
 class UnreachableError(LorafleetError, ConnectionError):

@@ -1,8 +1,10 @@
 """What tests of the rows share: a submission of jobs without pictures, in a store."""
 
 from lorafleet.config import Recipe, Resources, Validation
+from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.job_state import JobRow
-from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
+from lorafleet_jobs.jobqueue.store import JobStore
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.jobspec import JobSpec
 
 SUBMISSION = "pets-0123456789"
@@ -28,3 +30,19 @@ def filled(url: str, count: int, submission: str = SUBMISSION, **resources) -> J
 
 def job(store: JobStore, name: str) -> JobRow:
     return next(row for row in store.jobs(SUBMISSION) if row.id == name)
+
+
+def heartbeat(store, submission, job, attempt, now):
+    return store.change(submission, job, lambda row: job_state.heartbeat(row, attempt, now)) is not None
+
+
+def progress(store, submission, job, attempt, step, loss, now):
+    return store.change(submission, job, lambda row: job_state.progress(row, attempt, step, loss, now)) is not None
+
+
+def finish(store, submission, job, attempt, state, now, **result):
+    return store.change(submission, job, lambda row: job_state.finish(row, attempt, state, now, **result)) is not None
+
+
+def fail(store, submission, job, attempt, kind, reason, now, packed=1):
+    return store.change(submission, job, lambda row: job_state.fail(row, attempt, kind, reason, now, packed))

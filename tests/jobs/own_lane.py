@@ -4,15 +4,13 @@ from zlib import crc32
 
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
-from lorafleet_jobs.jobqueue.job_queue import LaneConfig, LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import load_submission
 from lorafleet_jobs.lane.lane import Lane, Leaving, stays
 
 
-def lane(
-    home: Home, tracking: MlflowTracking, desk: LocalJobQueue, pack: int = 1, must_leave=stays, then=None
-) -> Leaving:
+def lane(home: Home, tracking: MlflowTracking, desk: JobQueue, pack: int = 1, must_leave=stays, then=None) -> Leaving:
     """A lane's life, with the resources of the desk's submission."""
     resources = load_submission(home, desk._submission).row.resources
     setup = LaneConfig("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)

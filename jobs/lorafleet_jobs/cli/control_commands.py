@@ -155,13 +155,13 @@ def _lines(home: Home, job: JobRow, go_on: bool) -> Iterator[str]:
     from lorafleet_jobs.jobqueue.job_state import ENDED
     from lorafleet_jobs.jobqueue.status import open_store
     from lorafleet_jobs.lane.job_log import follow
-    from lorafleet_jobs.submission.driver_lock import has_driver
+    from lorafleet_jobs.submission.driver_lease import has_driver
 
     def is_over() -> bool:
         if not go_on:
             return True
         row = open_store(home).find_job(job.submission, job.id)
-        return row.state in ENDED or not has_driver(home, job.submission)
+        return row.state in ENDED or not has_driver(open_store(home), job.submission)
 
     return follow(home.job_log(job.submission, job.id), is_over, lambda: time.sleep(FOLLOW_SECONDS))
 

@@ -120,14 +120,15 @@ def watch(submission: NewestSubmission = None) -> int:
 
 def _attached(prepared: Prepared, home: Home, address: str | None) -> Submission:
     from lorafleet_jobs.cli.watch import onlooker
-    from lorafleet_jobs.submission.driver_lock import has_driver
+    from lorafleet_jobs.jobqueue.status import open_store
+    from lorafleet_jobs.submission.driver_lease import has_driver
     from lorafleet_jobs.submission.submit import submit
 
     try:
         with onlooker() as show:
             return submit(prepared, home, address, show)
     except KeyboardInterrupt:
-        if has_driver(home, prepared.plan.submission):  # another process, which this one only watched
+        if has_driver(open_store(home), prepared.plan.submission):  # another process, which this one only watched
             _say_farewell(prepared.plan.submission)
         raise
 
@@ -175,9 +176,10 @@ def say_end(done: Submission, home: Home | None = None) -> None:
 def say_orphan(found: Submission, home: Home) -> None:
     """What to do about a submission that has not ended and that nobody drives."""
     from lorafleet.console import note
-    from lorafleet_jobs.submission.driver_lock import has_driver
+    from lorafleet_jobs.jobqueue.status import open_store
+    from lorafleet_jobs.submission.driver_lease import has_driver
 
-    if not found.has_ended and not has_driver(home, found.id):
+    if not found.has_ended and not has_driver(open_store(home), found.id):
         note(f"nobody is training {found.id} now; go on with: lorafleet retry {found.id}")
 
 

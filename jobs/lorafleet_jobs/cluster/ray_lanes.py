@@ -22,9 +22,9 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lorafleet.home import Home
 from lorafleet_jobs.cluster.causes import describe, recurs, root_cause
-from lorafleet_jobs.cluster.remote_queue import RemoteJobQueue, start_dispatcher
+from lorafleet_jobs.cluster.remote_queue import remote_queue, start_dispatcher
 from lorafleet_jobs.cluster.sizing import Fleet
-from lorafleet_jobs.jobqueue.job_queue import LaneConfig, LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.policy import TENURE_SECONDS, Death, Deaths, advance, workers_wanted
 from lorafleet_jobs.jobqueue.store import JobStore
@@ -52,14 +52,16 @@ def run_lanes(fleet: Fleet) -> list[str]:
     Jobs that several workers share have lanes of their own, after those of the others.
     """
     store, lost = JobStore(fleet.database), list[str]()
-    while not lost and (wanted := workers_wanted(store.jobs(fleet.submission))):
+    queue = JobQueue(fleet.database, fleet.submission, driver=fleet.driver)
+    while not lost and not queue.is_drained():
+        wanted = workers_wanted(store.jobs(fleet.submission))
         lost += _run_alike(replace(fleet, workers=min(wanted)))
     return lost
 
 
 def _run_alike(fleet: Fleet) -> list[str]:
     """The same for the jobs that `fleet.workers` share."""
-    dispatcher = start_dispatcher(fleet.database, fleet.submission, fleet.workers)
+    dispatcher = start_dispatcher(fleet.database, fleet.submission, fleet.workers, fleet.driver)
     with ThreadPoolExecutor(fleet.lanes, thread_name_prefix="lane") as pool:
         lost = list(pool.map(lambda number: _keep_up(fleet, number, dispatcher), range(fleet.lanes)))
     return [reason for reason in lost if reason is not None]
@@ -103,16 +105,17 @@ def _lane(config: dict[str, Any], mates: NoFollowers, must_leave: Callable[[], b
     listen_on_main_thread()
     tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
     try:
-        return Lane(setup, RemoteJobQueue(config["dispatcher"]), tracking, must_leave, mates=mates).run()
+        return Lane(setup, remote_queue(config["dispatcher"]), tracking, must_leave, mates=mates).run()
     finally:
         tracking.close()
 
 
 def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
     """One lane, life after life; returns why it was given up, or None if nothing is left to do."""
-    store, desk = JobStore(fleet.database), LocalJobQueue(fleet.database, fleet.submission, workers=fleet.workers)
+    store = JobStore(fleet.database)
+    queue = JobQueue(fleet.database, fleet.submission, workers=fleet.workers, driver=fleet.driver)
     life, deaths = 0, Deaths()
-    while not desk.is_drained():
+    while not queue.is_drained():
         before = store.jobs(fleet.submission)
         try:
             left = _live(fleet, number, life, dispatcher)
@@ -124,7 +127,7 @@ def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
                 return f"lane {number}: {death.cause}"
         else:
             if left == "yielded":
-                _let_others_in(desk)
+                _let_others_in(queue)
         life += 1
     return None
 
@@ -140,13 +143,13 @@ def _death(problem: Exception, before: Sequence[JobRow], after: Sequence[JobRow]
 def _bury(fleet: Fleet, store: JobStore, lane: str, cause: str) -> None:
     """A lane died: its jobs are taken back at once, and their rows and logs say what it died of."""
     log.warning("lane %s died of %s", lane, cause)
-    for row in store.lose(fleet.submission, lane, time.time(), cause):
+    for row in store.lose_lane(fleet.submission, lane, time.time(), cause):
         JobLog(Home(fleet.home).job_log(row.submission, row.id)).say(f"lane {lane} died of {cause}")
 
 
-def _let_others_in(desk: LocalJobQueue) -> None:
+def _let_others_in(queue: JobQueue) -> None:
     deadline = time.monotonic() + POLITE_SECONDS
-    while desk.gives_way(TENURE_SECONDS) and time.monotonic() < deadline:
+    while queue.should_yield(TENURE_SECONDS) and time.monotonic() < deadline:
         time.sleep(1.0)
 
 

@@ -20,7 +20,7 @@ from lorafleet_jobs.intake.estimate import LARGEST_PACK
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
 from lorafleet_jobs.jobqueue.policy import workers_wanted
 from lorafleet_jobs.jobqueue.status import store_url
-from lorafleet_jobs.jobqueue.store import SubmissionRow
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class Fleet:
     """The highest of its jobs."""
     workers: int = 1
     """Of each lane; with more than one they share one job at a time."""
+    driver: str | None = None
+    """The token of the driver's lease: the lanes end when another driver takes over."""
 
 
 def cpus_wanted(row: SubmissionRow, jobs: Sequence[JobRow]) -> int:
@@ -56,7 +58,9 @@ def cpus_wanted(row: SubmissionRow, jobs: Sequence[JobRow]) -> int:
     return row.resources.cpus_per_lane * min(row.lanes, todo) * max(workers_wanted(jobs), default=1)
 
 
-def fleet_of(row: SubmissionRow, jobs: Sequence[JobRow], home: Home, found: Cluster) -> Fleet:
+def fleet_of(
+    row: SubmissionRow, jobs: Sequence[JobRow], home: Home, found: Cluster, driver: str | None = None
+) -> Fleet:
     """The lanes for what is left of a submission, each as wide as its widest job. Raises ManifestError."""
     todo = sum(job.state not in ENDED for job in jobs)
     gpus, workers = gpus_a_lane(row.resources, found), max(workers_wanted(jobs), default=1)
@@ -70,12 +74,12 @@ def fleet_of(row: SubmissionRow, jobs: Sequence[JobRow], home: Home, found: Clus
         submission=row.id, drive=uuid.uuid4().hex[:8], lanes=lanes, pack=_pack(row, gpus, -(-todo // lanes)),
         cpus=row.resources.cpus_per_lane, gpus=gpus, resources=row.resources, home=home.root, storage=home.ray_temp,
         tracking_uri=home.tracking_uri, database=store_url(home), spans=home.submissions / row.id / "spans",
-        rank=max((job.spec.recipe.rank for job in jobs), default=0),
+        rank=max((job.spec.recipe.rank for job in jobs), default=0), driver=driver,
     )  # fmt: skip
 
 
 def _pack(row: SubmissionRow, gpus: float, share: int) -> int:
-    """As planned; on a GPU, where a lane measures what its jobs take (`train.room`), `auto` is as many as pay.
+    """As planned; on a GPU, where a lane measures what its jobs take (`train.memory`), `auto` is as many as pay.
 
     A compiled pack has its seats from the first step on, so that nothing could be measured before.
     """

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lorafleet.bundle.bundle import CARD, read_bundle
 from lorafleet.bundle.ports import AdapterRegistry
-from lorafleet.errors import DataError, NotFoundError
+from lorafleet.errors import AmbiguousError, DataError, NotFoundError
 from lorafleet.home import Home
 from lorafleet_jobs.evaluate.pictures import SubjectPictures
 from lorafleet_jobs.images import decode_image, read_image_bytes
@@ -92,9 +92,9 @@ def _of_word(word: str, home: Home, registry: AdapterRegistry) -> list[Trained |
 def _jobs_of(word: str, home: Home) -> tuple[JobRow, ...]:
     try:
         return load_submission(home, word).jobs
-    except NotFoundError as problem:
-        if "fits several" in str(problem):
-            raise
+    except AmbiguousError:
+        raise
+    except NotFoundError:
         return ()
 
 

@@ -6,13 +6,10 @@ attempt, is told the same.
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import Engine, and_, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from lorafleet_jobs.jobqueue.asha import Halving, Verdict
-from lorafleet_jobs.jobqueue.tables import scores
+from lorafleet_jobs.jobqueue.tables import ScoreRow, insert_into, scores, values_of
 from lorafleet_jobs.jobspec import JobSpec
 
 
@@ -21,22 +18,19 @@ class ScoreBook:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[engine.dialect.name]
 
     def verdict(self, spec: JobSpec, attempt: int, rung: int, score: float) -> Verdict:
         """Whether a job goes on, measured against the jobs of its subject that were at this rung before it."""
         halving = Halving.of(spec)
         assert halving is not None, spec.id  # only jobs with early_stop come to rungs
         own = and_(scores.c.submission == spec.submission, scores.c.job == spec.id, scores.c.rung == rung)
+        verdict = halving.verdict(rung, score, self.of_rung(spec.submission, spec.subject, rung, but=spec.id))
+        row = ScoreRow(spec.submission, spec.id, rung, spec.subject, attempt, score, verdict.bar, verdict.goes_on)
         with self._engine.connect() as connection:
-            told = halving.verdict(rung, score, self.of_rung(spec.submission, spec.subject, rung, but=spec.id))
-            row = {
-                "submission": spec.submission, "job": spec.id, "rung": rung, "subject": spec.subject,
-                "attempt": attempt, "score": score, "bar": told.bar, "goes_on": told.goes_on,
-            }  # fmt: skip
-            connection.execute(self._insert(scores).values(row).on_conflict_do_nothing())
-            kept = connection.execute(select(scores.c.goes_on, scores.c.bar).where(own)).one()
-        return Verdict(kept.goes_on, kept.bar)
+            insert = insert_into(self._engine, scores).values(values_of(row))
+            connection.execute(insert.on_conflict_do_nothing())
+            first = connection.execute(select(scores.c.goes_on, scores.c.bar).where(own)).one()
+        return Verdict(first.goes_on, first.bar)
 
     def of_rung(self, submission: str, subject: str, rung: int, but: str = "") -> list[float]:
         """The scores of a subject's jobs at a rung, without the job `but`."""

@@ -1,7 +1,7 @@
-"""Who hands out a submission's jobs: the store with a clock and one submission in mind. Knows no cluster.
+"""The queue of one submission's jobs, as a lane uses it: lease a job, keep the lease, report how it goes and ends.
 
-A lane asks for work, says how far it is, and says how it ended; every answer False or None means "this job is no longer
-yours". Everything may be said twice, for an answer may get lost on its way.
+It is a store of rows bound to a submission and a clock. Every call may be repeated, for its answer may get lost on the
+way. Knows no cluster: a lane on another machine calls it through `cluster.remote_queue`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from lorafleet.config import Resources
-from lorafleet_jobs.jobqueue import job_state as rows
+from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
 from lorafleet_jobs.jobqueue.job_state import Ending, FailureKind, JobRow, State
-from lorafleet_jobs.jobqueue.policy import gives_way, workers_wanted
-from lorafleet_jobs.jobqueue.store import JobStore
+from lorafleet_jobs.jobqueue.policy import should_yield, workers_wanted
+from lorafleet_jobs.jobqueue.store import JobStore, Transition
 from lorafleet_jobs.jobspec import JobSpec
 
 
 @dataclass(frozen=True)
 class LaneConfig:
-    """What a lane is told."""
+    """What a lane needs to know about itself and its submission."""
 
     name: str
     home: Path
@@ -34,11 +33,11 @@ class LaneConfig:
     pack: int = 1
     """How many jobs it trains at once."""
     resources: Resources = field(default_factory=Resources)
-    """As the manifest has them; what is said above was made of them."""
+    """As the manifest has them; `cpus`, `device` and `pack` were derived from them."""
     rank: int = 0
-    """The highest of the submission's jobs."""
+    """The highest LoRA rank of the submission's jobs."""
     spans: Path | None = None
-    """Where it records what it spends its time on."""
+    """The file in which it records what it spends its time on."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Lease:
     seed_shift: int = 0
 
     @property
-    def key(self) -> str:
-        """Names what is kept of it half-way."""
-        return rows.half_way_name(self.spec.id, self.seed_shift)
+    def checkpoint_name(self) -> str:
+        """The name of the folder of its checkpoints."""
+        return job_state.checkpoint_name(self.spec.id, self.seed_shift)
 
 
 class SteadyClock:
@@ -69,114 +68,114 @@ class SteadyClock:
         self._offset = wall() - steady()
 
     def __call__(self) -> float:
-        """Now."""
+        """The present time."""
         return self._offset + self._steady()
 
 
-class JobQueue(Protocol):
-    """What a lane asks of whoever hands out jobs."""
+class JobQueue:
+    """The jobs of one submission.
 
-    def open(self, lane: str) -> None:
-        """Takes back what an earlier life of this lane held: it died."""
-
-    def lease(self, lane: str, holding: Collection[str]) -> Lease | None:
-        """One more job for a lane that holds these, or None if none is free for it now."""
-
-    def is_drained(self) -> bool:
-        """Whether every job has ended."""
-
-    def gives_way(self, tenure: float) -> bool:
-        """Whether a lane that has been at work for `tenure` seconds should leave its place to another submission."""
-
-    def heartbeat(self, job: str, attempt: int) -> bool:
-        """Still at it."""
-
-    def progress(self, job: str, attempt: int, step: int, loss: float | None) -> bool:
-        """So far."""
-
-    def compare(self, job: str, attempt: int, rung: int, score: float) -> Verdict | None:
-        """Whether it goes on beyond a rung of its sweep, having this score there."""
-
-    def finish(self, job: str, attempt: int, state: Ending, version: int | None, error: str | None) -> bool:
-        """How it ended."""
-
-    def fail(self, job: str, attempt: int, kind: FailureKind, reason: str, packed: int) -> State | None:
-        """It failed among `packed` jobs, itself included; returns what became of it: queued again, or failed."""
-
-    def give_back(self, job: str, attempt: int) -> bool:
-        """The lane has to leave it, through no fault of the job's."""
-
-
-class LocalJobQueue:
-    """The desk itself."""
+    Answers of False or None to a call about a job mean that the caller's attempt no longer holds the job.
+    """
 
     def __init__(
-        self, url: str, submission: str, clock: Callable[[], float] | None = None, workers: int | None = None
+        self,
+        url: str,
+        submission: str,
+        *,
+        clock: Callable[[], float] | None = None,
+        workers: int | None = None,
+        driver: str | None = None,
     ) -> None:
-        """With `workers` it knows only of the jobs that so many workers share."""
-        self._workers = workers
+        """Opens the queue in the database at `url`. Raises UnreachableError.
+
+        With `workers` it has only the jobs that so many workers share. With `driver`, the token of a driver's lease,
+        it is empty as soon as that driver no longer holds the submission.
+        """
+        self.submission = submission
         self._store = JobStore(url)
         self._scores = ScoreBook(self._store.engine)
-        self._submission = submission
         self._clock = clock or SteadyClock()
+        self._workers, self._driver = workers, driver
         self._max_running = self._store.submission(submission).resources.max_running
 
     def open(self, lane: str) -> None:
-        """Takes back what an earlier life of this lane held: it died."""
-        self._store.lose(self._submission, lane, self._clock())
+        """Begins a life of a lane: what an earlier life of it held is queued again, for that life is over."""
+        self._store.lose_lane(self.submission, lane, self._clock())
 
     def lease(self, lane: str, holding: Collection[str]) -> Lease | None:
-        """One more job for a lane that holds these, or None if none is free for it now."""
-        row = self._store.lease(self._submission, lane, self._clock(), holding, self._max_running, self._workers)
+        """Leases one more job to a lane that holds the jobs `holding`; None if there is none for it now."""
+        if self._is_taken_over():
+            return None
+        row = self._store.lease(self.submission, lane, self._clock(), holding, self._max_running, self._workers)
         return None if row is None else _lease(row)
 
     def is_drained(self) -> bool:
-        """Whether every job has ended."""
-        if self._workers is None or self._store.is_drained(self._submission):
-            return self._store.is_drained(self._submission)
-        return self._workers not in workers_wanted(self._store.jobs(self._submission))
+        """Whether every job has ended, or another driver has taken the submission over."""
+        if self._store.is_drained(self.submission) or self._is_taken_over():
+            return True
+        return self._workers is not None and self._workers not in workers_wanted(self._store.jobs(self.submission))
 
-    def gives_way(self, tenure: float) -> bool:
-        """Whether a lane that has been at work for `tenure` seconds should leave its place to another submission."""
-        cluster = self._store.submission(self._submission).cluster
-        claims = {} if cluster is None else {one.submission: one for one in self._store.claims(cluster, self._clock())}
-        mine = claims.pop(self._submission, None)
-        return mine is not None and gives_way(mine, list(claims.values()), tenure)
+    def should_yield(self, uptime: float) -> bool:
+        """Whether a lane that has been up for `uptime` seconds should leave its place to another submission."""
+        cluster = self._store.submission(self.submission).cluster
+        if cluster is None:
+            return False
+        claims = {claim.submission: claim for claim in self._store.claims(cluster, self._clock())}
+        mine = claims.pop(self.submission, None)
+        return mine is not None and should_yield(mine, list(claims.values()), uptime)
 
     def heartbeat(self, job: str, attempt: int) -> bool:
-        """Still at it."""
-        return self._store.heartbeat(self._submission, job, attempt, self._clock())
+        """Prolongs the lease of a job."""
+        now = self._clock()
+        return self._change(job, lambda row: job_state.heartbeat(row, attempt, now)) is not None
 
     def progress(self, job: str, attempt: int, step: int, loss: float | None) -> bool:
-        """So far."""
-        return self._store.progress(self._submission, job, attempt, step, loss, self._clock())
+        """Notes the step that a job has reached and the loss there, and prolongs its lease."""
+        now = self._clock()
+        return self._change(job, lambda row: job_state.progress(row, attempt, step, loss, now)) is not None
 
-    def compare(self, job: str, attempt: int, rung: int, score: float) -> Verdict | None:
-        """Whether it goes on beyond a rung of its sweep, having this score there."""
-        row = self._store.find_job(self._submission, job)
-        if not self._store.progress(self._submission, job, attempt, rung, row.loss, self._clock()):
+    def report(self, job: str, attempt: int, rung: int, score: float) -> Verdict | None:
+        """Reports a job's score at a rung of its sweep; the verdict says whether the job goes on beyond the rung."""
+        row = self._store.find_job(self.submission, job)
+        if not self.progress(job, attempt, rung, row.loss):
             return None
         return self._scores.verdict(row.spec, attempt, rung, score)
 
     def finish(self, job: str, attempt: int, state: Ending, version: int | None, error: str | None) -> bool:
-        """How it ended."""
-        return self._store.finish(
-            self._submission, job, attempt, state, self._clock(), version=version, error=error
-        )  # fmt: skip
+        """Ends a job: with the version that was published, or with the reason why there is none."""
+        now = self._clock()
+        ended = self._change(job, lambda row: job_state.finish(row, attempt, state, now, version=version, error=error))
+        return ended is not None
 
     def fail(self, job: str, attempt: int, kind: FailureKind, reason: str, packed: int) -> State | None:
-        """It failed among `packed` jobs, itself included; returns what became of it: queued again, or failed."""
-        row = self._store.fail(self._submission, job, attempt, kind, reason, self._clock(), packed)
+        """Reports a failure in a pack of `packed` jobs; returns what became of the job: queued again, or failed."""
+        now = self._clock()
+        row = self._change(job, lambda row: job_state.fail(row, attempt, kind, reason, now, packed))
         return None if row is None else row.state
 
     def give_back(self, job: str, attempt: int) -> bool:
-        """The lane has to leave it, through no fault of the job's."""
+        """Queues a job again whose lane has to leave, through no fault of the job's."""
         now = self._clock()
-        return self._store.change(self._submission, job, lambda row: rows.give_back(row, now, attempt)) is not None
+        return self._change(job, lambda row: job_state.give_back(row, now, attempt)) is not None
+
+    def _change(self, job: str, transition: Transition) -> JobRow | None:
+        return self._store.change(self.submission, job, transition)
+
+    def _is_taken_over(self) -> bool:
+        if self._driver is None:
+            return False
+        driver = self._store.driver(self.submission)
+        return driver is None or driver.token != self._driver
 
 
 def _lease(row: JobRow) -> Lease:
     assert row.run_id is not None, row.id  # a job without a run is not free
     return Lease(
-        rows.trained_spec(row), row.attempts, row.run_id, row.pack_limit, rows.alone_until(row), row.seed_shift
-    )  # fmt: skip
+        spec=job_state.trained_spec(row),
+        attempt=row.attempts,
+        run_id=row.run_id,
+        pack_limit=row.pack_limit,
+        alone_until=job_state.alone_until(row),
+        seed_shift=row.seed_shift,
+    )

@@ -86,8 +86,8 @@ def trained_spec(row: JobRow) -> JobSpec:
     return row.spec.with_changes(recipe=recipe.with_changes(seed=recipe.seed + row.seed_shift))
 
 
-def half_way_name(job: str, seed_shift: int) -> str:
-    """Names what is kept of a job half-way; with another seed it never goes on from there."""
+def checkpoint_name(job: str, seed_shift: int) -> str:
+    """The name of the folder of a job's checkpoints; another seed never resumes from those of the first."""
     return job if seed_shift == 0 else f"{job}-seed{seed_shift}"
 
 

@@ -64,8 +64,8 @@ class Claim:
         return self.waiting > 0 and self.lanes < self.wanted
 
 
-def gives_way(mine: Claim, others: Sequence[Claim], tenure: float) -> bool:
-    """Whether a lane that has been at work for `tenure` seconds leaves its place to another submission.
+def should_yield(mine: Claim, others: Sequence[Claim], uptime: float) -> bool:
+    """Whether a lane that has been up for `uptime` seconds should leave its place to another submission.
 
     To a higher priority at once; to an equal one that has no lane, or two fewer, after a while.
     """
@@ -73,7 +73,7 @@ def gives_way(mine: Claim, others: Sequence[Claim], tenure: float) -> bool:
     if any(other.priority > mine.priority for other in short):
         return True
     equals = [other for other in short if other.priority == mine.priority]
-    return tenure >= TENURE_SECONDS and any(other.lanes == 0 or other.lanes + 1 < mine.lanes for other in equals)
+    return uptime >= TENURE_SECONDS and any(other.lanes == 0 or other.lanes + 1 < mine.lanes for other in equals)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow, State, overall
-from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
+from lorafleet_jobs.jobqueue.store import JobStore
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 
 SHOWN: tuple[State, ...] = ("running", "failed", "queued", "cancelled", "stopped", "succeeded")
 """In the order in which they are of interest."""

@@ -1,15 +1,23 @@
-"""The tables of submissions, jobs and scores, and how a database of any age is opened. Refuses to know transitions."""
+"""The tables of submissions, drivers, jobs and scores, each made from its dataclass, and how their database is opened.
+
+Knows columns; refuses to know which changes of a row are allowed (`job_state`).
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pydantic import BaseModel
 from sqlalchemy import (
     URL,
     Boolean,
     Column,
+    Dialect,
     Engine,
     Float,
     Integer,
@@ -23,93 +31,143 @@ from sqlalchemy import (
     make_url,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
-from sqlalchemy.schema import CreateColumn
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from lorafleet.config import Resources
 from lorafleet.errors import UnreachableError, first_line
 from lorafleet.util.addresses import shown, sqlite_file
 from lorafleet.util.locked import file_lock
+from lorafleet_jobs.jobqueue.job_state import JobRow
 
 BUSY_MILLISECONDS = 20_000
-MAKING = 0x10_4A_F1_EE
-"""The advisory lock, any number nobody else takes, that PostgreSQL holds while tables are made."""
+ADVISORY_LOCK = 0x10_4A_F1_EE
+"""The number, arbitrary and used by nobody else, of the lock that PostgreSQL holds while tables are made."""
+KEY_LENGTH = 128
 metadata = MetaData()
-submissions = Table(
-    "submissions",
-    metadata,
-    Column("id", String(128), primary_key=True),
-    Column("name", String(128), nullable=False),
-    Column("base", Text, nullable=False),
-    Column("manifest", Text, nullable=False),
-    Column("lanes", Integer, nullable=False),
-    Column("resources", Text, nullable=False),
-    Column("priority", Integer, nullable=False, server_default="0"),
-    Column("run_id", String(128)),
-    Column("cluster", String(128)),
-    Column("driven_until", Float),
-    Column("created", Float, nullable=False),
-)
-jobs = Table(
-    "jobs",
-    metadata,
-    Column("submission", String(128), primary_key=True),
-    Column("id", String(128), primary_key=True),
-    Column("position", Integer, nullable=False),
-    Column("spec", Text, nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("priority", Integer, nullable=False, server_default="0"),
-    Column("attempts", Integer, nullable=False),
-    Column("lane", String(128)),
-    Column("step", Integer, nullable=False),
-    Column("steps", Integer, nullable=False),
-    Column("loss", Float),
-    Column("version", Integer),
-    Column("run_id", String(128)),
-    Column("kind", String(16)),
-    Column("error", Text),
-    Column("not_before", Float),
-    Column("retries", Integer, nullable=False, server_default="0"),
-    Column("lanes_lost", Integer, nullable=False, server_default="0"),
-    Column("furthest", Integer, nullable=False, server_default="0"),
-    Column("pack_limit", Integer),
-    Column("seed_shift", Integer, nullable=False, server_default="0"),
-    Column("lease_expires", Float),
-    Column("started", Float),
-    Column("stepping_since", Float),
-    Column("stepping_from", Integer, nullable=False, server_default="0"),
-    Column("created", Float, nullable=False),
-    Column("updated", Float, nullable=False),
-    Column("revision", Integer, nullable=False, default=0),
-)
-scores = Table(  # of jobs with early_stop
-    "scores",
-    metadata,
-    Column("submission", String(128), primary_key=True),
-    Column("job", String(128), primary_key=True),
-    Column("rung", Integer, primary_key=True),  # the step at which it is
-    Column("subject", String(128), nullable=False),
-    Column("attempt", Integer, nullable=False),  # that wrote it
-    Column("score", Float, nullable=False),
-    Column("bar", Float),
-    Column("goes_on", Boolean, nullable=False),
-)
-GONE = {"jobs": ("limit",)}
-"""Columns of earlier releases that would refuse a row without them."""
+
+
+@dataclass(frozen=True)
+class SubmissionRow:
+    """A submission as recorded."""
+
+    id: str
+    name: str
+    base: str
+    manifest: str
+    """The resolved manifest, YAML."""
+    lanes: int
+    resources: Resources
+    priority: int = 0
+    run_id: str | None = None
+    """Its MLflow run, once the driver has opened one."""
+    cluster: str | None = None
+    """The Ray on which its lanes run; None before the first driver begins and after the last one has finalised it."""
+    created: float = 0.0
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class DriverRow:
+    """The lease of the process that drives a submission."""
+
+    submission: str
+    token: str
+    """Differs from lease to lease."""
+    host: str
+    pid: int
+    process_started: float
+    """When the process began, as its host counts; a process id alone is used again."""
+    expires: float
+    """Seconds since the epoch; the driver renews it long before."""
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """The score of a job at a rung of its sweep, and what the job was told there."""
+
+    submission: str
+    job: str
+    rung: int
+    """The step at which the rung is."""
+    subject: str
+    attempt: int
+    """The attempt that reported the score."""
+    score: float
+    bar: float | None
+    goes_on: bool
+
+
+class Json(TypeDecorator[BaseModel]):
+    """A pydantic model in a column, as JSON text."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        super().__init__()
+        self.model = model
+
+    def process_bind_param(self, value: BaseModel | None, dialect: Dialect) -> str | None:
+        """From the model to the column."""
+        return None if value is None else value.model_dump_json()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> BaseModel | None:
+        """From the column to the model."""
+        return None if value is None else self.model.model_validate_json(value)
+
+
+def table_of(name: str, row: type, keys: tuple[str, ...], *more: Column[Any]) -> Table:
+    """A table with one column for each field of the dataclass `row`; `keys` are the primary key."""
+    hints = get_type_hints(row)
+    columns = [_column(field.name, hints[field.name], field.name in keys) for field in dataclasses.fields(row)]
+    return Table(name, metadata, *columns, *more)
+
+
+def _column(name: str, hint: Any, is_key: bool) -> Column[Any]:
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    (kind,) = [option for option in options if option is not type(None)]
+    return Column(name, _sql_type(kind, is_key), primary_key=is_key, nullable=type(None) in options)
+
+
+def _sql_type(kind: Any, is_key: bool) -> TypeEngine[Any]:
+    if kind is str or get_origin(kind) is Literal:
+        return String(KEY_LENGTH) if is_key else Text()
+    if issubclass(kind, BaseModel):
+        return Json(kind)
+    numbers: dict[type, TypeEngine[Any]] = {bool: Boolean(), int: Integer(), float: Float()}
+    return numbers[kind]
+
+
+submissions = table_of("submissions", SubmissionRow, ("id",))
+drivers = table_of("drivers", DriverRow, ("submission",))
+jobs = table_of("jobs", JobRow, ("submission", "id"), Column("revision", Integer, nullable=False, default=0))
+scores = table_of("scores", ScoreRow, ("submission", "job", "rung"))
+
+
+def values_of(row: Any) -> dict[str, Any]:
+    """The columns of a dataclass row."""
+    return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+
+
+def insert_into(engine: Engine, table: Table) -> Any:
+    """An insert in the database's own dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[engine.dialect.name](table)
 
 
 def open_database(url: str) -> Engine:
-    """The database at `url`, with every table and column; a missing one is made, an older one brought up to date.
+    """The database at `url`, with every table; missing ones are made.
 
-    Raises UnreachableError if it cannot be opened or written.
+    Raises UnreachableError if it cannot be opened or written, or if its tables have other columns than these.
     """
     try:
         engine = create_engine(_with_driver(url), isolation_level="AUTOCOMMIT", pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             event.listen(engine, "connect", _tune_sqlite)
-        with _making(engine, url):
+        with _one_process_at_a_time(engine, url):
             metadata.create_all(engine)
-            for table in metadata.tables.values():
-                _renew(engine, table)
+        _check_columns(engine, url)
     except ModuleNotFoundError as problem:
         raise UnreachableError(f"{shown(url)} needs {problem.name}; pip install 'lorafleet[postgres]'") from None
     except (OperationalError, ProgrammingError, ArgumentError, OSError) as problem:
@@ -120,6 +178,18 @@ def open_database(url: str) -> Engine:
     return engine
 
 
+def _check_columns(engine: Engine, url: str) -> None:
+    inspector = inspect(engine)
+    for table in metadata.tables.values():
+        there = {column["name"] for column in inspector.get_columns(table.name)}
+        if different := there ^ {column.name for column in table.columns}:
+            raise UnreachableError(
+                f"the job rows at {shown(url)} were written by another version of lorafleet (table {table.name} "
+                f"differs in {', '.join(sorted(different))}); let that version finish them, or set LORAFLEET_HOME or "
+                "LORAFLEET_DATABASE_URL to another place"
+            )
+
+
 def _with_driver(url: str) -> URL:
     """`postgresql://`, as everybody writes it, means the driver that is pinned."""
     parsed = make_url(url)
@@ -127,30 +197,19 @@ def _with_driver(url: str) -> URL:
 
 
 @contextmanager
-def _making(engine: Engine, url: str) -> Iterator[None]:
-    """One process at a time inside the block; a lock ends with its process."""
+def _one_process_at_a_time(engine: Engine, url: str) -> Iterator[None]:
+    """Held while tables are made: two processes that both find a table missing would both create it."""
     if engine.dialect.name == "sqlite":
         file = sqlite_file(url)
         with nullcontext() if file is None else file_lock(file.with_name(f"{file.name}.lock")):
             yield
         return
     with engine.connect() as holder:
-        holder.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": MAKING})
+        holder.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": ADVISORY_LOCK})
         try:
             yield
         finally:
-            holder.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": MAKING})
-
-
-def _renew(engine: Engine, table: Table) -> None:
-    """Adds the columns that an older database lacks, and drops those that are in the way."""
-    there = {column["name"] for column in inspect(engine).get_columns(table.name)}
-    quote = engine.dialect.identifier_preparer.quote
-    changes = [f"ADD COLUMN {CreateColumn(one).compile(engine)}" for one in table.columns if one.name not in there]
-    changes += [f"DROP COLUMN {quote(name)}" for name in GONE.get(table.name, ()) if name in there]
-    for change in changes:
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"ALTER TABLE {quote(table.name)} {change}")
+            holder.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": ADVISORY_LOCK})
 
 
 def _tune_sqlite(connection: Any, _record: object) -> None:

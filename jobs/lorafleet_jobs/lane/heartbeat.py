@@ -49,7 +49,7 @@ class Heartbeat:
 
     def compare(self, rung: int, score: float) -> Verdict:
         """Whether the job goes on beyond a rung; raises Cancelled if it is no longer this attempt's."""
-        verdict = self._desk.compare(self._job, self._attempt, rung, score)
+        verdict = self._desk.report(self._job, self._attempt, rung, score)
         if verdict is None:
             raise Cancelled
         return verdict

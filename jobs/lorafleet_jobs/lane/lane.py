@@ -119,7 +119,7 @@ class Lane:
             return "recycled"
         if time.monotonic() >= self._look_again:
             self._look_again = time.monotonic() + LOOK_SECONDS
-            if self.desk.gives_way(time.monotonic() - self._born):
+            if self.desk.should_yield(time.monotonic() - self._born):
                 return "yielded"
         return None
 
@@ -172,7 +172,7 @@ class Lane:
                 self._end(waiting, done)
                 return
             tracker = self.tracking.job_tracker(run_id, self.home.spool)
-            half_way = self.home.checkpoints / waiting.lease.key
+            half_way = self.home.checkpoints / waiting.lease.checkpoint_name
             contest = contest_of(spec, waiting.compare, self.setup.device)
             order = TrainJob(
                 spec, out, tracker, waiting.on_step, run_id, half_way, contest, self._mates.team,
@@ -248,7 +248,7 @@ class Lane:
         lease = held.lease
         if self.desk.finish(lease.spec.id, lease.attempt, "stopped", None, reason):
             held.say(reason)
-            shutil.rmtree(self.home.checkpoints / lease.key, ignore_errors=True)
+            shutil.rmtree(self.home.checkpoints / lease.checkpoint_name, ignore_errors=True)
             self._close(lease, "FINISHED", tags=stopped_tags(held.step, reason))
 
     def _failed(self, held: LeasedJob, problem: Exception, packed: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from lorafleet.home import Home
-from lorafleet_jobs.jobqueue.job_state import JobRow, half_way_name, may_resume
+from lorafleet_jobs.jobqueue.job_state import JobRow, checkpoint_name, may_resume
 from lorafleet_jobs.jobqueue.store import JobStore
 
 log = logging.getLogger(__name__)
@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 def collect(home: Home, store: JobStore, submission: str) -> list[Path]:
     """Removes what a submission left under a home; returns what went. For its driver, while no lane lives."""
-    kept_half_way, written = _inside(home.checkpoints), _inside(home.bundles)
-    folders = [*kept_half_way, *[part for folder in kept_half_way for part in _inside(folder)], *written]
-    known = store.of_jobs([row.id for row in store.jobs(submission)])  # another submission may have the same job
+    checkpoints, bundles = _inside(home.checkpoints), _inside(home.bundles)
+    folders = [*checkpoints, *[part for folder in checkpoints for part in _inside(folder)], *bundles]
+    known = store.with_ids([row.id for row in store.jobs(submission)])  # another submission may have the same job
     gone = [path for path in folders if path.parent.exists() and is_left_over(path, home, known)]
     gone += [path for path in _inside(home.ray_temp) if is_run_of(path.name, submission)]
     for path in gone:
@@ -40,7 +40,7 @@ def is_left_over(path: Path, home: Home, known: Collection[JobRow]) -> bool:
         return not any(row.state == "running" for row in rows)
     if path.parent != home.checkpoints:
         return False
-    other_seed = not any(path.name == half_way_name(row.id, row.seed_shift) for row in rows)
+    other_seed = not any(path.name == checkpoint_name(row.id, row.seed_shift) for row in rows)
     return other_seed or not any(may_resume(row) for row in rows)
 
 

@@ -17,7 +17,7 @@ from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_store
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.lane.job_log import JobLog
-from lorafleet_jobs.submission.driver_lock import driver_lock, has_driver
+from lorafleet_jobs.submission.driver_lease import driver_lease, has_driver
 from lorafleet_jobs.submission.mlflow_runs import close_runs
 from lorafleet_jobs.submission.submit import POLL_SECONDS, start_driver
 
@@ -37,11 +37,11 @@ def cancel(home: Home, submission: str, wanted: Sequence[str] = ()) -> tuple[Job
     """
     store = open_store(home)
     jobs = [row.id for row in _named(store, submission, wanted)]
-    with driver_lock(home, submission) as nobody_drives:
+    with driver_lease(store, submission) as lease:
         ended = tuple(row for job in jobs for row in store.cancel(submission, time.time(), job))
         for row in ended:
             JobLog(home.job_log(submission, row.id)).say("cancelled")
-        if nobody_drives and ended:
+        if lease is not None and ended:
             _close_runs(home, store, submission, ended)
     return ended
 
@@ -60,7 +60,7 @@ def retry(
     queued = tuple(row for job in again for row in store.retry(submission, time.time(), job))
     for row in queued:
         JobLog(home.job_log(submission, row.id)).say("queued again")
-    needs_driver = not store.is_drained(submission) and not has_driver(home, submission)
+    needs_driver = not store.is_drained(submission) and not has_driver(store, submission)
     if needs_driver:
         start_driver(submission, home, address)
     return Retried(queued, needs_driver)
@@ -68,7 +68,8 @@ def retry(
 
 def wait_for(home: Home, submission: str) -> Submission:
     """Waits until nobody drives a submission (any more); returns how it stands then."""
-    while has_driver(home, submission):
+    store = open_store(home)
+    while has_driver(store, submission):
         time.sleep(POLL_SECONDS)
     return load_submission(home, submission)
 

@@ -13,18 +13,19 @@ from lorafleet.home import Home
 
 def main(arguments: Sequence[str]) -> int:
     """Drives one recorded submission to its end; what goes wrong is said in the log that stderr is."""
-    from lorafleet_jobs.submission.driver_lock import driver_lock
+    from lorafleet_jobs.jobqueue.status import open_store
+    from lorafleet_jobs.submission.driver_lease import driver_lease
     from lorafleet_jobs.submission.submit import drive
 
     escape_unwritable()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     home = Home.from_environment()
     submission, *address = arguments
-    with driver_lock(home, submission) as mine:
-        if not mine:
+    with driver_lease(open_store(home), submission) as lease:
+        if lease is None:
             return 0
         try:
-            drive(submission, home, address[0] if address else None)
+            drive(submission, home, lease, address[0] if address else None)
         except LorafleetError as problem:
             sys.stderr.write(f"error: {problem}\n")
             return problem.exit_code

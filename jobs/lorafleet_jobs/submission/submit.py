@@ -22,12 +22,12 @@ from lorafleet.console import note
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
 from lorafleet_jobs.cluster.naming import named_cluster
-from lorafleet_jobs.jobqueue.job_queue import SteadyClock
 from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_store
-from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
+from lorafleet_jobs.jobqueue.store import JobStore
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.lane.job_log import JobLog
 from lorafleet_jobs.submission.cleanup import collect
-from lorafleet_jobs.submission.driver_lock import driver_lock, has_driver
+from lorafleet_jobs.submission.driver_lease import DriverLease, driver_lease, driver_of, has_driver
 from lorafleet_jobs.submission.finish import conclude
 from lorafleet_jobs.submission.mlflow_runs import close_runs, needs_run, open_runs
 
@@ -39,8 +39,8 @@ Show = Callable[[Submission], None]
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0  # for lanes to stop between two steps
 DETACH_SECONDS = 60.0
-SIGN_SECONDS = 3.0  # between two signs of life of a driver
-DRIVEN_SECONDS = 30.0  # what each of them is good for
+RUNS_SECONDS = 3.0
+"""Between two looks for jobs that were queued with another seed, and so need a run in MLflow."""
 log = logging.getLogger(__name__)
 
 
@@ -54,22 +54,24 @@ def submit(prepared: Prepared, home: Home, address: str | None = None, show: Sho
     `show` is called with how it stands, again and again. Raises UnreachableError if Ray or MLflow does not answer. On
     KeyboardInterrupt the lanes are stopped first.
     """
-    with driver_lock(home, prepared.plan.submission) as mine:
-        if mine:
+    submission, store = prepared.plan.submission, open_store(home)
+    with driver_lease(store, submission) as lease:
+        if lease is not None:
             record(prepared, home)
-            drive(prepared.plan.submission, home, address, show)
-            return load_submission(home, prepared.plan.submission)
-    note(f"{prepared.plan.submission} is being trained already; watching it")
-    return follow(prepared.plan.submission, home, show)
+            drive(submission, home, lease, address, show)
+            if not lease.is_lost:
+                return load_submission(home, submission)
+    note(f"{submission} is driven by {driver_of(store, submission)}; watching it")
+    return follow(submission, home, show)
 
 
 def submit_detached(prepared: Prepared, home: Home, address: str | None = None) -> Submission:
     """Records the submission and leaves it to a process in the background; returns once that process is at work."""
     submission = prepared.plan.submission
-    with driver_lock(home, submission) as mine:
-        if mine:
+    with driver_lease(open_store(home), submission) as lease:
+        if lease is not None:
             record(prepared, home)
-    if mine:
+    if lease is not None:
         start_driver(submission, home, address)
     return load_submission(home, submission)
 
@@ -77,7 +79,7 @@ def submit_detached(prepared: Prepared, home: Home, address: str | None = None) 
 def follow(submission: str, home: Home, show: Show) -> Submission:
     """Shows a submission that another process drives until it has ended or nobody drives it any more."""
     while True:
-        driven = has_driver(home, submission)
+        driven = has_driver(open_store(home), submission)
         seen = load_submission(home, submission)
         show(seen)
         if seen.has_ended or not driven:
@@ -86,13 +88,19 @@ def follow(submission: str, home: Home, show: Show) -> Submission:
 
 
 def record(prepared: Prepared, home: Home) -> None:
-    """Writes a submission's rows and opens its runs in MLflow, each once; the caller holds the driver's lock."""
+    """Writes a submission's rows and opens its runs in MLflow, each once; the caller holds the driver's lease."""
     plan, manifest = prepared.plan, prepared.manifest
     text = yaml.safe_dump(manifest.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
     resources = manifest.resources.with_changes(pack=len(plan.packs[0]))  # decided now, whoever drives it later
     row = SubmissionRow(
-        plan.submission, manifest.name, manifest.base, text, plan.lanes, resources, manifest.priority
-    )  # fmt: skip
+        id=plan.submission,
+        name=manifest.name,
+        base=manifest.base,
+        manifest=text,
+        lanes=plan.lanes,
+        resources=resources,
+        priority=manifest.priority,
+    )
     tracking = _tracking(home)  # an address that is none is refused before anything is recorded
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
@@ -104,37 +112,44 @@ def record(prepared: Prepared, home: Home) -> None:
     (folder / "manifest.yaml").write_text(text)
 
 
-def drive(submission: str, home: Home, address: str | None, show: Show = nobody) -> None:
-    """Runs a recorded submission's lanes to the end and reports it; the caller holds the driver's lock."""
+def drive(submission: str, home: Home, lease: DriverLease, address: str | None, show: Show = nobody) -> None:
+    """Runs a recorded submission's lanes to the end and reports it, unless another driver takes the lease away."""
     store = open_store(home)
-    if store.is_drained(submission) and store.submission(submission).driven_until is not None:
-        _wind_up(store, submission, home)  # the last driver died before it could
-    while not store.is_drained(submission):  # again, if jobs were queued again while the last ones ended
-        _drive_once(store, submission, home, address, show)
-        _wind_up(store, submission, home)
+    if store.is_drained(submission) and store.submission(submission).cluster is not None:
+        _finalise(store, submission, home)  # the last driver died before it could
+    while not lease.is_lost and not store.is_drained(submission):  # again, if jobs were queued again meanwhile
+        _drive_once(store, submission, home, lease, address, show)
+        if not lease.is_lost:
+            _finalise(store, submission, home)
 
 
-def _wind_up(store: JobStore, submission: str, home: Home) -> None:
+def _finalise(store: JobStore, submission: str, home: Home) -> None:
     close_runs(store, _tracking(home), submission, home.spool)
     collect(home, store, submission)
     conclude(home, load_submission(home, submission), _tracking(home))
-    store.rest(submission)
+    store.set_cluster(submission, None)
 
 
-def _drive_once(store: JobStore, submission: str, home: Home, address: str | None, show: Show) -> None:
-    store.release(submission, time.time())  # no other driver lives, so no lane does
+def _drive_once(
+    store: JobStore, submission: str, home: Home, lease: DriverLease, address: str | None, show: Show
+) -> None:
+    store.give_back_all(submission, time.time())  # no other driver lives, so no lane does
     collect(home, store, submission)
     try:
-        lost = _run(store, store.submission(submission), home, address, show)
+        lost = _run(store, store.submission(submission), home, lease, address, show)
     except KeyboardInterrupt:
         close_runs(store, _tracking(home), submission, home.spool)
         raise
+    if lease.is_lost:
+        return  # the rows are the other driver's
     reason = lost[0] if lost else "its lanes ended before it could be trained"
     for row in store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost"):
         JobLog(home.job_log(submission, row.id)).say(f"lost: {reason}")
 
 
-def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, show: Show) -> list[str]:
+def _run(
+    store: JobStore, row: SubmissionRow, home: Home, lease: DriverLease, address: str | None, show: Show
+) -> list[str]:
     from lorafleet_jobs.cluster.ray_cluster import cluster
     from lorafleet_jobs.cluster.ray_lanes import cluster_name, run_lanes
     from lorafleet_jobs.cluster.sizing import cpus_wanted, fleet_of
@@ -142,9 +157,9 @@ def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, s
     jobs = load_submission(home, row.id).jobs
     with cluster(address, cpus_wanted(row, jobs)) as found, ThreadPoolExecutor(1) as pool:
         note(f"{row.id} trains on {found.name}", "Ray", "dim")
-        fleet = fleet_of(row, jobs, home, found)
-        watch = Driving(store, home, row.id, cluster_name(), show)
-        watch.look()
+        fleet = fleet_of(row, jobs, home, found, lease.token)
+        store.set_cluster(row.id, cluster_name())
+        watch = Driving(store, home, row.id, show)
         running = pool.submit(run_lanes, fleet)
         try:
             while not running.done():
@@ -161,24 +176,21 @@ def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, s
 
 
 class Driving:
-    """What a driver does while its lanes work: shows, says that it lives, opens runs that a retried job needs."""
+    """What a driver does while its lanes work: it shows how they get on, and opens the runs that retried jobs need."""
 
-    def __init__(self, store: JobStore, home: Home, submission: str, cluster: str, show: Show) -> None:
-        self._store, self._home, self._submission = store, home, submission
-        self._cluster, self._show = cluster, show
-        self._clock, self._sign_again = SteadyClock(), 0.0
+    def __init__(self, store: JobStore, home: Home, submission: str, show: Show) -> None:
+        self._store, self._home, self._submission, self._show = store, home, submission, show
+        self._next_runs = 0.0
 
     def look(self) -> None:
-        """Once; called again and again."""
+        """Shows how the submission stands; called again and again."""
         seen = load_submission(self._home, self._submission)
         self._show(seen)
-        if time.monotonic() < self._sign_again:
+        if time.monotonic() < self._next_runs or not any(needs_run(job) for job in seen.jobs):
             return
-        self._sign_again = time.monotonic() + SIGN_SECONDS
+        self._next_runs = time.monotonic() + RUNS_SECONDS
         try:
-            self._store.drive(self._submission, self._cluster, self._clock() + DRIVEN_SECONDS)
-            if any(needs_run(job) for job in seen.jobs):
-                open_runs(self._store, _tracking(self._home), self._submission)
+            open_runs(self._store, _tracking(self._home), self._submission)
         except (UnreachableError, OperationalError) as problem:  # MLflow is away, or the disk is full
             log.warning("%s", problem)  # tried again, as long as it takes
 
@@ -198,7 +210,7 @@ def start_driver(submission: str, home: Home, address: str | None) -> None:
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment, start_new_session=True
         )
     deadline = time.monotonic() + DETACH_SECONDS
-    while not has_driver(home, submission):
+    while not has_driver(open_store(home), submission):
         if load_submission(home, submission).has_ended:
             return
         if driver.poll() is not None or time.monotonic() > deadline:

@@ -10,6 +10,7 @@ import time
 import mlflow
 import pytest
 import yaml
+from job_rows import fail, finish, progress
 from PIL import Image
 
 from lorafleet.cli import new_app, run
@@ -21,7 +22,7 @@ from lorafleet_jobs.cli.submit_command import register_submit
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.lane.job_log import JobLog
-from lorafleet_jobs.submission.driver_lock import driver_lock
+from lorafleet_jobs.submission.driver_lease import driver_lease
 from lorafleet_jobs.submission.finish import conclude
 from lorafleet_jobs.submission.submit import record
 
@@ -67,11 +68,11 @@ def end_all(home, submission, **failed) -> None:
     """As lanes would: every job succeeds, but those that are named fail with this reason."""
     store = open_store(home)
     while (row := store.lease(submission, "a-0", time.time())) is not None:
-        store.progress(submission, row.id, row.attempts, 1, 0.25, time.time())
+        progress(store, submission, row.id, row.attempts, 1, 0.25, time.time())
         if (reason := failed.get(row.spec.adapter)) is None:
-            store.finish(submission, row.id, row.attempts, "succeeded", time.time(), version=1)
+            finish(store, submission, row.id, row.attempts, "succeeded", time.time(), version=1)
         else:
-            store.fail(submission, row.id, row.attempts, "data", reason, time.time())
+            fail(store, submission, row.id, row.attempts, "data", reason, time.time())
 
 
 def states(home) -> dict[str, str]:
@@ -119,7 +120,7 @@ def test_cancelling_a_submission_that_nobody_drives_closes_all_its_runs(home, ki
 
 
 def test_runs_are_its_drivers_to_close_while_there_is_one(home, kitchen):
-    with driver_lock(home, kitchen):
+    with driver_lease(open_store(home), kitchen):
         assert lorafleet("cancel", kitchen, "cup") == 0
     assert statuses(home)["cup"] == "SCHEDULED"
 
@@ -146,7 +147,7 @@ def test_retry_queues_what_failed_or_was_cancelled_and_nothing_else(arguments, q
     end_all(home, kitchen, cup="D002: no picture")
     assert states(home) == {"cup": "failed", "jug": "cancelled", "pan": "succeeded"}
     capsys.readouterr()
-    with driver_lock(home, kitchen):  # so that no other is started
+    with driver_lease(open_store(home), kitchen):  # so that no other is started
         assert lorafleet("retry", kitchen, *arguments) == 0
     assert {name for name, state in states(home).items() if state == "queued"} == queued
     assert ("queued again" in capsys.readouterr().err) == bool(queued)
@@ -174,7 +175,7 @@ def test_wait_says_what_failed_and_where_to_read_more(home, kitchen, capsys):
 
 def test_wait_waits_for_the_driver_to_leave(home, kitchen, capsys):
     def drive():
-        with driver_lock(home, kitchen):
+        with driver_lease(open_store(home), kitchen):
             driving.set()
             may_end.wait()
             end_all(home, kitchen)

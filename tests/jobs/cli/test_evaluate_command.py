@@ -25,7 +25,7 @@ from lorafleet_jobs.evaluate.publish_scores import publish
 from lorafleet_jobs.evaluate.run import Evaluation, Row
 from lorafleet_jobs.evaluate.toy import ToyScores
 from lorafleet_jobs.intake.prepare import prepare
-from lorafleet_jobs.jobqueue.job_queue import LaneConfig, LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.status import load_submission, store_url
 from lorafleet_jobs.lane.lane import Lane
 from lorafleet_jobs.submission.submit import record
@@ -46,7 +46,7 @@ def trained(tmp_path_factory, with_mlflow):
         picture.unlink()
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     setup = LaneConfig(name="a", home=home.root, tracking_uri=tracking.uri, cpus=1, device="cpu")
-    Lane(setup, LocalJobQueue(store_url(home), prepared.plan.submission), tracking).run()
+    Lane(setup, JobQueue(store_url(home), prepared.plan.submission), tracking).run()
     return home, prepared.plan.submission
 
 

@@ -5,6 +5,7 @@ import time
 
 import pytest
 import yaml
+from job_rows import finish, progress
 from PIL import Image
 
 from lorafleet.cli import new_app, run
@@ -14,7 +15,6 @@ from lorafleet_jobs.cli.watch import PlainLines, line
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import open_store
-from lorafleet_jobs.submission.driver_lock import driver_lock, has_driver
 from lorafleet_jobs.submission.submit import record
 
 
@@ -50,8 +50,8 @@ def lorafleet(*arguments):
 def succeed(home, submission):
     store = open_store(home)
     while (row := store.lease(submission, "a", time.time())) is not None:
-        store.progress(submission, row.id, row.attempts, 1, 0.25, time.time())
-        store.finish(submission, row.id, row.attempts, "succeeded", time.time(), version=1)
+        progress(store, submission, row.id, row.attempts, 1, 0.25, time.time())
+        finish(store, submission, row.id, row.attempts, "succeeded", time.time(), version=1)
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "kitchen"), ("watch", "kitchen")])
@@ -131,16 +131,6 @@ def test_submitting_twice_opens_the_same_runs(home, manifest):
     after = open_store(home).jobs(prepared.plan.submission)
     assert [job.run_id for job in before] == [job.run_id for job in after]
     assert all(job.run_id for job in after)
-
-
-def test_one_driver_at_a_time(home):
-    assert not has_driver(home, "kitchen")
-    with driver_lock(home, "kitchen") as first:
-        assert first
-        assert has_driver(home, "kitchen")
-        with driver_lock(home, "kitchen") as second:
-            assert not second
-    assert not has_driver(home, "kitchen")
 
 
 def test_a_line_says_speed_since_the_first_step_and_time_to_go(home, manifest):

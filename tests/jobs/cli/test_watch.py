@@ -10,7 +10,7 @@ from lorafleet_jobs.cli.watch import board, jobs_that_fit, remark
 from lorafleet_jobs.jobqueue.eta import all_seconds_left, clock, elapsed, seconds_left, speed
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import Submission, failures
-from lorafleet_jobs.jobqueue.store import SubmissionRow
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.jobspec import JobSpec
 
 ROW = SubmissionRow("pets-01", "pets", "toy-playground", "name: pets\n", 2, Resources(), created=100.0)

@@ -18,7 +18,7 @@ from lorafleet_jobs.cluster.ray_cluster import Cluster, cluster
 from lorafleet_jobs.cluster.sizing import fleet_of
 from lorafleet_jobs.intake.estimate import Machine
 from lorafleet_jobs.intake.prepare import prepare
-from lorafleet_jobs.jobqueue.job_queue import LaneConfig, LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.status import load_submission, open_store, store_url
 from lorafleet_jobs.lane.followers import Followers, follow_lane
 from lorafleet_jobs.lane.lane import Lane
@@ -59,7 +59,7 @@ def test_a_desk_for_so_many_workers_hands_out_their_jobs_only(tmp_path, home):
     points = {"points": [{"workers": 1, "rank": 2}, {"workers": 2, "rank": 4}]}
     prepared = prepare(manifest_in(tmp_path, 1, sweep=points))
     record(prepared, home)
-    one, two = (LocalJobQueue(store_url(home), prepared.plan.submission, workers=workers) for workers in (1, 2))
+    one, two = (JobQueue(store_url(home), prepared.plan.submission, workers=workers) for workers in (1, 2))
     while (lease := one.lease("a", ())) is not None:
         assert lease.spec.recipe.workers == 1
         assert not one.is_drained()
@@ -151,7 +151,7 @@ def test_the_others_take_part_in_what_goes_ahead_and_in_nothing_else(tmp_path):
     assert [(tmp_path / f"{rank}.done").exists() for rank in range(2)] == [True, True]
 
 
-class Cancelling(LocalJobQueue):
+class Cancelling(JobQueue):
     """Its user cancels the first job as soon as it has begun."""
 
     def progress(self, job, attempt, step, loss):

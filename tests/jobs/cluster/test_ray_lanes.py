@@ -15,9 +15,9 @@ from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs.cluster.ray_cluster import cluster
-from lorafleet_jobs.cluster.remote_queue import RemoteJobQueue, start_dispatcher
+from lorafleet_jobs.cluster.remote_queue import remote_queue, start_dispatcher
 from lorafleet_jobs.intake.prepare import prepare
-from lorafleet_jobs.jobqueue.job_queue import LaneConfig, LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.status import load_submission, store_url
 from lorafleet_jobs.lane.lane import Lane
 from lorafleet_jobs.submission.submit import record, submit
@@ -69,7 +69,7 @@ class Trouble:
                 self.sent.append(name)
 
 
-LANE, DISPATCHER = "RayTrainWorker", "LocalJobQueue"
+LANE, DISPATCHER = "RayTrainWorker", "JobQueue"
 
 
 @pytest.mark.slow
@@ -123,7 +123,7 @@ def test_a_dispatcher_that_died_is_asked_again_and_one_that_is_gone_is_named(ray
     prepared = prepare(manifest)
     record(prepared, home)
     actor = start_dispatcher(store_url(home), prepared.plan.submission)
-    desk = RemoteJobQueue(actor, patience=3.0)
+    desk = remote_queue(actor, patience=3.0)
     held = desk.lease("a", ())
     ray.kill(actor, no_restart=False)
     assert desk.heartbeat(held.spec.id, held.attempt)
@@ -145,5 +145,5 @@ def without_trouble(home, prepared):
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     row = load_submission(home, prepared.plan.submission).row
     setup = LaneConfig("calm", home.root, tracking.uri, cpus=1, device="cpu", pack=2, resources=row.resources)
-    Lane(setup, LocalJobQueue(store_url(home), row.id), tracking).run()
+    Lane(setup, JobQueue(store_url(home), row.id), tracking).run()
     return home

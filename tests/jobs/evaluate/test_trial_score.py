@@ -26,9 +26,9 @@ from lorafleet_jobs.evaluate.find import training_pictures
 from lorafleet_jobs.evaluate.trial_score import RECENT, ToyScore, contest_of, recent_loss
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
-from lorafleet_jobs.jobqueue.job_queue import LocalJobQueue
-from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
-from lorafleet_jobs.jobqueue.tables import open_database
+from lorafleet_jobs.jobqueue.job_queue import JobQueue
+from lorafleet_jobs.jobqueue.store import JobStore
+from lorafleet_jobs.jobqueue.tables import SubmissionRow, open_database
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train import Cancelled, EarlyStopped, NoTrial, Pack, TrainJob
 from lorafleet_jobs.train.batching import ExactBatching
@@ -236,7 +236,7 @@ def test_only_the_attempt_that_holds_a_job_is_answered(subjects, tmp_path):
     store, spec = JobStore(url), spec_of(subjects[0])
     store.add(SubmissionRow("test", "test", "toy-playground", "", 1, Resources()), (spec,), now=0.0)
     store.set_run("test", "a", "run")
-    desk = LocalJobQueue(url, "test", clock=lambda: 1.0)
+    desk = JobQueue(url, "test", clock=lambda: 1.0)
     lease = desk.lease("lane", ())
     assert desk.compare("a", lease.attempt + 1, 2, 0.5) is None
     assert ScoreBook(store.engine).of_rung("test", spec.subject, 2) == []

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from job_rows import SUBMISSION, filled, job
+from job_rows import SUBMISSION, fail, filled, finish, heartbeat, job, progress
 
 from lorafleet_jobs.jobqueue import job_state as rows
 from lorafleet_jobs.jobqueue.job_state import BACKOFF_MOST, ENDED, LEASE_SECONDS, QUARANTINE_LANES, SEEDS, WAITS
@@ -59,13 +59,13 @@ class Lanes(RuleBasedStateMachine):
         said = data.draw(st.sampled_from(["heartbeat", "progress", "succeeded", "stopped", "fail"]))
         before = job(self.store, name)
         if said == "heartbeat":
-            answer = self.store.heartbeat(SUBMISSION, name, attempt, now)
+            answer = heartbeat(self.store, SUBMISSION, name, attempt, now)
         elif said == "progress":
-            answer = self.store.progress(SUBMISSION, name, attempt, step, 0.5, now)
+            answer = progress(self.store, SUBMISSION, name, attempt, step, 0.5, now)
         elif said == "fail":
-            answer = self.store.fail(SUBMISSION, name, attempt, kind, "why", now, packed) is not None
+            answer = fail(self.store, SUBMISSION, name, attempt, kind, "why", now, packed) is not None
         else:
-            answer = self.store.finish(SUBMISSION, name, attempt, said, now, version=1)
+            answer = finish(self.store, SUBMISSION, name, attempt, said, now, version=1)
         repeats = (before.state, before.attempts) == (said, attempt)
         assert answer == ((before.state == "running" and before.attempts == attempt) or repeats)
         if (name, attempt) in self.over:
@@ -76,7 +76,7 @@ class Lanes(RuleBasedStateMachine):
 
     @rule(lane=st.sampled_from(["a", "b", "c"]))
     def lane_dies(self, lane):
-        for row in self.store.lose(SUBMISSION, lane, self.now):
+        for row in self.store.lose_lane(SUBMISSION, lane, self.now):
             assert row.lanes_lost >= 1
             self.over.add((row.id, row.attempts))
 
@@ -99,7 +99,7 @@ class Lanes(RuleBasedStateMachine):
                 assert before[row.id].state not in ENDED
                 assert (row.state, row.kind) == ("cancelled", "cancelled")
         else:
-            self.store.release(SUBMISSION, self.now)
+            self.store.give_back_all(SUBMISSION, self.now)
             assert not any(row.state == "running" for row in self.store.jobs(SUBMISSION))
         self.over |= {one for one in self.given if job(self.store, one[0]).state != "running"}
 
@@ -123,7 +123,7 @@ class Lanes(RuleBasedStateMachine):
             self.now += BACKOFF_MOST + LEASE_SECONDS
             self.runs_are_opened()
             self.store.lease(SUBMISSION, "z", self.now)
-            self.store.lose(SUBMISSION, "z", self.now)
+            self.store.lose_lane(SUBMISSION, "z", self.now)
         assert self.store.is_drained(SUBMISSION)
 
 
@@ -140,7 +140,7 @@ def test_a_job_that_fails_the_same_way_each_time_ends_with_its_class_and_reason(
         store.set_run(SUBMISSION, "job0", "run")
         row = store.lease(SUBMISSION, "a", now)
         packed = min(packed, row.pack_limit or packed)
-        store.fail(SUBMISSION, "job0", row.attempts, kind, "why it failed", now, packed)
+        fail(store, SUBMISSION, "job0", row.attempts, kind, "why it failed", now, packed)
         attempts += 1
     row = job(store, "job0")
     assert (row.state, row.kind) == ("failed", kind)
@@ -153,7 +153,7 @@ def test_a_job_that_fails_the_same_way_each_time_ends_with_its_class_and_reason(
 def test_a_job_without_memory_is_tried_among_half_as_many_and_waits_for_a_lane_with_room():
     store = filled("sqlite://", 2)
     row = store.lease(SUBMISSION, "a", now=0.0)
-    store.fail(SUBMISSION, "job0", row.attempts, "memory", "out of memory", 1.0, packed=5)
+    fail(store, SUBMISSION, "job0", row.attempts, "memory", "out of memory", 1.0, packed=5)
     assert job(store, "job0").pack_limit == 2
     assert store.lease(SUBMISSION, "a", 2.0, holding=("x", "y")).id == "job1", "passed over by a lane that is full"
     assert store.lease(SUBMISSION, "b", 2.0, holding=("x",)).id == "job0"
@@ -165,7 +165,7 @@ def test_a_job_whose_lanes_die_is_trained_alone_and_comes_into_quarantine():
         now += BACKOFF_MOST
         assert store.lease(SUBMISSION, "a", now).id == "job0"
         assert died == 0 or rows.alone_until(job(store, "job0")) > 0
-        store.lose(SUBMISSION, "a", now)
+        store.lose_lane(SUBMISSION, "a", now)
     poison = job(store, "job0")
     assert (poison.state, poison.kind) == ("failed", "lost")
     assert f"quarantine: {QUARANTINE_LANES} lanes died on it" in poison.error
@@ -177,20 +177,20 @@ def test_a_job_that_gets_further_each_time_outlives_any_number_of_lanes():
     for step in range(1, 2 * QUARANTINE_LANES):
         now += BACKOFF_MOST
         row = store.lease(SUBMISSION, "a", now)
-        store.progress(SUBMISSION, "job0", row.attempts, step, 0.1, now)
-        store.lose(SUBMISSION, "a", now)
+        progress(store, SUBMISSION, "job0", row.attempts, step, 0.1, now)
+        store.lose_lane(SUBMISSION, "a", now)
     assert (job(store, "job0").state, job(store, "job0").lanes_lost) == ("queued", 1)
 
 
 def test_a_job_that_is_tried_again_by_hand_has_a_clean_record_and_a_new_attempt():
     store, now = filled("sqlite://", 1), 0.0
-    store.progress(SUBMISSION, "job0", store.lease(SUBMISSION, "a", now).attempts, 3, 0.1, now)
-    store.fail(SUBMISSION, "job0", 1, "memory", "out of memory", now, packed=2)
+    progress(store, SUBMISSION, "job0", store.lease(SUBMISSION, "a", now).attempts, 3, 0.1, now)
+    fail(store, SUBMISSION, "job0", 1, "memory", "out of memory", now, packed=2)
     for _ in range(QUARANTINE_LANES):
         now += BACKOFF_MOST
         row = store.lease(SUBMISSION, "a", now)
-        store.progress(SUBMISSION, "job0", row.attempts, 3, 0.1, now)
-        store.lose(SUBMISSION, "a", now)
+        progress(store, SUBMISSION, "job0", row.attempts, 3, 0.1, now)
+        store.lose_lane(SUBMISSION, "a", now)
     ended = job(store, "job0")
     assert (ended.state, ended.pack_limit, ended.furthest) == ("failed", 1, 3)
     (again,) = store.retry(SUBMISSION, now)

@@ -10,7 +10,7 @@ from job_rows import spec
 from lorafleet.errors import BaseModelError, BundleError, DataError, ManifestError, NonFiniteError, UnreachableError
 from lorafleet_jobs.jobqueue.failures import classify
 from lorafleet_jobs.jobqueue.job_state import JobRow
-from lorafleet_jobs.jobqueue.policy import TENURE_SECONDS, TRIES, Claim, Death, Deaths, advance, gives_way, next_jobs
+from lorafleet_jobs.jobqueue.policy import TENURE_SECONDS, TRIES, Claim, Death, Deaths, advance, next_jobs, should_yield
 from lorafleet_jobs.lane.recycle import RECYCLE_JOBS, should_recycle
 from lorafleet_jobs.lane.watchdog import LifeSigns, Watchdog
 
@@ -59,19 +59,19 @@ def claim(lanes, wanted=4, waiting=9, priority=0):
     ],
 )
 def test_a_lane_leaves_its_place_to_a_submission_that_is_short_of_lanes(mine, other, leaves):
-    assert gives_way(mine, [other], TENURE_SECONDS) == leaves
+    assert should_yield(mine, [other], TENURE_SECONDS) == leaves
 
 
 def test_a_lane_keeps_its_place_for_a_while_beside_equals_but_not_beside_a_higher_priority():
-    assert not gives_way(claim(4), [claim(0)], TENURE_SECONDS - 1)
-    assert gives_way(claim(4), [claim(0, priority=1)], 0.0)
+    assert not should_yield(claim(4), [claim(0)], TENURE_SECONDS - 1)
+    assert should_yield(claim(4), [claim(0, priority=1)], 0.0)
 
 
 def test_submissions_that_take_turns_come_to_equal_shares():
     lanes = {"a": 6, "b": 0}
     for _ in range(20):
         for mine, other in (("a", "b"), ("b", "a")):
-            if gives_way(claim(lanes[mine], 6), [claim(lanes[other], 6)], TENURE_SECONDS):
+            if should_yield(claim(lanes[mine], 6), [claim(lanes[other], 6)], TENURE_SECONDS):
                 lanes[mine] -= 1
                 lanes[other] += 1
     assert lanes == {"a": 3, "b": 3}

@@ -26,7 +26,7 @@ from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs.cli.submit_command import register_submit
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue import job_state as rows
-from lorafleet_jobs.jobqueue.job_queue import LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.status import load_submission, open_store, store_url
 from lorafleet_jobs.lane import heartbeat as pulse
 from lorafleet_jobs.lane.lane import stays
@@ -105,7 +105,7 @@ def recorded(manifest: Path, home: Home) -> str:
 def lane(home: Home, submission: str, must_leave=stays, pack: int = 1) -> str:
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     try:
-        return own_lane.lane(home, tracking, LocalJobQueue(store_url(home), submission), pack, must_leave)
+        return own_lane.lane(home, tracking, JobQueue(store_url(home), submission), pack, must_leave)
     finally:
         tracking.close()
 
@@ -189,7 +189,7 @@ def test_what_a_driver_left_that_died_over_its_last_words_is_done_by_the_next(ho
     manifest = write_manifest(tmp_path, subjects=("cup",))
     submission = recorded(manifest, home)
     lane(home, submission)
-    open_store(home).drive(submission, "ray-1", time.time() + 30)
+    open_store(home).set_cluster(submission, "ray-1")
     left = home.ray_temp / f"{submission}-0a1b2c3d-0-0"
     left.mkdir(parents=True)
     tracking, parent = MlflowTracking(home.tracking_uri, home.artifacts), load_submission(home, submission).row.run_id
@@ -199,7 +199,7 @@ def test_what_a_driver_left_that_died_over_its_last_words_is_done_by_the_next(ho
     assert tracking.client.get_run(parent).info.status == "FINISHED"
     assert home.report(submission).exists()
     assert not left.exists()
-    assert load_submission(home, submission).row.driven_until is None, "once"
+    assert load_submission(home, submission).row.cluster is None, "once"
 
 
 def test_a_manifest_that_is_edited_half_way_is_another_submission_and_the_first_goes_on_as_it_was(

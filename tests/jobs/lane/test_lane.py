@@ -11,7 +11,7 @@ from own_lane import jobs_of, lane
 from lorafleet.errors import NotFoundError
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs.jobqueue import job_state as rows
-from lorafleet_jobs.jobqueue.job_queue import LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.job_state import BACKOFF_SECONDS, LEASE_SECONDS
 from lorafleet_jobs.jobqueue.status import open_store, store_url
 from lorafleet_jobs.train.batching import ExactBatching
@@ -21,7 +21,7 @@ def test_a_job_that_fails_fails_alone_and_says_why_in_one_line(home, tracking, r
     submission = recorded(home, "alone", "gone", "good", steps=2)
     for picture in (tmp_path / "gone").iterdir():
         picture.unlink()
-    lane(home, tracking, LocalJobQueue(store_url(home), submission))
+    lane(home, tracking, JobQueue(store_url(home), submission))
     jobs = jobs_of(home, submission)
     assert (jobs["gone"].state, jobs["good"].state) == ("failed", "succeeded")
     assert "0.png" in jobs["gone"].error
@@ -36,7 +36,7 @@ def test_a_job_that_fails_fails_alone_and_says_why_in_one_line(home, tracking, r
     assert not (home.bundles / jobs["gone"].id).exists()
 
 
-class Watched(LocalJobQueue):
+class Watched(JobQueue):
     """Notes how many jobs are leased at once."""
 
     def __init__(self, *rest):
@@ -73,7 +73,7 @@ def test_a_pack_of_three_trains_five_jobs_and_the_bad_one_leaves_alone(home, tra
     assert all(jobs[name].version == 1 for name in ("one", "two", "four", "five"))
 
 
-class Interrupted(LocalJobQueue):
+class Interrupted(JobQueue):
     """Somebody cancels the submission at its first step."""
 
     def progress(self, job, attempt, step, loss):
@@ -93,7 +93,7 @@ def test_a_cancelled_job_stops_at_its_next_step_and_publishes_nothing(home, trac
         MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("cup")
 
 
-class Stolen(LocalJobQueue):
+class Stolen(JobQueue):
     """The lease runs out after the last step, and another lane takes the job."""
 
     def progress(self, job, attempt, step, loss):
@@ -116,7 +116,7 @@ def test_a_lane_that_lost_its_job_does_not_publish_it(home, tracking, recorded):
         MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("pot")
     open_store(home).release(submission, time.time())
     trained = (home.bundles / job.id / "adapter.json").stat().st_mtime_ns
-    lane(home, tracking, LocalJobQueue(store_url(home), submission))
+    lane(home, tracking, JobQueue(store_url(home), submission))
     assert jobs_of(home, submission)["pot"].state == "succeeded"
     assert (home.bundles / job.id / "adapter.json").stat().st_mtime_ns == trained, "published, not trained again"
 
@@ -128,13 +128,13 @@ def test_an_outage_of_mlflow_delays_publishing_but_loses_no_training(home, track
     submission = recorded(home, "outage", "pan", steps=2)
     monkeypatch.setattr(rows, "WAITS", 1)
     monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
-    lane(home, MlflowTracking(f"http://127.0.0.1:{port}", home.artifacts), LocalJobQueue(store_url(home), submission))
+    lane(home, MlflowTracking(f"http://127.0.0.1:{port}", home.artifacts), JobQueue(store_url(home), submission))
     job = jobs_of(home, submission)["pan"]
     assert (job.state, job.kind, job.attempts) == ("failed", "publish", 2)
     assert "does not answer" in job.error
     card = json.loads((home.bundles / job.id / "adapter.json").read_text())
     open_store(home).retry(submission, time.time())
-    lane(home, tracking, LocalJobQueue(store_url(home), submission))
+    lane(home, tracking, JobQueue(store_url(home), submission))
     job = jobs_of(home, submission)["pan"]
     assert (job.state, job.attempts, job.version) == ("succeeded", 3, 1)
     assert json.loads((home.bundles / job.id / "adapter.json").read_text()) == card
@@ -154,7 +154,7 @@ def test_an_exact_lane_trains_a_pack_in_calls_of_one_job_with_deterministic_algo
     split = ExactBatching.split
     monkeypatch.setattr(ExactBatching, "split", lambda self, *rest: asked.append(split(self, *rest)) or asked[-1])
     submission = recorded(home, "exact", "a", "b", steps=2, exact=True)
-    assert lane(home, tracking, LocalJobQueue(store_url(home), submission), pack=2) == "drained"
+    assert lane(home, tracking, JobQueue(store_url(home), submission), pack=2) == "drained"
     assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
     assert {len(part) for parts in asked for part in parts} == {1}
     assert any(len(parts) == 2 for parts in asked), "both jobs were in one pack"

@@ -13,7 +13,7 @@ from lorafleet.errors import NonFiniteError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.jobqueue import job_state as rows
-from lorafleet_jobs.jobqueue.job_queue import LocalJobQueue
+from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.status import open_store, store_url
 from lorafleet_jobs.lane import heartbeat as pulse
 from lorafleet_jobs.lane import recycle
@@ -32,7 +32,7 @@ def log_of(home, job):
     return home.job_log(job.submission, job.id).read_text()
 
 
-class TooSmall(LocalJobQueue):
+class TooSmall(JobQueue):
     """Memory suffices for so many jobs at once; more of them run out of it at their second step."""
 
     room = 1
@@ -67,7 +67,7 @@ def test_a_job_that_does_not_fit_alone_fails_and_names_the_remedy(home, tracking
     assert "\n" not in job.error
 
 
-class Diverges(LocalJobQueue):
+class Diverges(JobQueue):
     """With this seed the loss becomes no number; between two leases the driver opens runs that are missing."""
 
     def __init__(self, url, submission, tracking, seeds):
@@ -122,25 +122,23 @@ def test_a_lane_that_must_leave_keeps_its_jobs_and_the_next_ends_them_as_if_noth
     tmp_path, tracking, home, recorded, with_mlflow
 ):
     submission = recorded(home, "spot", "cup", "jug", exact=True)
-    assert (
-        lane(home, tracking, LocalJobQueue(store_url(home), submission), 2, Leaves(home, submission, 2)) == "preempted"
-    )
+    assert lane(home, tracking, JobQueue(store_url(home), submission), 2, Leaves(home, submission, 2)) == "preempted"
     jobs = jobs_of(home, submission)
     assert {(job.state, job.attempts, job.lanes_lost, job.step) for job in jobs.values()} == {("queued", 1, 0, 2)}
-    assert lane(home, tracking, LocalJobQueue(store_url(home), submission), 2) == "drained"
+    assert lane(home, tracking, JobQueue(store_url(home), submission), 2) == "drained"
     jobs = jobs_of(home, submission)
     assert {(job.state, job.attempts) for job in jobs.values()} == {("succeeded", 2)}
     assert "goes on at step 2 of 4" in log_of(home, jobs["cup"])
 
     calm = Home(with_mlflow(tmp_path / "calm"))
     recorded(calm, "spot", "cup", "jug", exact=True)
-    lane(calm, MlflowTracking(calm.tracking_uri, calm.artifacts), LocalJobQueue(store_url(calm), submission), 2)
+    lane(calm, MlflowTracking(calm.tracking_uri, calm.artifacts), JobQueue(store_url(calm), submission), 2)
     for job in jobs.values():
         ours, theirs = (load_file(one.bundles / job.id / WEIGHTS) for one in (home, calm))
         assert {name for name in ours if not torch.equal(ours[name], theirs[name])} == set()
 
 
-class Hangs(LocalJobQueue):
+class Hangs(JobQueue):
     """The first attempt's third step never ends, or nearly."""
 
     def progress(self, job, attempt, step, loss):
@@ -164,7 +162,7 @@ def test_a_worn_lane_leaves_after_a_job_and_hands_on_the_others(home, tracking, 
     monkeypatch.setattr(recycle, "RECYCLE_JOBS", 1)
     submission = recorded(home, "worn", "cup", "jug")
     (short,) = [job for job in jobs_of(home, submission).values() if job.spec.subject == "cup"]
-    desk = LocalJobQueue(store_url(home), submission)
+    desk = JobQueue(store_url(home), submission)
     assert lane(home, tracking, desk) == "recycled"
     states = [job.state for job in jobs_of(home, submission).values()]
     assert sorted(states) == ["queued", "succeeded"]
@@ -173,7 +171,7 @@ def test_a_worn_lane_leaves_after_a_job_and_hands_on_the_others(home, tracking, 
     assert read_bundle(home.bundles / short.id).card.job_id == short.id
 
 
-class Noted(LocalJobQueue):
+class Noted(JobQueue):
     """Notes which jobs were in the lane's hands together."""
 
     def __init__(self, *rest):
@@ -191,14 +189,14 @@ def test_after_a_lane_died_its_jobs_are_trained_alone_and_the_others_together(ho
     store, desk = open_store(home), Noted(store_url(home), submission)
     held = [desk.lease("a", ()).spec.subject, desk.lease("b", ()).spec.subject]
     for dead in "ab":
-        store.lose(submission, dead, time.time())
+        store.lose_lane(submission, dead, time.time())
     lane(home, tracking, desk, pack=4)
     for seen in desk.together:
         assert len(seen) == 1 or not set(seen) & set(held)
     assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
 
 
-class Breaks(LocalJobQueue):
+class Breaks(JobQueue):
     """A defect of ours at the third step of the first attempt."""
 
     def progress(self, job, attempt, step, loss):
@@ -224,7 +222,7 @@ def test_a_run_that_mlflow_does_not_know_fails_its_job_at_once_and_no_other(home
     submission = recorded(home, "nowhere", "cup", "jug")
     lost = jobs_of(home, submission)["cup"]
     open_store(home).set_run(submission, lost.id, "0" * 32)
-    assert lane(home, tracking, LocalJobQueue(store_url(home), submission)) == "drained"
+    assert lane(home, tracking, JobQueue(store_url(home), submission)) == "drained"
     jobs = jobs_of(home, submission)
     assert (jobs["cup"].state, jobs["cup"].kind, jobs["cup"].attempts) == ("failed", "defect", 1)
     assert f"MLflow at {tracking.uri} does not know run {'0' * 32}" in jobs["cup"].error
@@ -236,7 +234,7 @@ def test_a_run_that_goes_while_its_job_trains_fails_the_job_at_its_end_and_not_i
     submission = recorded(home, "vanishing", "cup")
     job = jobs_of(home, submission)["cup"]
 
-    class Elsewhere(LocalJobQueue):
+    class Elsewhere(JobQueue):
         def heartbeat(self, name, attempt):
             raise AssertionError("nothing is published")
 
@@ -252,7 +250,7 @@ def test_a_run_that_goes_while_its_job_trains_fails_the_job_at_its_end_and_not_i
     assert "does not know run" in job.error
 
 
-class Lacks(LocalJobQueue):
+class Lacks(JobQueue):
     """A library that one job wants is not installed."""
 
     def progress(self, job, attempt, step, loss):

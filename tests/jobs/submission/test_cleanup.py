@@ -7,7 +7,8 @@ from job_rows import spec
 
 from lorafleet.config import Resources
 from lorafleet.home import Home
-from lorafleet_jobs.jobqueue.store import JobStore, SubmissionRow
+from lorafleet_jobs.jobqueue.store import JobStore
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.submission.cleanup import collect
 
 JOBS = {

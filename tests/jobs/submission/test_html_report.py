@@ -11,7 +11,7 @@ from lorafleet.config import Recipe, Resources, Validation
 from lorafleet.home import Home
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import Submission
-from lorafleet_jobs.jobqueue.store import SubmissionRow
+from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.submission.html_report import (
     CURVE_POINTS,
