@@ -13,6 +13,7 @@ from chaos_place import Place
 from lorafleet.bundle.bundle import CARD, Bundle, read_bundle
 from lorafleet.errors import BundleError, LorafleetError
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
+from lorafleet_jobs.jobqueue.outbox import Outbox
 
 LOSS = "train/loss"
 GONE_SECONDS = 60.0  # for processes that were told to end
@@ -143,8 +144,11 @@ def check_leftovers(place: Place) -> list[str]:
         time.sleep(1.0)
     found = [f"process {one.pid} is left: {' '.join(one.cmdline())[:200]}" for one in alive if one.is_running()]
     home = place.home
-    for folder in (home.checkpoints, home.ray_temp, home.spool):
+    for folder in (home.checkpoints, home.ray_temp):
         found += [_left(path, home.root) for path in (folder.iterdir() if folder.is_dir() else ())]
+    outbox = Outbox(place.store().engine)
+    if waiting := outbox.count(outbox.submissions_waiting()):
+        found.append(f"{waiting} entries for MLflow are not sent")
     return found + [_left(path, home.root) for path in home.root.rglob(".*")]
 
 

@@ -82,11 +82,15 @@ class Place:
 
     def jobs(self) -> list[JobRow]:
         """The rows as they stand; none before there are any."""
+        if self._store is None and self.database is None and not self.home.database.exists():
+            return []
+        return self.store().jobs(self.work.submission)
+
+    def store(self) -> JobStore:
+        """The job rows; made if they are missing."""
         if self._store is None:
-            if self.database is None and not self.home.database.exists():
-                return []
             self._store = JobStore(self.database or sqlite_url(self.home.database))
-        return self._store.jobs(self.work.submission)
+        return self._store
 
     def start_driver(self) -> subprocess.Popen[bytes]:
         """Submits the manifest as a user would."""

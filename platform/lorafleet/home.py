@@ -80,11 +80,6 @@ class Home:
         return self.root / "checkpoints"
 
     @property
-    def spool(self) -> Path:
-        """Numbers and pictures that MLflow may not have yet, one folder a run."""
-        return self.root / "spool"
-
-    @property
     def cache(self) -> Path:
         """Latents and class images, shared by all jobs; may be deleted at any time."""
         return self.root / "cache"

@@ -6,15 +6,25 @@ from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.job_state import JobRow
-from lorafleet_jobs.jobqueue.status import load_submission
+from lorafleet_jobs.jobqueue.outbox import Outbox
+from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.lane.lane import Lane, Leaving, stays
+from lorafleet_jobs.submission.outbox_sender import flush
 
 
 def lane(home: Home, tracking: MlflowTracking, desk: JobQueue, pack: int = 1, must_leave=stays, then=None) -> Leaving:
     """A lane's life, with the resources of the desk's submission."""
-    resources = load_submission(home, desk._submission).row.resources
+    resources = load_submission(home, desk.submission).row.resources
     setup = LaneConfig("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
-    return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
+    try:
+        return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
+    finally:
+        send(home, tracking, desk.submission)
+
+
+def send(home: Home, tracking: MlflowTracking, submission: str) -> None:
+    """What a driver does beside its lanes: sends what they record to MLflow, if it answers."""
+    flush(Outbox(open_store(home).engine), tracking, [submission], 0.1)
 
 
 def jobs_of(home: Home, submission: str) -> dict[str, JobRow]:

@@ -104,10 +104,7 @@ def _lane(config: dict[str, Any], mates: NoFollowers, must_leave: Callable[[], b
     setup: LaneConfig = config["setup"]
     listen_on_main_thread()
     tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
-    try:
-        return Lane(setup, remote_queue(config["dispatcher"]), tracking, must_leave, mates=mates).run()
-    finally:
-        tracking.close()
+    return Lane(setup, remote_queue(config["dispatcher"]), tracking, must_leave, mates=mates).run()
 
 
 def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.evaluate.arms import ADAPTER
 from lorafleet_jobs.evaluate.find import Trained
@@ -13,16 +14,17 @@ from lorafleet_jobs.evaluate.run import Evaluation
 def publish(found: Evaluation, adapters: Sequence[Trained], tracking: MlflowTracking) -> list[str]:
     """Logs every adapter's scores at its last step; returns what could not be logged, a line each.
 
-    After the first outage no other adapter is tried: each would wait for the same silence. A run that MLflow does not
-    know is told by the tracker's own warning.
+    After the first outage no other adapter is tried: each would wait for the same silence.
     """
     problems = [f"{one.label} has no MLflow run; its scores are only here" for one in adapters if one.run_id is None]
     for one in adapters:
         if one.run_id is None:
             continue
-        tracker = tracking.job_tracker(one.run_id)
-        tracker.metrics(one.spec.steps, _scores(found, one.label))
-        if not tracker.flush():
+        try:
+            tracking.log_metrics(one.run_id, one.spec.steps, _scores(found, one.label))
+        except NotFoundError as problem:
+            problems.append(f"{problem}; the scores of {one.label} are only here")
+        except UnreachableError:
             problems.append(f"MLflow at {tracking.uri} does not answer; scores from {one.label} on are only here")
             break
     return problems

@@ -7,15 +7,17 @@ way. Knows no cluster: a lane on another machine calls it through `cluster.remot
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from lorafleet.bundle.ports import RunEntry
 from lorafleet.config import Resources
 from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
 from lorafleet_jobs.jobqueue.job_state import Ending, FailureKind, JobRow, State
+from lorafleet_jobs.jobqueue.outbox import Outbox, attempt_entry, end_entry
 from lorafleet_jobs.jobqueue.policy import should_yield, workers_wanted
 from lorafleet_jobs.jobqueue.store import JobStore, Transition
 from lorafleet_jobs.jobspec import JobSpec
@@ -94,7 +96,7 @@ class JobQueue:
         """
         self.submission = submission
         self._store = JobStore(url)
-        self._scores = ScoreBook(self._store.engine)
+        self._scores, self._outbox = ScoreBook(self._store.engine), Outbox(self._store.engine)
         self._clock = clock or SteadyClock()
         self._workers, self._driver = workers, driver
         self._max_running = self._store.submission(submission).resources.max_running
@@ -108,7 +110,10 @@ class JobQueue:
         if self._is_taken_over():
             return None
         row = self._store.lease(self.submission, lane, self._clock(), holding, self._max_running, self._workers)
-        return None if row is None else _lease(row)
+        if row is None:
+            return None
+        self._record(row, [attempt_entry(row)])
+        return _lease(row)
 
     def is_drained(self) -> bool:
         """Whether every job has ended, or another driver has taken the submission over."""
@@ -135,6 +140,14 @@ class JobQueue:
         now = self._clock()
         return self._change(job, lambda row: job_state.progress(row, attempt, step, loss, now)) is not None
 
+    def record(self, job: str, attempt: int, entries: Sequence[RunEntry]) -> bool:
+        """Keeps numbers and pictures of a job for MLflow; each is recorded once, whoever says it how often."""
+        row = self._store.find_job(self.submission, job)
+        if row.state != "running" or row.attempts != attempt:
+            return False
+        self._record(row, entries)
+        return True
+
     def report(self, job: str, attempt: int, rung: int, score: float) -> Verdict | None:
         """Reports a job's score at a rung of its sweep; the verdict says whether the job goes on beyond the rung."""
         row = self._store.find_job(self.submission, job)
@@ -146,13 +159,21 @@ class JobQueue:
         """Ends a job: with the version that was published, or with the reason why there is none."""
         now = self._clock()
         ended = self._change(job, lambda row: job_state.finish(row, attempt, state, now, version=version, error=error))
-        return ended is not None
+        if ended is None:
+            return False
+        self._record(ended, [end_entry(ended)])
+        return True
 
     def fail(self, job: str, attempt: int, kind: FailureKind, reason: str, packed: int) -> State | None:
         """Reports a failure in a pack of `packed` jobs; returns what became of the job: queued again, or failed."""
         now = self._clock()
+        before = self._store.find_job(self.submission, job)
         row = self._change(job, lambda row: job_state.fail(row, attempt, kind, reason, now, packed))
-        return None if row is None else row.state
+        if row is None:
+            return None
+        if row.state == "failed" or row.run_id is None:  # another seed has a run of its own
+            self._record(before, [end_entry(replace(row, state="failed", attempts=attempt))])
+        return row.state
 
     def give_back(self, job: str, attempt: int) -> bool:
         """Queues a job again whose lane has to leave, through no fault of the job's."""
@@ -161,6 +182,10 @@ class JobQueue:
 
     def _change(self, job: str, transition: Transition) -> JobRow | None:
         return self._store.change(self.submission, job, transition)
+
+    def _record(self, row: JobRow, entries: Sequence[RunEntry]) -> None:
+        if row.run_id is not None:
+            self._outbox.record(self.submission, row.run_id, entries, self._clock())
 
     def _is_taken_over(self) -> bool:
         if self._driver is None:

@@ -1,4 +1,4 @@
-"""The tables of submissions, drivers, jobs and scores, each made from its dataclass, and how their database is opened.
+"""The tables of the job database, each made from its dataclass, and how that database is opened.
 
 Knows columns; refuses to know which changes of a row are allowed (`job_state`).
 """
@@ -15,12 +15,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 from sqlalchemy import (
     URL,
+    BigInteger,
     Boolean,
     Column,
     Dialect,
     Engine,
     Float,
+    Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -35,6 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from lorafleet.bundle.ports import EntryKind
 from lorafleet.config import Resources
 from lorafleet.errors import UnreachableError, first_line
 from lorafleet.util.addresses import shown, sqlite_file
@@ -99,6 +103,23 @@ class ScoreRow:
     goes_on: bool
 
 
+@dataclass(frozen=True)
+class OutboxRow:
+    """One thing for MLflow: a number, a picture, that an attempt began or ended. Kept as a marker once it is sent."""
+
+    run_id: str
+    kind: EntryKind
+    key: str
+    step: int
+    """Of the training, or for `attempt` and `end` the number of the attempt."""
+    submission: str
+    milliseconds: int
+    """When it was recorded first."""
+    value: str
+    picture: bytes | None
+    sent: bool = False
+
+
 class Json(TypeDecorator[BaseModel]):
     """A pydantic model in a column, as JSON text."""
 
@@ -136,13 +157,15 @@ def _sql_type(kind: Any, is_key: bool) -> TypeEngine[Any]:
         return String(KEY_LENGTH) if is_key else Text()
     if issubclass(kind, BaseModel):
         return Json(kind)
-    numbers: dict[type, TypeEngine[Any]] = {bool: Boolean(), int: Integer(), float: Float()}
-    return numbers[kind]
+    plain: dict[type, TypeEngine[Any]] = {bool: Boolean(), int: BigInteger(), float: Float(), bytes: LargeBinary()}
+    return plain[kind]
 
 
 submissions = table_of("submissions", SubmissionRow, ("id",))
 drivers = table_of("drivers", DriverRow, ("submission",))
 jobs = table_of("jobs", JobRow, ("submission", "id"), Column("revision", Integer, nullable=False, default=0))
+outbox = table_of("outbox", OutboxRow, ("run_id", "kind", "key", "step"))
+Index("outbox_unsent", outbox.c.sent, outbox.c.submission)
 scores = table_of("scores", ScoreRow, ("submission", "job", "rung"))
 
 

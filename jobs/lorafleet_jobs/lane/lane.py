@@ -9,23 +9,25 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import Bundle
 from lorafleet.deterministic import use_deterministic_algorithms
-from lorafleet.errors import LorafleetError, NotFoundError, UnreachableError
+from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.evaluate.trial_score import contest_of
 from lorafleet_jobs.jobqueue.failures import classify, lines_of, reason
-from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig, Lease
+from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
+from lorafleet_jobs.jobqueue.outbox import QueueTracker
 from lorafleet_jobs.lane.followers import NoFollowers
 from lorafleet_jobs.lane.heartbeat import Heartbeat
 from lorafleet_jobs.lane.job_log import JobLog
 from lorafleet_jobs.lane.leased_job import LeasedJob
-from lorafleet_jobs.lane.publish import kept, publish, stopped_tags
+from lorafleet_jobs.lane.publish import kept, publish
 from lorafleet_jobs.lane.recycle import Wear
 from lorafleet_jobs.lane.timeline import Timeline
 from lorafleet_jobs.lane.watchdog import LifeSigns, Watchdog, die
@@ -33,7 +35,7 @@ from lorafleet_jobs.train import FAILURES, Cancelled, EarlyStopped, JobRun, Pack
 from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching
 
 if TYPE_CHECKING:
-    from lorafleet.tracking import MlflowTracking, Status
+    from lorafleet.tracking import MlflowTracking
 
 Leaving = Literal["drained", "preempted", "recycled", "yielded"]
 WAIT_SECONDS = 1.0  # while other lanes hold all the jobs that are left
@@ -72,6 +74,7 @@ class Lane:
         self._signs = LifeSigns(setup.resources.stall_seconds)
         self._wear = Wear()
         self._born = time.monotonic()
+        self._knows_runs = False
         self._ask_again = 0.0  # when the desk is asked for work again
         self._look_again = self._born + LOOK_SECONDS
 
@@ -167,11 +170,13 @@ class Lane:
         self._spans.now("start")
         out = self.home.bundles / spec.id
         try:
-            self.tracking.resume(run_id, waiting.lease.attempt)
+            if not self._knows_runs:
+                self.tracking.check_run(run_id)  # before anything is trained that could not be published
+                self._knows_runs = True
             if (done := kept(out, spec.id)) is not None:
                 self._end(waiting, done)
                 return
-            tracker = self.tracking.job_tracker(run_id, self.home.spool)
+            tracker = QueueTracker(partial(self.desk.record, spec.id, waiting.lease.attempt))
             half_way = self.home.checkpoints / waiting.lease.checkpoint_name
             contest = contest_of(spec, waiting.compare, self.setup.device)
             order = TrainJob(
@@ -237,7 +242,6 @@ class Lane:
         else:
             if self.desk.finish(held.lease.spec.id, held.lease.attempt, "succeeded", version, None):
                 held.say(f"version {version} of {held.lease.spec.adapter}")
-                self._close(held.lease, "FINISHED")
         finally:
             held.pulse.stop()
             self._held.remove(held)
@@ -249,7 +253,6 @@ class Lane:
         if self.desk.finish(lease.spec.id, lease.attempt, "stopped", None, reason):
             held.say(reason)
             shutil.rmtree(self.home.checkpoints / lease.checkpoint_name, ignore_errors=True)
-            self._close(lease, "FINISHED", tags=stopped_tags(held.step, reason))
 
     def _failed(self, held: LeasedJob, problem: Exception, packed: int) -> None:
         """Tells the desk, which decides whether the job is tried again."""
@@ -261,18 +264,8 @@ class Lane:
             held.run.save()  # among fewer it goes on from here
         state = self.desk.fail(lease.spec.id, lease.attempt, kind, why, packed)
         held.say(f"{kind}: {why}" + (" (it is tried again)" if state == "queued" else ""))
-        if state == "failed" or (state == "queued" and kind == "non-finite"):
-            self._close(lease, "FAILED", why)
         if kind == "lost" or self._mates.out_of_step(problem):
             raise problem  # this process can do no more
-
-    def _close(
-        self, lease: Lease, status: Status, error: str | None = None, tags: Mapping[str, str] | None = None
-    ) -> None:
-        try:
-            self.tracking.finish(lease.run_id, status, error, tags)
-        except (UnreachableError, NotFoundError) as problem:
-            log.warning("%s", problem)
 
     def _died(self, held: LeasedJob, problem: Exception) -> None:
         """The lane ends of a problem that is none of a job's own failures: the job's log and its row say which."""

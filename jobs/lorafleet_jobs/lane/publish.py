@@ -43,8 +43,3 @@ def kept(out: Path, job: str) -> Bundle | None:
         log.warning("%s; training again", problem)
         return None
     return found if found.card.job_id == job else None
-
-
-def stopped_tags(step: int, reason: str) -> dict[str, str]:
-    """What the run of a job says that was ended early."""
-    return {"lorafleet.stopped_at": str(step), "lorafleet.stopped": reason}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lorafleet.bundle.ports import RunEnd
 from lorafleet.console import note
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
@@ -83,11 +84,11 @@ def _close_runs(home: Home, store: JobStore, submission: str, cancelled: Sequenc
 
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     if store.is_drained(submission):
-        close_runs(store, tracking, submission, home.spool)
+        close_runs(store, tracking, submission)
         return
     try:
         for row in cancelled:
             if row.run_id is not None:
-                tracking.settle(row.run_id, "KILLED", row.error)
+                tracking.finish_if_open(row.run_id, RunEnd("KILLED", row.error))
     except UnreachableError as problem:
         note(str(problem))

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorafleet.bundle.ports import RunEnd
 from lorafleet.console import note
 from lorafleet.errors import UnreachableError
-from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow, State, trained_spec
+from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow, trained_spec
+from lorafleet_jobs.jobqueue.outbox import Outbox, run_end
 from lorafleet_jobs.jobqueue.store import JobStore
-from lorafleet_jobs.lane.publish import stopped_tags
+from lorafleet_jobs.submission.driver_lease import has_driver
+from lorafleet_jobs.submission.outbox_sender import flush
 
 if TYPE_CHECKING:
-    from lorafleet.tracking import JobInfo, MlflowTracking, RunEnd, Status
-
-STATUS: dict[State, Status] = {
-    "succeeded": "FINISHED", "stopped": "FINISHED", "failed": "FAILED", "cancelled": "KILLED",
-}  # fmt: skip
+    from lorafleet.tracking import JobInfo, MlflowTracking
 
 
 def open_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> None:
@@ -37,30 +35,27 @@ def needs_run(job: JobRow) -> bool:
     return job.run_id is None and job.state not in ENDED
 
 
-def close_runs(store: JobStore, tracking: MlflowTracking, submission: str, spool: Path) -> None:
-    """Sends what dead lanes left in the spool, closes what nobody closed, links the runs; an outage is only noted."""
+def close_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> None:
+    """Sends what waits in the outbox, closes the runs that nobody closed, links them; an outage is only noted.
+
+    What other submissions left waiting that nobody drives any more is sent too.
+    """
     row, jobs = store.submission(submission), store.jobs(submission)
-    if waiting := tracking.replay(spool):
-        note(f"{waiting} numbers and pictures wait in {spool} for MLflow; the next submission's end sends them")
+    outbox = Outbox(store.engine)
+    orphans = {other for other in outbox.submissions_waiting() if not has_driver(store, other)}
+    if waiting := flush(outbox, tracking, {submission, *orphans}):
+        note(f"{waiting} numbers and pictures wait for MLflow; the next submission's end sends them")
+    if row.run_id is None:
+        return
     try:
-        if row.run_id is not None:
-            ends = {job.run_id: _run_end(job) for job in jobs if job.run_id}
-            tracking.reap(row.run_id, ends)
-            counts = {f"jobs/{state}": float(sum(job.state == state for job in jobs)) for state in STATUS}
-            tracking.job_tracker(row.run_id).metrics(0, counts)
-            done = counts["jobs/succeeded"] + counts["jobs/stopped"]
-            tracking.finish(row.run_id, "FINISHED" if done == len(jobs) else "FAILED")
-            tracking.link(row.run_id)
+        tracking.reap(row.run_id, {job.run_id: run_end(job) for job in jobs if job.run_id})
+        counts = {f"jobs/{state}": float(sum(job.state == state for job in jobs)) for state in sorted(ENDED)}
+        tracking.log_metrics(row.run_id, 0, counts)
+        done = counts["jobs/succeeded"] + counts["jobs/stopped"]
+        tracking.finish(row.run_id, RunEnd("FINISHED" if done == len(jobs) else "FAILED"))
+        tracking.link(row.run_id)
     except UnreachableError as problem:
         note(str(problem))
-
-
-def _run_end(job: JobRow) -> RunEnd:
-    from lorafleet.tracking import RunEnd
-
-    if job.state == "stopped":
-        return RunEnd(STATUS[job.state], tags=stopped_tags(job.step, job.error or ""))
-    return RunEnd(STATUS.get(job.state, "RUNNING"), job.error)
 
 
 def _job_info(job: JobRow) -> JobInfo:

@@ -22,6 +22,7 @@ from lorafleet.console import note
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
 from lorafleet_jobs.cluster.naming import named_cluster
+from lorafleet_jobs.jobqueue.outbox import Outbox
 from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_store
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.jobqueue.tables import SubmissionRow
@@ -30,6 +31,7 @@ from lorafleet_jobs.submission.cleanup import collect
 from lorafleet_jobs.submission.driver_lease import DriverLease, driver_lease, driver_of, has_driver
 from lorafleet_jobs.submission.finish import conclude
 from lorafleet_jobs.submission.mlflow_runs import close_runs, needs_run, open_runs
+from lorafleet_jobs.submission.outbox_sender import OutboxSender
 
 if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking
@@ -124,7 +126,7 @@ def drive(submission: str, home: Home, lease: DriverLease, address: str | None, 
 
 
 def _finalise(store: JobStore, submission: str, home: Home) -> None:
-    close_runs(store, _tracking(home), submission, home.spool)
+    close_runs(store, _tracking(home), submission)
     collect(home, store, submission)
     conclude(home, load_submission(home, submission), _tracking(home))
     store.set_cluster(submission, None)
@@ -135,11 +137,15 @@ def _drive_once(
 ) -> None:
     store.give_back_all(submission, time.time())  # no other driver lives, so no lane does
     collect(home, store, submission)
+    sender = OutboxSender(Outbox(store.engine), _tracking(home), submission)
     try:
         lost = _run(store, store.submission(submission), home, lease, address, show)
     except KeyboardInterrupt:
-        close_runs(store, _tracking(home), submission, home.spool)
+        sender.stop()
+        close_runs(store, _tracking(home), submission)
         raise
+    finally:
+        sender.stop()
     if lease.is_lost:
         return  # the rows are the other driver's
     reason = lost[0] if lost else "its lanes ended before it could be trained"

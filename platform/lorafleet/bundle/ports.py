@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,6 +19,39 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The alias of the version that is used where none is named."""
+
+
+RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+"""How a run stands, in MLflow's words."""
+
+
+@dataclass(frozen=True)
+class RunEnd:
+    """How a run stands, or ended."""
+
+    status: RunStatus
+    error: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+EntryKind = Literal["attempt", "metric", "picture", "end"]
+
+
+@dataclass(frozen=True)
+class RunEntry:
+    """One thing that a run records, once for each kind, key and step."""
+
+    kind: EntryKind
+    key: str
+    """Of a metric or picture; empty for `attempt` and `end`."""
+    step: int
+    """Of the training; for `attempt` and `end` the number of the attempt."""
+    value: str = ""
+    """A metric's number as `repr` writes it, or an end's `RunEnd` as JSON."""
+    picture: bytes | None = None
+    """PNG."""
+    milliseconds: int = 0
+    """Since the epoch, when it was recorded first."""
 
 
 class JobTracker(Protocol):

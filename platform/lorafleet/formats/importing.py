@@ -37,7 +37,7 @@ from lorafleet.bundle.bundle import (
     sha256_of,
     write_bundle,
 )  # fmt: skip
-from lorafleet.bundle.ports import AdapterVersion
+from lorafleet.bundle.ports import AdapterVersion, RunEnd
 from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict
 from lorafleet.errors import BundleError
@@ -122,7 +122,7 @@ def import_adapter(wanted: Import, home: Home) -> Imported:
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     there = tracking.registered(wanted.name, job_id)
     if there is not None and there.run_id is not None:
-        tracking.settle(there.run_id, "FINISHED")  # whoever imported it may have died before saying so
+        tracking.finish_if_open(there.run_id, RunEnd("FINISHED"))  # whoever imported it may have died before saying so
         return Imported(there, True, ())
     made = make_bundle(wanted, home.bundles)
     tags = {"adapter": wanted.name, "file": wanted.file.name, "sha256": wanted.digests[0]}
@@ -130,7 +130,7 @@ def import_adapter(wanted: Import, home: Home) -> Imported:
     bundle = made.write(run_id)
     tracking.log_bundle(run_id, bundle.path)
     version = tracking.register(bundle, run_id)
-    tracking.finish(run_id, "FINISHED")
+    tracking.finish(run_id, RunEnd("FINISHED"))
     return Imported(version, False, made.card.notes)
 
 

@@ -3,10 +3,7 @@
     runs      a submission's parent run and its jobs' child runs
     jobinfo   what a child run says about its job
     links     descriptions that lead from a run to its relatives
-    tracker   one job's numbers and pictures, kept through an outage
-    sender    the thread that sends them, one a process
-    entries, journal, points, delivery
-              what is sent: on disk until it has arrived, each point once, in as few calls as may be
+    sending   a job's numbers and pictures on their way into its run, each once however often they are sent
     registry  adapter versions, found by name and fetched
     client    how MLflow is reached, and what its errors mean
 
@@ -16,7 +13,6 @@ recipes; refuses to know jobs, lanes and Ray.
 
 from lorafleet.tracking.jobinfo import JobInfo
 from lorafleet.tracking.registry import MlflowRegistry
-from lorafleet.tracking.runs import MlflowTracking, RunEnd, Status
-from lorafleet.tracking.tracker import MlflowJobTracker
+from lorafleet.tracking.runs import MlflowTracking
 
-__all__ = ["JobInfo", "MlflowJobTracker", "MlflowRegistry", "MlflowTracking", "RunEnd", "Status"]
+__all__ = ["JobInfo", "MlflowRegistry", "MlflowTracking"]

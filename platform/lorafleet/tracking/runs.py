@@ -1,6 +1,7 @@
 """Runs: one parent a submission, one child a job, and the bundle that a job leaves.
 
-Experiment = manifest name. Knows which runs there are and how they stand; numbers and pictures are the trackers'.
+Experiment = manifest name. Knows which runs there are, how they stand and what they record; refuses to know where
+entries wait while MLflow is away.
 """
 
 from __future__ import annotations
@@ -8,28 +9,25 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
-from mlflow.entities import Param, RunTag
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from lorafleet.bundle.bundle import Bundle
-from lorafleet.bundle.ports import AdapterVersion
-from lorafleet.errors import NotFoundError, UnreachableError
+from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry
+from lorafleet.errors import UnreachableError
 from lorafleet.tracking import registry
-from lorafleet.tracking.client import PRESENT, connect, is_server, known, no_such_run, reaching
+from lorafleet.tracking.client import PRESENT, connect, is_server, known, reaching
 from lorafleet.tracking.jobinfo import JobInfo
-from lorafleet.tracking.journal import left_in
 from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
-from lorafleet.tracking.sender import Sender
-from lorafleet.tracking.tracker import FLUSH_SECONDS, MlflowJobTracker
+from lorafleet.tracking.sending import RunWriter, end_run
 
-Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 OPEN = ("RUNNING", "SCHEDULED")
 PARENT = "mlflow.parentRunId"
 HOME = "lorafleet.home"
@@ -37,28 +35,16 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 VERSION = "adapter_version"
 IMPORTS = "imports"
 PAGE = 1000
-RESUME_SECONDS = 1.0
-"""How long a beginning attempt waits to be seen; after that it goes on, and is seen later."""
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunEnd:
-    """How a run stands, or ended."""
-
-    status: Status
-    error: str | None = None
-    tags: Mapping[str, str] | None = None
 
 
 @dataclass
 class MlflowTracking:
-    """MLflow at one address. Methods raise UnreachableError when it does not answer; the trackers it gives never do."""
+    """MLflow at one address. Methods raise UnreachableError when it does not answer."""
 
     uri: str
     artifact_root: Path
     """Where artifacts lie when `uri` is a database; a server decides for itself."""
-    _trackers: dict[str, MlflowJobTracker] = field(default_factory=dict)
     _experiments: dict[str, str] = field(default_factory=dict)
     _parents: dict[str, Any] = field(default_factory=dict)
 
@@ -66,10 +52,6 @@ class MlflowTracking:
     def client(self) -> Any:
         """The connection, made when it is first needed: making one creates a missing database."""
         return connect(self.uri)
-
-    @cached_property
-    def _sender(self) -> Sender:
-        return Sender(self.uri)
 
     def start_submission(self, name: str, submission: str, params: Mapping[str, str], manifest_yaml: str) -> str:
         """Opens the parent run in the experiment `name`, with the manifest as an artifact; returns its run id."""
@@ -99,75 +81,36 @@ class MlflowTracking:
         with reaching(self.uri):
             return self._opened(self._experiment(IMPORTS), name, {"job_id": job_id}, tags)
 
-    def resume(self, run_id: str, attempt: int) -> None:
-        """Marks a run as running, in its nth attempt, at once or after an outage; what it says again is one point.
+    def check_run(self, run_id: str) -> None:
+        """Raises NotFoundError if MLflow answers that it has no such run; an outage passes, it may be over in time."""
+        try:
+            with known(self.uri, run_id):
+                self.client.get_run(run_id)
+        except UnreachableError as problem:
+            log.warning("%s", problem)
 
-        NotFoundError if MLflow answers that it has no such run.
-        """
-        tracker = self.job_tracker(run_id)
-        tracker.begin(attempt)
-        tracker.flush(RESUME_SECONDS)
-        if tracker.is_unknown:
-            raise NotFoundError(no_such_run(self.uri, run_id))
+    def send(self, run_id: str, entries: Sequence[RunEntry]) -> None:
+        """Writes entries into a run; doing it again adds nothing. What MLflow refuses is left out with a warning."""
+        with reaching(self.uri):
+            RunWriter(self.client, run_id).write(entries)
 
-    def job_tracker(self, run_id: str, spool: Path | None = None) -> MlflowJobTracker:
-        """Where a job's numbers and pictures go; `finish` sends what still waits in it.
-
-        In `spool`, one folder a run, what MLflow has not taken survives this process.
-        """
-        if run_id not in self._trackers:
-            self._trackers[run_id] = MlflowJobTracker(self.client, run_id, self._sender)
-        if spool is not None:
-            self._trackers[run_id].keep_in(spool / run_id)
-        return self._trackers[run_id]
-
-    def replay(self, spool: Path) -> int:
-        """Sends what ended processes left in a spool; returns how many entries still wait in it, whoever holds them.
-
-        An outage is only logged, and so is a run that MLflow does not know: its entries stay.
-        """
-        folders = sorted(path for path in spool.iterdir() if path.is_dir()) if spool.is_dir() else []
-        for folder in folders:
-            if folder.name in self._trackers:
-                continue  # sent by its own tracker
-            tracker = MlflowJobTracker(self.client, folder.name, self._sender)
-            tracker.keep_in(folder)
-            try:
-                with reaching(self.uri):
-                    tracker.deliver()
-            except MlflowException as problem:
-                log.warning("%s: %s; delete it if the run is gone", folder, problem)
-            except (UnreachableError, OSError) as problem:
-                log.warning("%s", problem)
-                break
-            finally:
-                tracker.close()
-        return sum(left_in(folder) for folder in folders)
-
-    def finish(
-        self, run_id: str, status: Status, error: str | None = None, tags: Mapping[str, str] | None = None
-    ) -> None:
-        """Closes a run after sending what its tracker kept back; `error` becomes a tag beside `tags`.
-
-        NotFoundError if there is no such run.
-        """
-        tracker = self._trackers.get(run_id)
-        if tracker is not None and not tracker.flush():
-            raise UnreachableError(f"MLflow at {self.uri} does not answer; {tracker.waiting} entries still wait")
+    def log_metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
+        """Records numbers of this moment under one step. NotFoundError if there is no such run."""
+        now = time.time_ns() // 1_000_000
         with known(self.uri, run_id):
-            said = {**(tags or {}), **({"error": error} if error is not None else {})}
-            if said:
-                self.client.log_batch(run_id, tags=[RunTag(key, value[:4000]) for key, value in said.items()])
-            self.client.set_terminated(run_id, status)
-        if (tracker := self._trackers.pop(run_id, None)) is not None:
-            tracker.close()
+            self.client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in values.items()])
 
-    def settle(self, run_id: str, status: Status, error: str | None = None) -> None:
+    def finish(self, run_id: str, end: RunEnd) -> None:
+        """Closes a run. NotFoundError if there is no such run."""
+        with known(self.uri, run_id):
+            end_run(self.client, run_id, end)
+
+    def finish_if_open(self, run_id: str, end: RunEnd) -> None:
         """Closes a run that nobody closed; one that has ended already stays as it ended."""
         with reaching(self.uri):
             if self.client.get_run(run_id).info.status not in OPEN:
                 return
-        self.finish(run_id, status, error)
+        self.finish(run_id, end)
 
     def reap(self, parent: str, ends: Mapping[str, RunEnd]) -> int:
         """Closes the child runs of a submission that nobody closed; returns how many.
@@ -179,7 +122,7 @@ class MlflowTracking:
         for run in self._children(parent):
             end = ends.get(run.info.run_id, RunEnd("KILLED", "no job holds this run"))
             if run.info.status in OPEN and end.status not in OPEN:
-                self.finish(run.info.run_id, end.status, end.error, end.tags)
+                self.finish(run.info.run_id, end)
                 closed += 1
         return closed
 
@@ -189,20 +132,6 @@ class MlflowTracking:
         children = [self._linked(run, above) for run in self._children(parent)]
         with reaching(self.uri):
             self.client.set_tag(parent, NOTE, parent_note(above.experiment_id, parent, children))
-
-    def close(self, seconds: float = FLUSH_SECONDS) -> int:
-        """Sends what waits for as long as `seconds` and lets go of the spool; returns how many entries still wait."""
-        deadline = time.monotonic() + seconds
-        trackers = list(self._trackers.values())
-        left = 0
-        for tracker in trackers:
-            tracker.flush(max(0.0, deadline - time.monotonic()))
-            tracker.close()
-            left += tracker.waiting
-        self._sender.close(max(0.0, deadline - time.monotonic()))
-        del self._sender  # whoever goes on gets a new one
-        self._trackers.clear()
-        return left
 
     def log_bundle(self, run_id: str, path: Path) -> None:
         """Uploads the folder of a bundle under `adapter/`; doing it twice changes nothing."""

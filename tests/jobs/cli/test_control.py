@@ -13,6 +13,7 @@ import yaml
 from job_rows import fail, finish, progress
 from PIL import Image
 
+from lorafleet.bundle.ports import RunEnd
 from lorafleet.cli import new_app, run
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
@@ -256,9 +257,9 @@ def test_the_end_is_a_page_at_home_and_in_mlflow_and_a_signed_post(home, tmp_pat
     run_id = load_submission(home, kitchen).jobs[0].run_id
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     for step in range(1, 9):
-        tracking.job_tracker(run_id).metrics(step, {"train/loss": 1 / step})
-    tracking.job_tracker(run_id).metrics(9, {"train/loss": float("nan")})
-    tracking.finish(run_id, "FINISHED")
+        tracking.log_metrics(run_id, step, {"train/loss": 1 / step})
+    tracking.log_metrics(run_id, 9, {"train/loss": float("nan")})
+    tracking.finish(run_id, RunEnd("FINISHED"))
     end_all(home, kitchen, jug="D002: no picture")
     done = load_submission(home, kitchen)
     conclude(home, done, tracking)

@@ -155,8 +155,8 @@ class Cancelling(JobQueue):
     """Its user cancels the first job as soon as it has begun."""
 
     def progress(self, job, attempt, step, loss):
-        if step and job == self._store.jobs(self._submission)[0].id:
-            self._store.cancel(self._submission, 0.0, job)
+        if step and job == self._store.jobs(self.submission)[0].id:
+            self._store.cancel(self.submission, 0.0, job)
         return super().progress(job, attempt, step, loss)
 
 

@@ -104,10 +104,7 @@ def recorded(manifest: Path, home: Home) -> str:
 
 def lane(home: Home, submission: str, must_leave=stays, pack: int = 1) -> str:
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
-    try:
-        return own_lane.lane(home, tracking, JobQueue(store_url(home), submission), pack, must_leave)
-    finally:
-        tracking.close()
+    return own_lane.lane(home, tracking, JobQueue(store_url(home), submission), pack, must_leave)
 
 
 def submit(manifest: Path) -> int:

@@ -77,7 +77,7 @@ class Interrupted(JobQueue):
     """Somebody cancels the submission at its first step."""
 
     def progress(self, job, attempt, step, loss):
-        self._store.end(self._submission, "cancelled", "changed my mind", self._clock())
+        self._store.end(self.submission, "cancelled", "changed my mind", self._clock())
         return super().progress(job, attempt, step, loss)
 
 
@@ -100,7 +100,7 @@ class Stolen(JobQueue):
         held = super().progress(job, attempt, step, loss)
         if step == 2:
             for after in (2 * LEASE_SECONDS, 2 * LEASE_SECONDS + BACKOFF_SECONDS):
-                self._store.lease(self._submission, "b", self._clock() + after)
+                self._store.lease(self.submission, "b", self._clock() + after)
         return held
 
     def is_drained(self):
@@ -114,7 +114,7 @@ def test_a_lane_that_lost_its_job_does_not_publish_it(home, tracking, recorded):
     assert (job.state, job.attempts, job.lane) == ("running", 2, "b")
     with pytest.raises(NotFoundError):
         MlflowRegistry(home.tracking_uri, home.adapter_cache).resolve("pot")
-    open_store(home).release(submission, time.time())
+    open_store(home).give_back_all(submission, time.time())
     trained = (home.bundles / job.id / "adapter.json").stat().st_mtime_ns
     lane(home, tracking, JobQueue(store_url(home), submission))
     assert jobs_of(home, submission)["pot"].state == "succeeded"

@@ -38,7 +38,7 @@ class TooSmall(JobQueue):
     room = 1
 
     def progress(self, job, attempt, step, loss):
-        running = sum(row.state == "running" for row in self._store.jobs(self._submission))
+        running = sum(row.state == "running" for row in self._store.jobs(self.submission))
         if step == 2 and loss is not None and running > self.room:
             raise torch.OutOfMemoryError("out of memory")
         return super().progress(job, attempt, step, loss)
@@ -75,7 +75,7 @@ class Diverges(JobQueue):
         self.tracking, self.seeds, self.seed = tracking, seeds, None
 
     def lease(self, lane, holding):
-        open_runs(self._store, self.tracking, self._submission)
+        open_runs(self._store, self.tracking, self.submission)
         lease = super().lease(lane, holding)
         self.seed = lease.spec.recipe.seed if lease else None
         return lease
@@ -179,7 +179,7 @@ class Noted(JobQueue):
         self.together = []
 
     def progress(self, job, attempt, step, loss):
-        running = [row.spec.subject for row in self._store.jobs(self._submission) if row.state == "running"]
+        running = [row.spec.subject for row in self._store.jobs(self.submission) if row.state == "running"]
         self.together.append(tuple(sorted(running)))
         return super().progress(job, attempt, step, loss)
 
@@ -254,7 +254,7 @@ class Lacks(JobQueue):
     """A library that one job wants is not installed."""
 
     def progress(self, job, attempt, step, loss):
-        if step == 2 and self._store.find_job(self._submission, job).spec.subject == "cup":
+        if step == 2 and self._store.find_job(self.submission, job).spec.subject == "cup":
             raise ModuleNotFoundError("No module named 'bitsandbytes'", name="bitsandbytes")
         return super().progress(job, attempt, step, loss)
 

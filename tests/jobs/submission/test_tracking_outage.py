@@ -1,9 +1,11 @@
 """A real MLflow server that hangs, dies and comes back, behind a wire that is cut: every step arrives, each once."""
 
+import json
 import signal
 import threading
 import time
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -11,18 +13,30 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from job_rows import SUBMISSION
+from mlflow.exceptions import MlflowException
 from mlflow_server import Server, Wire
 from PIL import Image
 from safetensors.torch import save
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import CARD, WEIGHTS, AdapterCard, Trigger, sha256_of, write_bundle
+from lorafleet.bundle.ports import RunEnd, RunEntry
 from lorafleet.config import Recipe, Validation
 from lorafleet.errors import UnreachableError
 from lorafleet.loaded import LoadedBase
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet.tracking.points import Points
+from lorafleet.util.addresses import sqlite_url
+from lorafleet_jobs.jobqueue.outbox import Outbox, QueueTracker
+from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
+from lorafleet_jobs.submission.outbox_sender import (
+    LINGER_SECONDS,
+    LONGEST_PAUSE_SECONDS,
+    OutboxSender,
+    flush,
+    send_waiting,
+)
 from lorafleet_jobs.train import Pack, TrainJob
 
 
@@ -77,10 +91,9 @@ def colour(step):
     return (step * 20 % 256, step * 7 % 256, 90)
 
 
-def train(tracking, run_id, spool, attempt, first, last, wire, course):
-    """What a training says in one attempt."""
-    tracking.resume(run_id, attempt)
-    tracker = tracking.job_tracker(run_id, spool)
+def train(box, run_id, tracking, first, last, wire, course):
+    """What a training records in one attempt, while a driver sends."""
+    tracker = QueueTracker(lambda entries: box.record(SUBMISSION, run_id, entries, time.time()))
     for step in range(first, last + 1):
         for at, state in course["states"]:
             if at == step - first:
@@ -89,7 +102,7 @@ def train(tracking, run_id, spool, attempt, first, last, wire, course):
         if step % 3 == 0:
             tracker.image("val/p00", step, Image.new("RGB", (16, 16), colour(step)))
         if step - first in course["pushes"]:
-            tracker.flush(3.0)
+            flush(box, tracking, [SUBMISSION], 3.0)
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -111,47 +124,36 @@ def test_whatever_happens_sixty_times(server, direct, new_run, tmp_path_factory,
 
 
 def check_course(server, direct, new_run, folders, attempts):
-    wire, run_id, spool = Wire(server.port), new_run(), folders.mktemp("spool")
+    wire, run_id = Wire(server.port), new_run()
+    box = Outbox(JobStore(sqlite_url(folders.mktemp("rows") / "jobs.db")).engine)
     reached, ghosts = 0, []
-    for number, course in enumerate(attempts, start=1):
-        tracking = MlflowTracking(wire.uri, spool)
+    for course in attempts:
+        tracking = MlflowTracking(wire.uri, Path())
+        sender = OutboxSender(box, tracking, SUBMISSION)
         first = max(1, reached + 1 - course["back"])
         last = max(reached, first + course["forward"])
-        train(tracking, run_id, spool, number, first, last, wire, course)
+        train(box, run_id, tracking, first, last, wire, course)
         reached = last
         if course["lingers"]:
-            ghosts.append(tracking)
+            ghosts.append(sender)
         else:
-            tracking.close(0)
+            sender.stop()
     wire.state = "whole"
+    assert flush(box, MlflowTracking(wire.uri, Path()), [SUBMISSION], 60) == 0
     for ghost in ghosts:
-        ghost.close(10)
-    assert drained(MlflowTracking(wire.uri, spool), spool)
+        ghost.stop()
     expected = list(range(1, reached + 1))
     for key in KEYS:
         history = direct.client.get_metric_history(run_id, key)
-        assert sorted(one.step for one in history) == expected
-        assert {one.step: one.value for one in history} == {step: value(key, step) for step in expected}
-        if not ghosts:
-            assert [one.step for one in history] == expected
+        assert sorted(point.step for point in history) == expected
+        assert {point.step: point.value for point in history} == {step: value(key, step) for step in expected}
     check_pictures(server, run_id, [step for step in expected if step % 3 == 0])
-    assert not any(spool.iterdir())
-
-
-def drained(tracking, spool):
-    """Replays until nothing waits: what was closed in mid-call may be at it still."""
-    for _ in range(120):
-        if tracking.replay(spool) == 0:
-            return True
-        time.sleep(0.5)
-    return False
 
 
 def check_pictures(server, run_id, expected):
     client = MlflowTracking(server.uri, Path()).client
     names = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
     assert Counter(int(name.split("+")[2]) for name in names) == dict.fromkeys(expected, 2)  # itself and its thumbnail
-    assert Points.asked(client, run_id).whole == {("val~p00", step) for step in expected}
     for name in names:
         if name.endswith(".png"):
             with Image.open(client.download_artifacts(run_id, f"images/{name}")) as image:
@@ -183,58 +185,54 @@ def spec_of(warm, photos, steps, seed):
     )  # fmt: skip
 
 
-def train_through(tracking, server, warm, photos, run_ids, folder, steps, outage):
-    """Trains a job a run in one pack; `outage` is called with each step. Returns the longest step in seconds."""
-    crew, longest = Pack(warm), 0.0
+def train_through(box, warm, photos, run_ids, folder, steps, outage):
+    """Trains a job a run in one pack; `outage` is called with each step."""
+    pack = Pack(warm)
     for seed, run_id in enumerate(run_ids):
-        tracking.resume(run_id, attempt=1)
-        tracker = tracking.job_tracker(run_id, folder / "spool")
+        tracker = QueueTracker(lambda entries, run_id=run_id: box.record(SUBMISSION, run_id, entries, time.time()))
         spec = spec_of(warm, photos, steps, seed)
-        crew.join(TrainJob(spec, folder / spec.id, tracker, lambda step, loss: None, run_id))
+        pack.join(TrainJob(spec, folder / spec.id, tracker, lambda step, loss: None, run_id))
     for step in range(1, steps + 1):
         outage(step)
-        started = time.monotonic()
-        ended = crew.step()
-        longest = max(longest, time.monotonic() - started)
+        ended = pack.step()
     assert [type(end).__name__ for _, end in ended] == ["Bundle"] * len(run_ids)
-    return longest
 
 
 def check_curves(direct, server, run_ids, steps):
     every = max(1, steps // 50)
+    client = MlflowTracking(server.uri, Path()).client
     for run_id in run_ids:
         for key in ("train/loss", "train/lr", "perf/steps_per_second"):
-            assert [one.step for one in direct.client.get_metric_history(run_id, key)] == list(
-                range(every, steps + 1, every)
-            )
-        client = MlflowTracking(server.uri, Path()).client
-        assert Points.asked(client, run_id).whole == {("val~p00", 0), ("val~p00", steps)}
+            history = direct.client.get_metric_history(run_id, key)
+            assert [point.step for point in history] == list(range(every, steps + 1, every))
+        names = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
+        assert Counter(int(name.split("+")[2]) for name in names) == {0: 2, steps: 2}
 
 
 def test_a_server_that_hangs_for_seconds_costs_no_step(server, direct, new_run, warm, photos, tmp_path):
-    tracking, runs = MlflowTracking(server.uri, tmp_path), [new_run() for _ in range(3)]
-    said = {}
+    runs, waiting = [new_run() for _ in range(3)], []
+    box = Outbox(JobStore(sqlite_url(tmp_path / "jobs.db")).engine)
+    sender = OutboxSender(box, MlflowTracking(server.uri, tmp_path), SUBMISSION)
 
     def outage(step):
         if step == 10:
             server.signal(signal.SIGSTOP)
         if step == 40:
-            said["waiting"] = sum(tracking.job_tracker(run_id).waiting for run_id in runs)
+            waiting.append(box.count([SUBMISSION]))
             threading.Timer(3.0, partial(server.signal, signal.SIGCONT)).start()
 
-    train_through(tracking, server, warm, photos, runs, tmp_path, 40, outage)
-    assert said["waiting"] >= 3 * 29, "training went on while nobody answered"
-    for run_id in runs:
-        assert tracking.job_tracker(run_id).flush(60)
-        tracking.finish(run_id, "FINISHED")
+    train_through(box, warm, photos, runs, tmp_path, 40, outage)
+    assert waiting[0] >= 3 * 29, "training went on while nobody answered"
+    sender.stop()
+    assert flush(box, MlflowTracking(server.uri, tmp_path), [SUBMISSION], 60) == 0
     check_curves(direct, server, runs, 40)
-    assert not any((tmp_path / "spool").iterdir())
 
 
 @pytest.mark.slow
 def test_a_server_that_is_dead_for_a_minute_costs_no_step(server, direct, new_run, warm, photos, tmp_path):
-    tracking, runs = MlflowTracking(server.uri, tmp_path), [new_run() for _ in range(4)]
-    died = threading.Event()
+    runs, died = [new_run() for _ in range(4)], threading.Event()
+    box = Outbox(JobStore(sqlite_url(tmp_path / "jobs.db")).engine)
+    sender = OutboxSender(box, MlflowTracking(server.uri, tmp_path), SUBMISSION)
 
     def outage(step):
         if step == 20:
@@ -244,27 +242,64 @@ def test_a_server_that_is_dead_for_a_minute_costs_no_step(server, direct, new_ru
         if died.is_set() and step % 4 == 0:
             time.sleep(1.0)  # toy steps are short; a minute must pass within the training
 
-    train_through(tracking, server, warm, photos, runs, tmp_path, 300, outage)
-    for run_id in runs:
-        assert tracking.job_tracker(run_id).flush(90)
-        tracking.finish(run_id, "FINISHED")
+    train_through(box, warm, photos, runs, tmp_path, 300, outage)
+    sender.stop()
+    assert flush(box, MlflowTracking(server.uri, tmp_path), [SUBMISSION], 90) == 0
     check_curves(direct, server, runs, 300)
-    assert not any((tmp_path / "spool").iterdir())
 
 
 def test_a_run_is_not_closed_before_its_numbers_are_there(server, direct, new_run, tmp_path):
     wire, run_id = Wire(server.port), new_run()
-    tracking = MlflowTracking(wire.uri, tmp_path)
+    box, tracking = Outbox(JobStore(sqlite_url(tmp_path / "jobs.db")).engine), MlflowTracking(wire.uri, tmp_path)
     wire.state = "cut"
-    tracking.resume(run_id, attempt=1)
-    tracking.job_tracker(run_id, tmp_path).metrics(1, {"train/loss": 0.5})
-    with pytest.raises(UnreachableError, match="2 entries still wait"):
-        tracking.finish(run_id, "FINISHED")
+    box.record(SUBMISSION, run_id, [RunEntry("attempt", "", 1), RunEntry("metric", "train/loss", 1, "0.5")], 1.0)
+    box.record(SUBMISSION, run_id, [RunEntry("end", "", 1, json.dumps(asdict(RunEnd("FINISHED"))))], 2.0)
+    with pytest.raises(UnreachableError):
+        send_waiting(box, tracking, [SUBMISSION])
+    assert flush(box, tracking, [SUBMISSION], 0.1) == 3
     assert direct.client.get_run(run_id).info.status == "RUNNING"
     wire.state = "whole"
-    tracking.finish(run_id, "FINISHED")
+    assert flush(box, tracking, [SUBMISSION], 10) == 0
     run = direct.client.get_run(run_id)
     assert (run.info.status, run.data.metrics, run.data.tags["attempt"]) == ("FINISHED", {"train/loss": 0.5}, "1")
+
+
+def test_pauses_grow_to_a_bound_and_end_with_the_outage(tmp_path):
+    box, pauses = Outbox(JobStore("sqlite://").engine), []
+    box.record(SUBMISSION, "0" * 32, [RunEntry("metric", "train/loss", 1, "0.5")], 1.0)
+    enough = threading.Event()
+
+    def sleep(stopped, seconds):
+        pauses.append(seconds)
+        if len(pauses) > 8:
+            enough.set()
+        return enough.is_set()
+
+    sender = OutboxSender(box, MlflowTracking("http://127.0.0.1:1", tmp_path), SUBMISSION, sleep)
+    assert enough.wait(60)
+    sender.stop()
+    assert pauses[:4] == [LINGER_SECONDS, 2 * LINGER_SECONDS, 4 * LINGER_SECONDS, 8 * LINGER_SECONDS]
+    assert pauses[-1] == LONGEST_PAUSE_SECONDS
+    assert box.count([SUBMISSION]) == 1
+
+
+def test_one_run_that_fails_alone_holds_up_no_other(server, direct, new_run, tmp_path, monkeypatch):
+    good, bad = new_run(), new_run()
+    box, tracking = Outbox(JobStore("sqlite://").engine), MlflowTracking(server.uri, tmp_path)
+    for now, run_id in enumerate([good, bad]):
+        box.record(SUBMISSION, run_id, [RunEntry("metric", "train/loss", 1, "0.5")], float(now))
+    log_batch = tracking.client.log_batch
+
+    def fails(run_id, **more):
+        if run_id == bad:
+            raise MlflowException("its disk is full")
+        log_batch(run_id, **more)
+
+    monkeypatch.setattr(tracking.client, "log_batch", fails)
+    with pytest.raises(UnreachableError, match="its disk is full"):
+        send_waiting(box, tracking, [SUBMISSION])
+    assert direct.client.get_run(good).data.metrics == {"train/loss": 0.5}
+    assert box.runs_waiting([SUBMISSION]) == [bad]
 
 
 def test_bundles_come_over_http(server, direct, new_run, tmp_path):
@@ -278,7 +313,7 @@ def test_bundles_come_over_http(server, direct, new_run, tmp_path):
     bundle = write_bundle(tmp_path / "far", card, {WEIGHTS: save({"unet.a.lora_A.weight": torch.ones(4, 8)})})
     remote.log_bundle(run_id, bundle.path)
     remote.register(bundle, run_id)
-    remote.finish(run_id, "FINISHED")
+    remote.finish(run_id, RunEnd("FINISHED"))
     bundle.path.rename(tmp_path / "out of sight")
     registry = MlflowRegistry(remote.uri, tmp_path / "cache")
     place = tmp_path / "cache" / sha256_of(tmp_path / "out of sight" / CARD)

@@ -1,15 +1,20 @@
 """Runs in MLflow as it really is: opened once, told every number in batches, and closed as their jobs ended."""
 
+import io
+import json
 import logging
+import math
 import socket
 
 import pytest
+from mlflow.exceptions import MlflowException
 from PIL import Image
 from tracked_jobs import job
 
+from lorafleet.bundle.ports import RunEnd, RunEntry
 from lorafleet.config import Recipe
 from lorafleet.errors import NotFoundError, UnreachableError
-from lorafleet.tracking import MlflowRegistry, MlflowTracking, RunEnd
+from lorafleet.tracking import MlflowRegistry, MlflowTracking
 
 
 def free_port():
@@ -37,12 +42,13 @@ def test_child_runs_are_nested_and_say_what_they_train(tracking, parent, home):
 
 def test_a_run_goes_from_scheduled_to_running_to_failed(tracking, parent):
     child = tracking.start_job(parent, job())
-    tracking.resume(child, attempt=2)
+    tracking.send(child, [RunEntry("attempt", "", 2)])
     run = tracking.client.get_run(child)
     assert (run.info.status, run.data.tags["attempt"]) == ("RUNNING", "2")
-    tracking.finish(child, "FAILED", "DataError: the image is gone")
+    tracking.finish(child, RunEnd("FAILED", "DataError: the image is gone", {"why": "bad day"}))
     run = tracking.client.get_run(child)
     assert (run.info.status, run.data.tags["error"]) == ("FAILED", "DataError: the image is gone")
+    assert run.data.tags["why"] == "bad day"
 
 
 def counted(monkeypatch, client):
@@ -58,68 +64,110 @@ def counted(monkeypatch, client):
     return sizes
 
 
+def metric(key, step, value, milliseconds=1_000):
+    return RunEntry("metric", key, step, repr(value), milliseconds=milliseconds)
+
+
+def picture(key, step, image, milliseconds=1_000):
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return RunEntry("picture", key, step, picture=stream.getvalue(), milliseconds=milliseconds)
+
+
 def test_steps_share_a_batch_and_pictures_keep_key_and_step(tracking, parent, monkeypatch):
     child = tracking.start_job(parent, job())
     sizes = counted(monkeypatch, tracking.client)
-    tracker = tracking.job_tracker(child)
-    for step in range(50):
-        tracker.metrics(step, {"train/loss": 1.0 / (step + 1), "train/lr": 1e-4})
-    picture = Image.effect_noise((300, 200), 80).convert("RGB")
-    tracker.image("val/p00", 2, picture)
-    assert tracker.flush()
-    assert sum(sizes) == 100
-    assert len(sizes) <= 3, "the first on its own, the others together"
+    image = Image.effect_noise((300, 200), 80).convert("RGB")
+    numbers = [metric("train/loss", step, 1.0 / (step + 1), 1_000 + step) for step in range(50)]
+    numbers += [metric("train/lr", step, 1e-4, 1_000 + step) for step in range(50)]
+    tracking.send(child, [*numbers, picture("val/p00", 2, image)])
+    assert sizes == [100]
     history = tracking.client.get_metric_history(child, "train/loss")
-    assert [(one.step, one.value) for one in history] == [(step, 1.0 / (step + 1)) for step in range(50)]
+    points = [(point.step, point.value, point.timestamp) for point in history]
+    assert points == [(step, 1.0 / (step + 1), 1_000 + step) for step in range(50)]
     full, small = sorted(file.path for file in tracking.client.list_artifacts(child, "images"))[::-1]
-    assert full.startswith("images/val~p00+step+2+timestamp+")
+    assert full.startswith("images/val~p00+step+2+timestamp+1000+")
     assert small == full.removesuffix(".png") + "+compressed.webp"
-    with Image.open(tracking.client.download_artifacts(child, full)) as found:
-        assert found.tobytes() == picture.tobytes()
+    with Image.open(tracking.client.download_artifacts(child, full)) as kept:
+        assert kept.tobytes() == image.tobytes()
     assert tracking.client.get_run(child).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_numbers_that_are_none_arrive_as_what_they_are(tracking, parent):
+    child = tracking.start_job(parent, job())
+    values = [float("nan"), float("inf"), -0.0, 1e-300]
+    tracking.send(child, [metric("train/loss", step, value) for step, value in enumerate(values)])
+    arrived = [point.value for point in tracking.client.get_metric_history(child, "train/loss")]
+    assert math.isnan(arrived[0])
+    assert arrived[1] > 1e300
+    assert arrived[2:] == [0.0, 1e-300]
+
+
+def test_sending_again_adds_nothing(tracking, parent):
+    child = tracking.start_job(parent, job())
+    entries = [
+        RunEntry("attempt", "", 1),
+        *(metric("train/loss", step, 0.5) for step in range(5)),
+        picture("val/p00", 3, Image.new("RGB", (16, 16), "red")),
+        RunEntry("end", "", 1, json.dumps({"status": "FINISHED", "error": None, "tags": {}})),
+    ]
+    for _ in range(3):
+        tracking.send(child, entries)
+    assert [point.step for point in tracking.client.get_metric_history(child, "train/loss")] == [0, 1, 2, 3, 4]
+    assert len(tracking.client.list_artifacts(child, "images")) == 2
+    assert tracking.client.get_run(child).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("arrives", [False, True], ids=["lost", "answer lost"])
+def test_a_call_that_failed_half_way_is_made_again_and_leaves_each_step_once(tracking, parent, monkeypatch, arrives):
+    """Nobody knows whether it arrived before the connection broke."""
+    child, failures, log_batch = tracking.start_job(parent, job()), [], tracking.client.log_batch
+
+    def breaks_once(*arguments, **more):
+        if failures or arrives:
+            log_batch(*arguments, **more)
+        if not failures:
+            failures.append(arguments)
+            raise MlflowException("the connection broke")
+
+    monkeypatch.setattr(tracking.client, "log_batch", breaks_once)
+    entries = [metric("train/loss", step, step / 8) for step in (1, 2, 3)]
+    with pytest.raises(UnreachableError, match="the connection broke"):
+        tracking.send(child, entries)
+    tracking.send(child, entries)
+    assert [point.step for point in tracking.client.get_metric_history(child, "train/loss")] == [1, 2, 3]
 
 
 def test_more_than_mlflow_takes_at_once_arrives_in_batches(tracking, parent, monkeypatch):
     child = tracking.start_job(parent, job(recipe=Recipe(rank=4, targets=["x" * 7000])))
     assert len(tracking.client.get_run(child).data.params["targets"]) == 6000
     sizes = counted(monkeypatch, tracking.client)
-    tracker = tracking.job_tracker(child)
-    tracker.flush()
-    for step in range(4):
-        tracker.metrics(step, {f"eval/{n}": float(n) for n in range(400)})
-    tracker.metrics(4, {f"eval/{n}": float(n) for n in range(2300)})
-    assert tracker.flush()
-    assert max(sizes[:-1]) <= 1000
-    assert sizes[-1] == 2300, "one step stays one call; the client divides it"
-    assert len(tracking.client.get_run(child).data.metrics) == 2300
-    assert [one.step for one in tracking.client.get_metric_history(child, "eval/7")] == [0, 1, 2, 3, 4]
+    tracking.send(child, [metric(f"eval/{n}", step, float(n)) for step in range(3) for n in range(900)])
+    assert sizes == [1000, 1000, 700]
+    assert len(tracking.client.get_run(child).data.metrics) == 900
+    assert [point.step for point in tracking.client.get_metric_history(child, "eval/7")] == [0, 1, 2]
     many = tracking.start_submission("many", "e" * 16, {f"key{n}": "v" for n in range(230)}, "")
     assert len(tracking.client.get_run(many).data.params) == 230
 
 
 def test_a_number_that_mlflow_refuses_is_left_out_and_the_others_arrive(tracking, parent, caplog):
     child = tracking.start_job(parent, job())
-    tracker = tracking.job_tracker(child)
     with caplog.at_level(logging.WARNING):
-        for step in range(5):
-            tracker.metrics(step, {"bad\nkey!" if step % 2 else "train/loss": 0.5})
-        assert tracker.flush()
+        tracking.send(child, [metric("bad\nkey!" if step % 2 else "train/loss", step, 0.5) for step in range(5)])
     assert caplog.text.count("left out") == 1
-    assert [one.step for one in tracking.client.get_metric_history(child, "train/loss")] == [0, 2, 4]
+    assert [point.step for point in tracking.client.get_metric_history(child, "train/loss")] == [0, 2, 4]
 
 
-def test_a_run_that_mlflow_does_not_know_is_told_once_and_holds_up_no_other(tracking, parent, caplog):
-    child = tracking.start_job(parent, job())
-    unknown = "0" * 32
+def test_a_run_that_mlflow_does_not_know_is_named(tracking, parent, caplog):
+    child, unknown = tracking.start_job(parent, job()), "0" * 32
     with pytest.raises(NotFoundError, match=rf"does not know run {unknown}, .*one MLflow server"):
-        tracking.resume(unknown, attempt=2)
-    for step in range(3):
-        tracking.job_tracker(unknown).metrics(step, {"train/loss": 1.0})
-        tracking.job_tracker(child).metrics(step, {"train/loss": 1.0})
-    assert tracking.job_tracker(child).flush()
-    assert tracking.job_tracker(unknown).flush()
-    assert caplog.text.count(unknown) <= 2
-    assert len(tracking.client.get_metric_history(child, "train/loss")) == 3
+        tracking.check_run(unknown)
+    tracking.check_run(child)
+    with caplog.at_level(logging.WARNING):
+        tracking.send(unknown, [metric("train/loss", step, 1.0) for step in range(3)])
+    assert caplog.text.count("left out") == 1
+    with pytest.raises(NotFoundError):
+        tracking.log_metrics(unknown, 0, {"eval/a": 1.0})
 
 
 @pytest.mark.timeout(60)  # MLflow itself would go on trying
@@ -129,6 +177,7 @@ def test_a_dead_server_is_named(tmp_path):
         MlflowRegistry(uri, tmp_path).list()
     with pytest.raises(UnreachableError):
         MlflowTracking(uri, tmp_path).start_submission("pets", "0" * 16, {}, "")
+    MlflowTracking(uri, tmp_path).check_run("0" * 32)  # an outage may be over before anything is published
 
 
 def test_a_run_that_was_opened_for_nobody_is_taken_up_and_that_of_another_home_is_not(tracking, home, tmp_path):
@@ -138,7 +187,7 @@ def test_a_run_that_was_opened_for_nobody_is_taken_up_and_that_of_another_home_i
     assert again.start_submission("orphans", "0011223344556677", {"lanes": "2"}, "name: orphans\n") == parent
     assert again.start_job(parent, job()) == child
     assert again.start_job(parent, job(name="rex r4-seed1")) != child
-    again.finish(child, "FAILED", "bad day")
+    again.finish(child, RunEnd("FAILED", "bad day"))
     assert again.start_job(parent, job()) != child
     stranger = MlflowTracking(tracking.uri, tmp_path / "artifacts")
     assert stranger.start_submission("orphans", "0011223344556677", {"lanes": "2"}, "name: orphans\n") != parent

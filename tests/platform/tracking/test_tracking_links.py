@@ -2,6 +2,7 @@
 
 from tracked_jobs import bundle_at, job
 
+from lorafleet.bundle.ports import RunEnd
 from lorafleet.tracking.links import NOTE, NOTE_AT_MOST, Child, parent_note
 
 
@@ -12,8 +13,8 @@ def test_descriptions_lead_from_a_submission_to_its_jobs_and_versions_and_back(t
     back = f"[linked 22222222](#/experiments/{experiment}/runs/{parent})"
     assert all(note_of(tracking, run) == f"Part of {back}" for run in runs)
     tracking.register(bundle_at(home / "bundles" / "ab", "ab", "ab" * 8), runs[0])
-    tracking.finish(runs[0], "FINISHED")
-    tracking.finish(runs[1], "FAILED", "gone")
+    tracking.finish(runs[0], RunEnd("FINISHED"))
+    tracking.finish(runs[1], RunEnd("FAILED", "gone"))
     tracking.link(parent)
     table = note_of(tracking, parent)
     assert "2 jobs: 1 failed, 1 finished" in table
