@@ -126,7 +126,7 @@ class MixedBatches:
 
 def of_one_adapter(row: Row) -> Call:
     """Rows share a call only with rows of the same adapter."""
-    return (*together(row), id(row.worn[0][0]))
+    return (*together(row), id(row.adapters[0][0]))
 
 
 class Engine:

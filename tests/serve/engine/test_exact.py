@@ -16,7 +16,7 @@ from lorafleet_serve.adapters.host_cache import HostAdapterCache, HostLoader
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, make_row
-from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, settle
+from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, with_defaults
 from lorafleet_serve.engine.rows import alone, together
 from lorafleet_serve.engine.scheduler import RoundRobin
 from lorafleet_serve.engine.stepper import Stepper
@@ -54,25 +54,25 @@ def rows(engine, bundle_root):
         return AdapterUse(version_of(bundle_root / engine.model.base.name / name), scale)
 
     model, counts = engine.model, Counts()
-    shelf = HostAdapterCache(HostLoader(model.loaded, model.layout), counts)
-    slots = DeviceAdapterCache(model.loaded.device, 2**30, counts)
-    tickets = []
+    host_cache = HostAdapterCache(HostLoader(model.loaded, model.columns), counts)
+    device_cache = DeviceAdapterCache(model.loaded.device, 2**30, counts)
+    states = []
     for i, request in enumerate(requests(engine, use)):
-        loads = tuple(shelf.fetch(one.adapter.path) for one in request.adapters)
-        tickets.append(RequestState(i, request, settle(request, model.base, model.samplers), loads, None))
-        slots.lease(tickets[-1].hosts)
-    yield lambda: [make_row(ticket, model, slots) for ticket in tickets]
-    shelf.close()
+        loads = tuple(host_cache.fetch(one.adapter.path) for one in request.adapters)
+        states.append(RequestState(i, with_defaults(request, model.base, model.samplers), loads, None))
+        device_cache.lease(states[-1].host_adapters)
+    yield lambda: [make_row(state, model, device_cache) for state in states]
+    host_cache.close()
 
 
 def finish(stepper, rows, cancelled=()):
-    """Final latents by row; calls take turns, rows join in order as others leave, some are cancelled after a step."""
-    turns, running, latents, waiting = RoundRobin(), {}, {}, list(rows)
+    """Final latents by row; calls step in turn, rows join as others leave, some are cancelled after a step."""
+    scheduler, running, latents, waiting = RoundRobin(), {}, {}, list(rows)
     while running or waiting:
         while waiting and len(running) < AT_ONCE:
             row = waiting.pop(0)
             running[row.id] = row
-        call = turns.next([stepper.call(row) for row in running.values()])
+        call = scheduler.next([stepper.call(row) for row in running.values()])
         for row in stepper.step([row for row in running.values() if stepper.call(row) == call]):
             running[row.id] = row
             if row.done:

@@ -108,7 +108,7 @@ def test_an_adapter_that_can_no_longer_be_loaded_while_its_rows_run(engine, bund
 
 
 def test_adapters_come_and_go_through_one_slot(engine, bundle):
-    """Room for one adapter on the device and none on the shelf: the others wait until its rows have left."""
+    """Room for one adapter on the device and none in host memory: the others wait until its rows have left."""
     uses = [bundle(name, value) for name, value in (("a", 0.05), ("b", 0.1), ("c", 0.15))]
     alone = [image(engine, asked(use)) for use in uses]
     one = engine.stats().slot_bytes // 3
