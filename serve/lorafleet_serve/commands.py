@@ -169,8 +169,8 @@ def _generate(
     uses = local.resolve(specs)
     for text in local.notes_on(prompt, uses):
         note(text)
-    request = GenerateRequest(prompt, seed, adapters=uses, **options)
-    return local.generate_image(request, base or local.base_of(uses, DEFAULT_BASE))
+    base = base or local.base_of(uses, DEFAULT_BASE)
+    return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, **options), base)
 
 
 def _write(image: LocalImage, path: Path, json: bool) -> None:

@@ -57,10 +57,7 @@ COUNTERS = {
     "engine.prompt_misses": ("prompt_misses", "Prompts encoded."),
     "resolver.hits": ("resolver_hits", "Adapter names answered from the cache."),
     "resolver.misses": ("resolver_misses", "Adapter names looked up in the registry."),
-    "resolver.stale": (
-        "resolver_stale",
-        "Adapter names answered by expired answers: the registry was down.",
-    ),
+    "resolver.stale": ("resolver_stale", "Adapter names answered by expired answers: the registry was down."),
     "resolver.failures": ("resolver_failures", "Adapter names answered with an error."),
     "disk.hits": ("disk_cache_hits", "Bundles found in the disk cache."),
     "disk.misses": ("disk_cache_misses", "Bundles downloaded."),

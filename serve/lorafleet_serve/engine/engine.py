@@ -28,11 +28,10 @@ from lorafleet_serve.adapters.host_cache import HostAdapter, HostAdapterCache, H
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, fail, make_row, succeed
 from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest, with_defaults
-from lorafleet_serve.engine.rows import Call, Row, Shape, alone, non_finite, together
+from lorafleet_serve.engine.rows import Call, Row, Shape, non_finite, own_call, shared_call
 from lorafleet_serve.engine.scheduler import RoundRobin, StepBudget, check_step_limit
 from lorafleet_serve.engine.stepper import Stepper, finite
-from lorafleet_serve.stats import Counts
-from lorafleet_serve.stats import EngineStats as EngineStats  # what callers of this module name
+from lorafleet_serve.stats import Counts, EngineStats
 from lorafleet_serve.worker_thread import Stage, synchronize
 
 REQUEST_ERRORS = (LorafleetError, RuntimeError, CancelledError)
@@ -58,7 +57,7 @@ class StepEngine:
     ) -> None:
         """At most `max_rows` images are denoised at a time, and no more than fit in a step of `max_step_ms`.
 
-        `exact`: an image's bits depend on its request alone, at the price of UNet calls of its own (`rows.alone`).
+        `exact`: an image's bits depend on its request alone, at the price of UNet calls of its own (`rows.own_call`).
         `slot_bytes` and `host_bytes` bound adapters on the device and in host memory.
         """
         check_step_limit(max_step_ms, exact)
@@ -68,7 +67,7 @@ class StepEngine:
             use_deterministic_algorithms(device)
         self.host_cache = HostAdapterCache(HostLoader(model.loaded, model.columns), self._counts, host_bytes)
         self.device_cache = DeviceAdapterCache(device, slot_bytes, self._counts)
-        self.stepper = Stepper(model, alone if exact else together)
+        self.stepper = Stepper(model, own_call if exact else shared_call)
         self._scheduler, self._budget, self._ids = RoundRobin[Call](), StepBudget[Shape](max_step_ms), count()
         self._changed = threading.Condition(threading.RLock())  # guards the seven below
         self._open: dict[int, Future[GeneratedImage]] = {}  # accepted and not ended
@@ -83,7 +82,7 @@ class StepEngine:
         self._thread.start()
 
     def submit(self, request: GenerateRequest) -> Future[GeneratedImage]:
-        """Queues a request. RequestError if it is out of bounds, BusyError if the queue is full or the engine closes.
+        """Queues a request. RequestError beyond the base's bounds, BusyError if the queue is full or the engine closes.
 
         Later errors (BundleError, NonFiniteError, torch's own) are in the future. Cancelling the future frees the row
         at the next step.

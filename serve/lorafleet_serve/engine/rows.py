@@ -88,7 +88,7 @@ class Row:
         return self.step == len(self.table)
 
 
-def together(row: Row) -> Call:
+def shared_call(row: Row) -> Call:
     """The call key by which all rows of one shape share a call: the least work. Images come out the same to rounding.
 
     The last bits of a product depend on the shape of the whole and, on many processors, on a row's index in it.
@@ -96,7 +96,7 @@ def together(row: Row) -> Call:
     return row.shape
 
 
-def alone(row: Row) -> Call:
+def own_call(row: Row) -> Call:
     """The call key of exact mode: every image has UNet calls of its own, each of its one row or its guidance pair.
 
     Prompts are encoded and images decoded one a call in any mode (`Pipeline.condition`, `LoadedBase.decode`). So no

@@ -11,7 +11,7 @@ from torch import Tensor
 from lorafleet.targets import UNET
 from lorafleet_serve.engine.batch_layout import Batch, BatchLayout
 from lorafleet_serve.engine.pipeline import Pipeline
-from lorafleet_serve.engine.rows import Call, Row, together
+from lorafleet_serve.engine.rows import Call, Row, shared_call
 
 COEFFICIENTS = ("c_in", "c_skip", "c_out", "A", "B", "C", "D")
 
@@ -19,7 +19,7 @@ COEFFICIENTS = ("c_in", "c_skip", "c_out", "A", "B", "C", "D")
 class Stepper:
     """Steps rows on one model; lays out a batch anew only when the rows of a call change."""
 
-    def __init__(self, model: Pipeline, call: Callable[[Row], Call] = together) -> None:
+    def __init__(self, model: Pipeline, call: Callable[[Row], Call] = shared_call) -> None:
         self.call = call
         """Gives the call that a row steps in."""
         self._model = model

@@ -17,7 +17,7 @@ from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, make_row
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, with_defaults
-from lorafleet_serve.engine.rows import alone, together
+from lorafleet_serve.engine.rows import own_call, shared_call
 from lorafleet_serve.engine.scheduler import RoundRobin
 from lorafleet_serve.engine.stepper import Stepper
 from lorafleet_serve.stats import Counts
@@ -86,7 +86,7 @@ def finish(stepper, rows, cancelled=()):
 @pytest.fixture(scope="module")
 def expected(engine, rows):
     """Each row's final latent where nothing else is stepped."""
-    stepper = Stepper(engine.model, alone)
+    stepper = Stepper(engine.model, own_call)
     return {row.id: finish(stepper, [row])[row.id] for row in rows()}
 
 
@@ -94,13 +94,13 @@ def expected(engine, rows):
 @given(order=st.lists(st.integers(0, 11), unique=True, min_size=3), cancelled=st.sets(st.integers(0, 11), max_size=2))
 def test_bits_are_those_of_the_row_alone(engine, rows, expected, order, cancelled):
     made = rows()
-    for number, latent in finish(Stepper(engine.model, alone), [made[i] for i in order], cancelled).items():
+    for number, latent in finish(Stepper(engine.model, own_call), [made[i] for i in order], cancelled).items():
         assert torch.equal(latent.view(torch.int32), expected[number].view(torch.int32)), number
 
 
 def test_the_test_can_fail(engine, rows, expected):
     """Where rows share calls some bits differ, if only a little."""
-    latents = finish(Stepper(engine.model, together), rows())
+    latents = finish(Stepper(engine.model, shared_call), rows())
     assert any(not torch.equal(latent, expected[number]) for number, latent in latents.items())
     for number, latent in latents.items():
         torch.testing.assert_close(latent, expected[number], atol=1e-3, rtol=1e-3)

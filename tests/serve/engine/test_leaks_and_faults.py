@@ -143,7 +143,7 @@ def test_a_waiting_request_can_be_cancelled_and_the_next_goes_on(engine, bundle,
     assert tight.stats().slot_misses == 1
 
 
-def test_a_poisoned_adapter_fails_alone_and_its_seat_is_clean_for_the_next(engine, bundle):
+def test_a_poisoned_adapter_fails_alone_and_its_position_is_clean_for_the_next(engine, bundle):
     use, wild = bundle("fine"), bundle("wild", 1e30)
     alone = image(engine, asked(use, steps=8))
     together = [engine.submit(asked(use, steps=8)), engine.submit(asked(wild)), engine.submit(asked(use, steps=8))]
