@@ -10,7 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from lorafleet_serve.adapters.spec import AdapterSpec
-    from lorafleet_serve.local import LocalImage
+    from lorafleet_serve.engine.requests import GeneratedImage
 
 DEFAULT_BASE = "toy-playground"
 SCHEDULER_HELP = (
@@ -161,7 +161,7 @@ def generate(
 
 def _generate(
     prompt: str, seed: int, specs: Sequence[AdapterSpec], base: str | None, options: Mapping[str, object]
-) -> LocalImage:
+) -> GeneratedImage:
     from lorafleet.console import note
     from lorafleet_serve import local
     from lorafleet_serve.engine.requests import GenerateRequest
@@ -173,12 +173,13 @@ def _generate(
     return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, **options), base)
 
 
-def _write(image: LocalImage, path: Path, json: bool) -> None:
+def _write(made: GeneratedImage, path: Path, json: bool) -> None:
     from lorafleet.console import out, print_json
+    from lorafleet_serve.api.png import png_bytes, provenance
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(image.png())
+    path.write_bytes(png_bytes(made))
     if json:
-        print_json({"path": str(path.resolve()), **image.provenance()})
+        print_json({"path": str(path.resolve()), **provenance(made.settings)})
     else:
-        out.print(f"{path} (seed {image.image.request.seed})", markup=False)
+        out.print(f"{path} (seed {made.settings.request.seed})", markup=False)

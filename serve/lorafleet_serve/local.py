@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
-from lorafleet.bases import Base, find_base
+from lorafleet.bases import find_base
 from lorafleet.bundle.folder_registry import version_of
 from lorafleet.bundle.ports import AdapterRegistry
 from lorafleet.errors import RequestError, UnreachableError
@@ -15,27 +14,10 @@ from lorafleet.home import Home
 from lorafleet.numerics.samplers import sampler_names, sampler_table
 from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.adapters.spec import AdapterSpec
-from lorafleet_serve.api.png import png_bytes, provenance
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
 from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest, with_defaults
-
-
-@dataclass(frozen=True)
-class LocalImage:
-    """A finished image and the base that made it."""
-
-    image: GeneratedImage
-    base: Base
-
-    def png(self) -> bytes:
-        """A PNG with how the image was made in its text chunks."""
-        return png_bytes(self.image, self.base)
-
-    def provenance(self) -> dict[str, object]:
-        """How the image was made."""
-        return provenance(self.image, self.base)
 
 
 def resolve(specs: Sequence[AdapterSpec]) -> tuple[AdapterUse, ...]:
@@ -69,7 +51,7 @@ def base_of(uses: Sequence[AdapterUse], default: str) -> str:
     return bases[0] if bases else default
 
 
-def generate_image(request: GenerateRequest, base_name: str) -> LocalImage:
+def generate_image(request: GenerateRequest, base_name: str) -> GeneratedImage:
     """Loads the base, makes the image, and frees everything. On the GPU if there is one."""
     quiet_libraries()
     base = find_base(base_name)
@@ -79,10 +61,9 @@ def generate_image(request: GenerateRequest, base_name: str) -> LocalImage:
     model = Pipeline.load(base, "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
     engine = StepEngine(model, max_rows=1)
     try:
-        image = engine.submit(request).result()
+        return engine.submit(request).result()
     finally:
         engine.close(drain=False)
-    return LocalImage(image, model.base)
 
 
 def _home_registry() -> AdapterRegistry:

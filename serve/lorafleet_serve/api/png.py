@@ -8,8 +8,7 @@ import json
 from PIL.PngImagePlugin import PngInfo
 
 import lorafleet
-from lorafleet.bases import Base
-from lorafleet_serve.engine.requests import GeneratedImage
+from lorafleet_serve.engine.requests import GeneratedImage, Settings
 
 A1111_SAMPLERS = {
     "euler": "Euler",
@@ -24,19 +23,19 @@ A1111_SAMPLERS = {
 }
 
 
-def png_bytes(image: GeneratedImage, base: Base) -> bytes:
+def png_bytes(made: GeneratedImage) -> bytes:
     """A PNG with both text chunks; text outside Latin-1 becomes iTXt."""
     info = PngInfo()
-    info.add_text("parameters", a1111_parameters(image, base))
-    info.add_text("lorafleet", json.dumps(provenance(image, base), ensure_ascii=True))
+    info.add_text("parameters", a1111_parameters(made.settings))
+    info.add_text("lorafleet", json.dumps(provenance(made.settings), ensure_ascii=True))
     stream = io.BytesIO()
-    image.image.save(stream, format="PNG", pnginfo=info)
+    made.image.save(stream, format="PNG", pnginfo=info)
     return stream.getvalue()
 
 
-def a1111_parameters(image: GeneratedImage, base: Base) -> str:
+def a1111_parameters(settings: Settings) -> str:
     """Prompt, negative prompt and one line of settings, in A1111's format."""
-    request, settings = image.request, image.settings
+    request, base = settings.request, settings.base
     tags = "".join(f" <lora:{use.adapter.name}:{use.scale:g}>" for use in request.adapters)
     lines = [request.prompt + tags]
     if request.negative_prompt:
@@ -49,13 +48,12 @@ def a1111_parameters(image: GeneratedImage, base: Base) -> str:
     return "\n".join(lines)
 
 
-def provenance(image: GeneratedImage, base: Base) -> dict[str, object]:
-    """Everything needed to make the image again, and the MLflow runs of its adapters."""
-    settings = image.settings
+def provenance(settings: Settings) -> dict[str, object]:
+    """Everything needed to make an image again, and the MLflow runs of its adapters."""
     return {
         "version": lorafleet.__version__,
-        "base": base.name,
-        "base_fingerprint": base.fingerprint,
+        "base": settings.base.name,
+        "base_fingerprint": settings.base.fingerprint,
         **settings.options(),
         "size": f"{settings.width}x{settings.height}",
         "time_ids": settings.time_ids(),
@@ -66,6 +64,6 @@ def provenance(image: GeneratedImage, base: Base) -> dict[str, object]:
                 "scale": use.scale,
                 "run_id": use.adapter.run_id,
             }
-            for use in image.request.adapters
+            for use in settings.request.adapters
         ],
     }

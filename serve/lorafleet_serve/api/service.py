@@ -180,15 +180,15 @@ class EngineService:
             self.resolver.forget(choice.name, _version(choice))
 
     def _reply(self, images: list[GeneratedImage], notes: tuple[str, ...]) -> ImagesReply:
-        base, settings = self.engine.model.base, images[0].settings
+        settings = images[0].settings
         return ImagesReply(
             created=int(time.time()),
             data=tuple(
-                ImageData(b64_json=base64.b64encode(png_bytes(image, base)).decode(), seed=image.request.seed)
+                ImageData(b64_json=base64.b64encode(png_bytes(image)).decode(), seed=image.settings.request.seed)
                 for image in images
             ),
             seed=settings.request.seed,
-            model=base.name,
+            model=settings.base.name,
             adapters=tuple(_applied(use) for use in settings.request.adapters),
             size=f"{settings.width}x{settings.height}",
             steps=settings.steps,

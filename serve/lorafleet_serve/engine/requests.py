@@ -124,6 +124,7 @@ class Settings:
     """A request with the base's defaults filled in, all within the base's bounds."""
 
     request: GenerateRequest
+    base: Base
     steps: int
     guidance_scale: float
     scheduler: str
@@ -158,11 +159,6 @@ class GeneratedImage:
 
     image: Image
     settings: Settings
-
-    @property
-    def request(self) -> GenerateRequest:
-        """The request as it was made."""
-        return self.settings.request
 
 
 def check_adapter_count(count: int) -> None:
@@ -208,6 +204,7 @@ def with_defaults(request: GenerateRequest, base: Base, samplers: Sequence[str])
         )
     return Settings(
         request=request,
+        base=base,
         steps=base.default_steps if request.steps is None else request.steps,
         guidance_scale=base.guidance_with(scheduler) if request.guidance_scale is None else request.guidance_scale,
         scheduler=scheduler,
