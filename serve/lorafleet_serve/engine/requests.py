@@ -50,7 +50,8 @@ class AdapterUse:
 class ImageOptions(Strict):
     """The options that HTTP, the command line and the engine have in common; None takes the base's default.
 
-    The text below a field is its description in the HTTP API's documentation.
+    The text below a field is its description in the HTTP API's documentation. A new option takes a field here, its use
+    in the engine, and an option of `lorafleet generate` in `commands`; the rest follows.
     """
 
     model_config = ConfigDict(use_attribute_docstrings=True)
@@ -73,7 +74,7 @@ class ImageOptions(Strict):
     scheduler: str | None = None
     """The sampler; the base's own if absent. GET /v1/models lists them."""
     crop: tuple[Offset, Offset] = (0, 0)
-    """SDXL's micro-conditioning `crop_coords_top_left`: top and left, in pixels, of the crop that training images had.
+    """SDXL's micro-conditioning `crop_coords_top_left`: pixels that were cut from the top and left of training images.
     (0, 0), the default, gives a centred subject; larger values give an image that looks cut off there."""
 
     @field_validator("clip_skip")
