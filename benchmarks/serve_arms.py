@@ -24,7 +24,7 @@ from lorafleet.bundle.folder_registry import version_of
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest
-from lorafleet_serve.engine.rows import Call, Row, together
+from lorafleet_serve.engine.rows import Call, Row, shared_call
 from lorafleet_serve.engine.stepper import Stepper
 
 GUIDANCE = 5.0
@@ -126,7 +126,7 @@ class MixedBatches:
 
 def of_one_adapter(row: Row) -> Call:
     """Rows share a call only with rows of the same adapter."""
-    return (*together(row), id(row.worn[0][0]))
+    return (*shared_call(row), id(row.adapters[0][0]))
 
 
 class Engine:

@@ -87,9 +87,9 @@ class Fleet:
 
     def rows(self, count: int, pixels: int, steps: int) -> list[Row]:
         """So many rows, each with another adapter that was not on the device before."""
-        slots = DeviceAdapterCache(self.model.loaded.device, 2**40, Counts())
+        device_cache = DeviceAdapterCache(self.model.loaded.device, 2**40, Counts())
         return [
-            row_of(self.model, slots, self.bundles[i], self.hosts[i], self.request(i, pixels, steps), i)
+            row_of(self.model, device_cache, self.bundles[i], self.hosts[i], self.request(i, pixels, steps), i)
             for i in range(count)
         ]
 

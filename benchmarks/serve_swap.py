@@ -20,10 +20,10 @@ from lorafleet_serve.adapters.host_cache import HostAdapter, HostLoader
 from lorafleet_serve.engine.batch_layout import BatchLayout
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, make_row
-from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, settle
+from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, with_defaults
 from lorafleet_serve.engine.rows import Row
 from lorafleet_serve.stats import Counts
-from lorafleet_serve.worker_thread import finished
+from lorafleet_serve.worker_thread import synchronize
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Swap:
     slot: float
     """From host memory to the adapter's slot, another going for it. On a CPU both are the same memory."""
     seat: float
-    """From the slot to the row's seat in the batch, where it stays while the row runs."""
+    """From the slot to the row's position in the batch, where it stays while the row runs."""
     copy: float
     """A plain copy of its tensors from host memory to memory on the device that is there already."""
 
@@ -47,7 +47,7 @@ class Swap:
 
     @property
     def seat_times(self) -> float:
-        """The seat against the plain copy: some fixed cost, and columns between which others lie."""
+        """The position against the plain copy: some fixed cost, and columns between which others lie."""
         return self.seat / self.copy
 
     def report(self) -> dict[str, float]:
@@ -57,18 +57,23 @@ class Swap:
 
 def host_of(model: Pipeline, bundle: Path) -> HostAdapter:
     """A bundle in host memory, as the engine has it."""
-    return HostLoader(model.loaded, model.layout)((str(bundle), 0))
+    return HostLoader(model.loaded, model.columns)((str(bundle), 0))
 
 
 def row_of(
-    model: Pipeline, slots: DeviceAdapterCache, bundle: Path, host: HostAdapter, request: GenerateRequest, number: int
+    model: Pipeline,
+    device_cache: DeviceAdapterCache,
+    bundle: Path,
+    host: HostAdapter,
+    request: GenerateRequest,
+    number: int,
 ) -> Row:
     """A row ready to step, its adapter leased."""
     load: Future[HostAdapter] = Future()
     load.set_result(host)
-    slots.lease([host])
-    settings = settle(request, model.base, model.samplers)
-    return make_row(RequestState(number, request, settings, (load,), Future()), model, slots)
+    device_cache.lease([host])
+    settings = with_defaults(request, model.base, model.samplers)
+    return make_row(RequestState(number, settings, (load,), Future()), model, device_cache)
 
 
 def using(bundle: Path) -> tuple[AdapterUse, ...]:
@@ -83,7 +88,7 @@ def swap(model: Pipeline, two: Sequence[Path], times: int) -> Swap:
     small, large = (DeviceAdapterCache(device, n * flats[0].nbytes, Counts()) for n in (1, 2))
     requests = [GenerateRequest("a mug", i, adapters=using(bundle), steps=1) for i, bundle in enumerate(two)]
     rows = [row_of(model, large, *each, i) for i, each in enumerate(zip(two, hosts, requests, strict=True))]
-    seats = BatchLayout(model.layout, **model.placement)
+    layout = BatchLayout(model.columns, **model.placement)
     there = [torch.empty_like(tensor, device=device) for tensor in flats[0].factors.tensors()]
 
     def to_slot(i: int) -> None:
@@ -95,7 +100,7 @@ def swap(model: Pipeline, two: Sequence[Path], times: int) -> Swap:
             target.copy_(tensor, non_blocking=True)
 
     actions: list[Callable[[int], object]] = [
-        to_slot, plain_copy, lambda i: seats.batch([rows[i % 2]]), lambda i: seats.batch([rows[i % 2]])
+        to_slot, plain_copy, lambda i: layout.batch([rows[i % 2]]), lambda i: layout.batch([rows[i % 2]])
     ]  # fmt: skip
     taken = [[_milliseconds(action, i, device) for action in actions] for i in range(times)]
     slot, copy, changed, unchanged = (statistics.median(column) for column in zip(*taken[times // 10 :], strict=True))
@@ -105,5 +110,5 @@ def swap(model: Pipeline, two: Sequence[Path], times: int) -> Swap:
 def _milliseconds(action: Callable[[int], object], i: int, device: torch.device) -> float:
     started = time.perf_counter()
     action(i)
-    finished(device)
+    synchronize(device)
     return 1000 * (time.perf_counter() - started)

@@ -7,16 +7,16 @@ import threading
 from types import FrameType
 
 
-def until_told_to_stop() -> None:
+def wait_for_stop_signal() -> None:
     """Returns when the process gets SIGINT or SIGTERM; call it from the main thread."""
-    told = threading.Event()
+    stopped = threading.Event()
 
-    def tell(_number: int, _frame: FrameType | None) -> None:
-        told.set()
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopped.set()
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        told.wait()
+        stopped.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

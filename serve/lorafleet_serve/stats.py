@@ -1,4 +1,4 @@
-"""What an engine counts, and what the counts say about load. Knows numbers only."""
+"""An engine's counts, and the load that follows from them. Knows numbers only."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ UNKNOWN_SECONDS, MOST_SECONDS = 5.0, 120.0
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Counts since the engine was made; `rows_running`, `rows_waiting` and `slot_bytes` are of now."""
+    """Counts since the engine was made; `rows_running`, `rows_waiting` and `slot_bytes` are current values."""
 
     rows_running: int = 0
     """Images being denoised."""
     rows_waiting: int = 0
-    """Images accepted and not yet denoised at all."""
+    """Images accepted whose first step has not begun."""
     steps: int = 0
     """Calls of the UNet."""
     unet_rows: int = 0
-    """Rows in them: two for an image under guidance, one without."""
+    """Rows in these calls: two for an image under guidance, one without."""
     images: int = 0
     failed: int = 0
     cancelled: int = 0
     host_hits: int = 0
-    """Adapters found in host memory, or on their way there."""
+    """Adapters that were in host memory or being loaded."""
     host_misses: int = 0
     slot_hits: int = 0
-    """Adapters found on the device."""
+    """Adapters that were on the device."""
     slot_misses: int = 0
     slot_evictions: int = 0
     slot_bytes: int = 0
     swap_seconds: float = 0.0
-    """Spent copying adapters from host to device, beside the steps."""
+    """Spent copying adapters from host to device, on the encoder thread."""
     step_seconds: float = 0.0
-    """Spent in steps, encoding and decoding not among them."""
+    """Spent in steps, without encoding and decoding."""
     prompt_hits: int = 0
-    """Prompts found encoded."""
+    """Prompts whose encoding was cached."""
     prompt_misses: int = 0
 
 
 class Counts:
-    """An engine's stats as they grow. Thread-safe."""
+    """The growing counts of an engine. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class Counts:
 
 
 def retry_after_seconds(stats: EngineStats) -> float:
-    """In how many seconds what waits now will have been started, at the rate of images so far; between 1 and 120.
+    """Seconds until everything that waits now will have been started, at the mean rate so far; between 1 and 120.
 
     5 before the first image.
     """
@@ -72,5 +72,5 @@ def retry_after_seconds(stats: EngineStats) -> float:
 
 
 def replicas_wanted(rows: float, rows_per_replica: int) -> int:
-    """The fewest replicas on which `rows`, running and waiting, would all run; at least 1."""
+    """The fewest replicas that could run all `rows`, now running and waiting, at once; at least 1."""
     return max(1, math.ceil(rows / rows_per_replica))

@@ -1,4 +1,4 @@
-"""A thread of its own for work that must not hold up the steps. Knows a queue and a device's streams, nothing else."""
+"""A thread for work that must not delay the steps. Knows a queue and a device's streams, nothing else."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class Stage(Generic[T]):
-    """One thread that works through what is put, in order. What `work` raises ends it; `ended` is told of every end.
+    """One thread that calls `work` on each item that is put, in order.
 
-    Whoever puts must bound how much waits here.
+    What `work` raises ends the thread; `ended` is called whenever it ends. The queue has no bound of its own.
     """
 
     def __init__(self, name: str, work: Callable[[T], None], ended: Callable[[], None], device: torch.device) -> None:
@@ -25,17 +25,12 @@ class Stage(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    @property
-    def alive(self) -> bool:
-        """Whether it still works."""
-        return self._thread.is_alive()
-
     def put(self, item: T) -> None:
-        """Leaves an item; returns at once."""
+        """Queues an item; returns at once."""
         self._queue.put((item,))
 
     def close(self) -> None:
-        """Returns once everything put so far is done."""
+        """Ends the thread after everything put so far is done, and waits for that."""
         self._queue.put(None)
         self._thread.join()
 
@@ -44,14 +39,14 @@ class Stage(Generic[T]):
             with own_stream(self._device):
                 while (item := self._queue.get()) is not None:
                     self._work(item[0])
-                    del item  # lives on here until the next comes
+                    del item  # it would be referenced until the next one comes
         finally:
             self._ended()
 
 
 @contextmanager
 def own_stream(device: torch.device) -> Iterator[None]:
-    """Work inside runs beside that of other threads where the device can; `finished` makes it visible to them."""
+    """On a GPU, work inside the context runs beside other threads' work; `synchronize` makes it visible to them."""
     if device.type != "cuda":
         yield
         return
@@ -59,7 +54,7 @@ def own_stream(device: torch.device) -> Iterator[None]:
         yield
 
 
-def finished(device: torch.device) -> None:
-    """Waits for this thread's work on the device, so that what it made can be handed to another thread."""
+def synchronize(device: torch.device) -> None:
+    """Waits for this thread's work on the device, so that its results can be handed to another thread."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()

@@ -34,11 +34,11 @@ def test_generate_writes_a_png_and_tells_the_seed(lorafleet, tmp_path, bundle_ro
         "--out", "made/one.png", "--json",
     )  # fmt: skip
     assert code == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["path"] == str(tmp_path / "made" / "one.png")
-    assert (told["base"], told["seed"]) == ("toy-sdxl", 5)
-    assert told["adapters"] == [{"name": "dog-rex", "version": 1, "scale": 0.8, "run_id": "run-dog-rex"}]
-    with Image.open(told["path"]) as image:
+    document = json.loads(capsys.readouterr().out)
+    assert document["path"] == str(tmp_path / "made" / "one.png")
+    assert (document["base"], document["seed"]) == ("toy-sdxl", 5)
+    assert document["adapters"] == [{"name": "dog-rex", "version": 1, "scale": 0.8, "run_id": "run-dog-rex"}]
+    with Image.open(document["path"]) as image:
         assert json.loads(image.text["lorafleet"])["seed"] == 5
         first = image.tobytes()
     assert (
@@ -50,14 +50,14 @@ def test_generate_writes_a_png_and_tells_the_seed(lorafleet, tmp_path, bundle_ro
 
 
 @pytest.mark.parametrize(("arguments", "code", "says"), [
-    (("--steps", "0"), 2, "allowed are 1 to 100"),
+    (("--steps", "0"), 2, "steps is 0; it must be at least 1"),
     (("--adapter", "Dog!"), 2, "dog-rex@champion=0.8"),
     (("--adapter", "./nothing"), 2, "adapter.json"),
     (("--adapter", "nobody"), 3, "nobody"),
     (("--base", "no-such-base"), 2, "toy-playground"),
     (("--scheduler", "ddim"), 2, "edm-dpmpp-2m, edm-euler"),
     (("--base", "toy-sdxl", "--scheduler", "lcm", "--steps", "51"), 2, "allowed are 1 to 50 with scheduler 'lcm'"),
-    (("--guidance-rescale", "2"), 2, "guidance_rescale is 2.0; allowed are 0 to 1"),
+    (("--guidance-rescale", "2"), 2, "guidance_rescale is 2.0; it must be at most 1"),
     (("--clip-skip", "3"), 2, "clip_skip is 3; allowed are 0 to 2"),
     (("--negative", "(blurry:9)"), 2, "allowed are 0 to 4"),
     (("--width", "33"), 2, "multiples of 8"),
@@ -74,14 +74,18 @@ def test_generate_takes_weights_long_prompts_and_every_knob(lorafleet, capsys):
     def make(*arguments):
         words = ("a (red:1.4) dog " * 12, "--base", "toy-sdxl", "--steps", "3", "--seed", "5", "--scheduler", "tcd")
         assert lorafleet("generate", *words, "--json", *arguments) == 0
-        told = json.loads(capsys.readouterr().out)
-        with Image.open(told["path"]) as image:
-            return told, image.tobytes()
+        document = json.loads(capsys.readouterr().out)
+        with Image.open(document["path"]) as image:
+            return document, image.tobytes()
 
     knobs = ("--negative", "blurry", "--guidance-rescale", "0.7", "--clip-skip", "1")
-    told, first = make(*knobs)
-    assert (told["scheduler"], told["negative_prompt"]) == ("tcd", "blurry")
-    assert (told["guidance_rescale"], told["clip_skip"], told["time_ids"]) == (0.7, 1, [32, 32, 0, 0, 32, 32])
+    document, first = make(*knobs)
+    assert (document["scheduler"], document["negative_prompt"]) == ("tcd", "blurry")
+    assert (document["guidance_rescale"], document["clip_skip"], document["time_ids"]) == (
+        0.7,
+        1,
+        [32, 32, 0, 0, 32, 32],
+    )
     assert make(*knobs)[1] == first
     for i in (0, 2, 4):
         assert make(*knobs[:i], *knobs[i + 2 :])[1] != first, knobs[i]

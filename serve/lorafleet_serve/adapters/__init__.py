@@ -1,1 +1,1 @@
-"""An adapter's way from its name to the device: resolved, on disk, in host memory, in a slot."""
+"""An adapter's way from its name to the device: resolved, read from disk, cached in host memory and on the device."""

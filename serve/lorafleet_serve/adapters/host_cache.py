@@ -1,4 +1,4 @@
-"""Adapters in host memory: bundles read, checked against the base and laid out off the engine's threads, kept by bytes.
+"""Adapters in host memory: bundles are read, checked against the base and laid out on loader threads, and kept (LRU).
 
 Knows folders and when a bundle was replaced. What a bundle must hold is for `lorafleet.bundle.adapter` to say.
 """
@@ -17,7 +17,7 @@ from lorafleet.bundle.bundle import CARD
 from lorafleet.errors import BundleError
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import UNET
-from lorafleet_serve.adapters.layout import FlatAdapter, Layout
+from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
 from lorafleet_serve.stats import Counts
 
 Key = tuple[str, int]
@@ -30,9 +30,9 @@ class HostAdapter:
 
     key: Key
     adapter: Adapter
-    """Without its UNet layers."""
+    """The adapter without its UNet layers."""
     flat: FlatAdapter | None
-    """Those, in the UNet's precision; None if it has none."""
+    """Its UNet layers, in the UNet's precision; None if it has none."""
 
     @property
     def nbytes(self) -> int:
@@ -45,35 +45,35 @@ class HostLoader:
     """Reads bundles for one base."""
 
     loaded: LoadedBase
-    layout: Layout
+    columns: ColumnLayout
 
     def __call__(self, key: Key) -> HostAdapter:
         """The adapter in a bundle's folder; BundleError says what does not fit."""
         adapter = load_adapter(Path(key[0]), self.loaded)
         layers = adapter.layers(UNET)
-        flat = FlatAdapter.of(layers, self.layout, self.loaded.unet.dtype) if layers else None
+        flat = FlatAdapter.of(layers, self.columns, self.loaded.unet.dtype) if layers else None
         if flat is not None and self.loaded.device.type == "cuda":
             flat = flat.pinned()
-        rest = {part: found for part, found in adapter.parts.items() if part != UNET}
+        rest = {part: factors for part, factors in adapter.parts.items() if part != UNET}
         return HostAdapter(key, replace(adapter, parts=rest), flat)
 
 
 class HostAdapterCache:
-    """Host adapters by bundle folder: loaded once however many requests wait, least recently used dropped by bytes.
+    """Host adapters by bundle folder: each loaded once however many requests wait; bounded by bytes (LRU).
 
-    Thread-safe. Requests hold their adapter themselves, so dropping one from the shelf never touches them.
+    Thread-safe. Requests hold their adapters themselves, so dropping one from the cache never affects them.
     """
 
     def __init__(
         self, load: Callable[[Key], HostAdapter], counts: Counts, capacity: int = 4 * 2**30, loaders: int = 2
     ) -> None:
         self._load, self._counts, self._capacity = load, counts, capacity
-        self._lock = threading.RLock()  # a load that is already done settles inside fetch
+        self._lock = threading.RLock()  # the callback of a load that is already done runs inside fetch
         self._held: OrderedDict[Key, Future[HostAdapter]] = OrderedDict()
         self._pool = ThreadPoolExecutor(loaders, thread_name_prefix="adapter-loader")
 
     def fetch(self, path: Path) -> Future[HostAdapter]:
-        """The adapter in a bundle folder, now or soon; the future holds BundleError if it cannot be used."""
+        """A future of the adapter in a bundle folder; it holds BundleError if the bundle cannot be used."""
         try:
             key = _key(path)
         except BundleError as problem:
@@ -85,13 +85,13 @@ class HostAdapterCache:
             self._counts.add(host_hits=int(held is not None), host_misses=int(held is None))
             if held is None:
                 held = self._held[key] = self._pool.submit(self._load, key)
-                held.add_done_callback(lambda done: self._settle(key, done))
+                held.add_done_callback(lambda done: self._on_loaded(key, done))
             if key in self._held:
                 self._held.move_to_end(key)
             return held
 
     def held(self) -> set[Key]:
-        """What is in host memory."""
+        """The keys of the adapters in host memory."""
         with self._lock:
             return {key for key, future in self._held.items() if future.done()}
 
@@ -99,7 +99,7 @@ class HostAdapterCache:
         """Stops the loaders; nothing more can be fetched."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _settle(self, key: Key, done: Future[HostAdapter]) -> None:
+    def _on_loaded(self, key: Key, done: Future[HostAdapter]) -> None:
         with self._lock:
             if done.cancelled() or done.exception() is not None:
                 self._held.pop(key, None)

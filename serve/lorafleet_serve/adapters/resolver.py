@@ -1,7 +1,7 @@
-"""Names to adapter versions for a server: what the registry said is kept for a while, and asked for once at a time.
+"""From names to adapter versions, for a server: the registry's answers are cached, and each name is asked for once.
 
-An alias is asked for again after `alias_ttl` seconds, so that promoting a version reaches the next request; a number
-always means the same version. Serving outlives the registry: while it does not answer, what it last said holds for
+An alias is asked for again after `alias_ttl` seconds, so that promoting a version reaches later requests; a number
+always means the same version. Serving outlives the registry: while it does not answer, its last answers are used for
 another `stale_for` seconds. Knows the registry's port; refuses to know bundles, engines and event loops.
 """
 
@@ -10,75 +10,80 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+
+from cachetools import LRUCache
 
 from lorafleet.bundle.ports import CHAMPION, AdapterRegistry, AdapterVersion
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.util.counting import increased
 
-KNOWN_NAMES = 10_000
+MAX_ANSWERS = 10_000
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """For how many seconds an answer of the registry holds."""
+    """For how many seconds an answer of the registry is used."""
 
     alias_ttl: float = 5.0
     number_ttl: float = 3600.0
     refusal_ttl: float = 1.0
-    """Of an error: long enough that a crowd asks once, too short to be noticed."""
+    """Of an error: long enough that many requests at once ask only once, too short to be noticed."""
     stale_for: float = 600.0
-    """Beyond its time, while the registry does not answer."""
+    """How much longer an answer is used while the registry does not answer."""
 
     def ttl(self, wanted: str) -> float:
-        """Of a version found by what was asked for, a number or an alias."""
+        """Of an answer about `wanted`, a version number or an alias."""
         return self.number_ttl if wanted.isdecimal() else self.alias_ttl
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the registry last said about a name, and until when that is not asked again."""
+    """The registry's last answer about a name, and until when it is used without asking again."""
 
     adapter: AdapterVersion | None
     problem: LorafleetError | None
-    said: float
+    at: float
+    """When the registry gave it."""
     until: float
     stale: bool = False
 
 
 def after(
-    outcome: AdapterVersion | LorafleetError, last: Answer | None, now: float, wanted: str, how: Freshness
+    outcome: AdapterVersion | LorafleetError, last: Answer | None, now: float, wanted: str, freshness: Freshness
 ) -> Answer:
-    """The answer that holds once the registry has said `outcome` at `now`, given the `last` one."""
+    """The answer to use after the registry gave `outcome` at `now`, given the `last` one."""
     if isinstance(outcome, AdapterVersion):
-        return Answer(outcome, None, now, now + how.ttl(wanted))
-    known = last is not None and last.adapter is not None and now - last.said <= how.ttl(wanted) + how.stale_for
-    if known and isinstance(outcome, UnreachableError):
-        assert last is not None
-        return replace(last, until=now + how.alias_ttl, stale=True)
-    return Answer(None, outcome, now, now + how.refusal_ttl)
+        return Answer(outcome, None, now, now + freshness.ttl(wanted))
+    if (
+        isinstance(outcome, UnreachableError)
+        and last is not None
+        and last.adapter is not None
+        and now - last.at <= freshness.ttl(wanted) + freshness.stale_for
+    ):
+        return replace(last, until=now + freshness.alias_ttl, stale=True)
+    return Answer(None, outcome, now, now + freshness.refusal_ttl)
 
 
 @dataclass(frozen=True)
 class ResolverStats:
-    """What was asked of a resolver since it was made."""
+    """How a resolver's questions were answered since it was made."""
 
     hits: int = 0
-    """Answered from what was known, or by a question under way."""
+    """Answered from the cache, or by a question to the registry that was under way."""
     misses: int = 0
-    """Asked of the registry."""
+    """Answered by asking the registry."""
     stale: int = 0
-    """Answered from what was known although its time was over, because the registry did not answer."""
+    """Answered from the cache after the answer had expired, because the registry did not answer."""
     failures: int = 0
     """Answered with an error."""
 
 
 class Resolver:
-    """Finds adapter versions by name, one question at a time for each name however many ask. Thread-safe."""
+    """Finds adapter versions by name; however many ask for a name, the registry is asked once. Thread-safe."""
 
     def __init__(
         self,
@@ -86,17 +91,18 @@ class Resolver:
         freshness: Freshness = Freshness(),
         clock: Callable[[], float] = time.monotonic,
         threads: int = 8,
+        max_answers: int = MAX_ANSWERS,
     ) -> None:
         self.registry, self.freshness = registry, freshness
         self._clock = clock
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="adapter-resolver")
         self._lock = threading.Lock()  # guards the three below
-        self._answers: OrderedDict[tuple[str, str], Answer] = OrderedDict()
+        self._answers: LRUCache[tuple[str, str], Answer] = LRUCache(max_answers)
         self._asking: dict[tuple[str, str], Future[AdapterVersion]] = {}
         self._stats = ResolverStats()
 
     def find(self, name: str, version: str | None = None) -> Future[AdapterVersion]:
-        """The version asked for (a number, an alias, None for `champion`), its bundle on this machine, now or soon.
+        """A future of the version asked for (a number, an alias, None for `champion`), its bundle on this machine.
 
         The future is shared: do not cancel it. It holds what the registry raises, as NotFoundError.
         """
@@ -104,7 +110,7 @@ class Resolver:
         with self._lock:
             answer, asking = self._answers.get(key), self._asking.get(key)
             if asking is None and answer is not None and self._clock() < answer.until:
-                asking = self._told(answer)
+                asking = self._as_future(answer)
             if asking is not None:
                 self._count(hits=1)
                 return asking
@@ -113,7 +119,7 @@ class Resolver:
             return asking
 
     def forget(self, name: str, version: str | None = None) -> None:
-        """Makes the next `find` ask the registry, which looks at the bundle again."""
+        """Makes the next `find` ask the registry again, which checks the bundle again."""
         with self._lock:
             self._answers.pop((name, version or CHAMPION), None)
 
@@ -123,7 +129,7 @@ class Resolver:
             return self._stats
 
     def close(self) -> None:
-        """Lets questions under way end; nothing more can be found."""
+        """Waits for the questions under way; nothing more can be found."""
         self._pool.shutdown(cancel_futures=True)
 
     def _ask(self, key: tuple[str, str]) -> AdapterVersion:
@@ -132,16 +138,13 @@ class Resolver:
             with self._lock:
                 answer = after(outcome, self._answers.get(key), self._clock(), key[1], self.freshness)
                 self._answers[key] = answer
-                self._answers.move_to_end(key)
-                if len(self._answers) > KNOWN_NAMES:
-                    self._answers.popitem(last=False)
-                told = self._told(answer)
+                future = self._as_future(answer)
             if answer.stale:
                 log.warning("%s; adapter %s@%s is served as last known", outcome, *key)
         finally:
             with self._lock:
                 del self._asking[key]
-        return told.result()
+        return future.result()
 
     def _outcome(self, key: tuple[str, str]) -> AdapterVersion | LorafleetError:
         try:
@@ -149,16 +152,16 @@ class Resolver:
         except LorafleetError as problem:
             return problem
 
-    def _told(self, answer: Answer) -> Future[AdapterVersion]:
-        """An answer as a future; with a copy of its error, because raising one adds to its traceback."""
-        told: Future[AdapterVersion] = Future()
+    def _as_future(self, answer: Answer) -> Future[AdapterVersion]:
+        """An answer as a future; with a copy of its error, because raising an error adds to its traceback."""
+        future: Future[AdapterVersion] = Future()
         if answer.problem is not None:
             self._count(failures=1)
-            told.set_exception(type(answer.problem)(*answer.problem.args))
+            future.set_exception(type(answer.problem)(*answer.problem.args))
         elif answer.adapter is not None:
             self._count(stale=int(answer.stale))
-            told.set_result(answer.adapter)
-        return told
+            future.set_result(answer.adapter)
+        return future
 
     def _count(self, **more: int) -> None:
         self._stats = increased(self._stats, **more)

@@ -1,4 +1,4 @@
-"""Reads `NAME[@VERSION|ALIAS][=SCALE]`. Pure."""
+"""Parses an adapter named on the command line, `NAME[@VERSION|ALIAS][=SCALE]`. Pure."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from lorafleet.config.wording import NAME_PATTERN
 from lorafleet.errors import RequestError
 
 FORM = re.compile(r"^(?P<name>[^@=]+)(@(?P<version>[^@=]+))?(=(?P<scale>[^@=]+))?$")
-NAME = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """An adapter as asked for on the command line: by registered name, or by the folder of a bundle."""
+    """An adapter as the command line names it: by its registered name, or by the folder of a bundle."""
 
     name: str
     version: str | None = None
@@ -29,7 +29,7 @@ def parse_adapter(text: str) -> AdapterSpec:
         folder, scale = (path, _scale(tail, text)) if equals and "/" not in tail else (text, 1.0)
         return AdapterSpec(Path(folder).name, scale=scale, folder=Path(folder))
     match = FORM.match(text)
-    if match is None or not NAME.match(match["name"]):
+    if match is None or not re.match(NAME_PATTERN, match["name"]):
         raise RequestError(
             f"--adapter {text!r} is not NAME[@VERSION|ALIAS][=SCALE], as in dog-rex@champion=0.8, nor a bundle's folder"
         )

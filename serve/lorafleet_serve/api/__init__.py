@@ -1,1 +1,1 @@
-"""HTTP: routes, schemas, authentication, metrics. Knows the service's methods; refuses to know Ray and the engine."""
+"""HTTP: routes, bodies, metrics, and the service that answers them with an engine. Refuses to know Ray."""

@@ -1,4 +1,4 @@
-"""The HTTP surface: routes, and one JSON shape for every error. Knows a `Backend`; refuses to know engines and Ray."""
+"""The HTTP API: routes, and one JSON body for every error. Knows a `Backend`; refuses to know engines and Ray."""
 
 import logging
 import math
@@ -43,22 +43,22 @@ STATUSES: tuple[tuple[type[LorafleetError], int, str], ...] = (
     (BusyError, HTTPStatus.TOO_MANY_REQUESTS, "busy"),
     (UnreachableError, HTTPStatus.SERVICE_UNAVAILABLE, "unreachable"),
 )
-"""First match wins: a subclass stands before its parent."""
+"""HTTP status and code by kind of error. The first match wins, so a subclass stands before its parent."""
 
 
 def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
-    """The application over a backend. Handlers only await it. `ingress` names this process in the metrics."""
+    """The application on a backend, which its handlers await. `ingress` names this process in the metrics."""
     metrics = HttpMetrics(ingress)
     app = FastAPI(title="lorafleet", version=lorafleet.__version__, responses={"4XX": {"model": ErrorReply}})
-    app.add_exception_handler(LorafleetError, _refuse)
-    app.add_exception_handler(RequestValidationError, _refuse_body)
-    app.add_exception_handler(HTTPException, _refuse_route)
-    app.add_exception_handler(Exception, _apologise)
+    app.add_exception_handler(LorafleetError, _on_our_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid_body)
+    app.add_exception_handler(HTTPException, _on_unknown_route)
+    app.add_exception_handler(Exception, _on_unexpected_error)
     app.add_middleware(Metered, metrics=metrics)
 
     @app.post("/v1/images/generations")
     async def generate(body: ImagesRequest) -> ImagesReply:
-        """Makes images; each with its own adapters, in one batch with everybody else's."""
+        """Makes images. Each request has its own adapters and options; requests share batches."""
         return await backend.generate(with_tags(body))
 
     @app.get("/v1/adapters")
@@ -71,12 +71,12 @@ def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
         """The served base."""
         return await backend.models()
 
-    _watch(app, backend, metrics)
+    _add_monitoring(app, backend, metrics)
     return app
 
 
-def _watch(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:
-    """The routes for whoever looks after the server."""
+def _add_monitoring(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:
+    """Adds the routes for operators."""
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -91,23 +91,23 @@ def _watch(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     async def counters() -> Response:
-        """Counters in Prometheus' text format: of every replica, and of this ingress."""
+        """Metrics in Prometheus' text format, of every replica and of this ingress."""
         return Response(exposition(metrics, await backend.stats()), media_type=CONTENT_TYPE)
 
 
 def error_reply(status: int, code: str, message: str, wait: float = RETRY_AFTER_SECONDS) -> JSONResponse:
-    """The one error shape, with Retry-After in whole seconds where waiting helps."""
+    """The reply for an error, with Retry-After in whole seconds where waiting helps."""
     kind = "invalid_request_error" if status < HTTPStatus.TOO_MANY_REQUESTS else "server_error"
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         kind = "rate_limit_error"
-    waiting = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+    waiting_helps = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
     body = ErrorReply(error=ErrorBody(code=code, message=message, type=kind))
     return JSONResponse(
-        body.model_dump(), status_code=status, headers={"Retry-After": str(math.ceil(wait))} if waiting else None
+        body.model_dump(), status_code=status, headers={"Retry-After": str(math.ceil(wait))} if waiting_helps else None
     )
 
 
-async def _refuse(_: Request, problem: Exception) -> JSONResponse:
+async def _on_our_error(_: Request, problem: Exception) -> JSONResponse:
     for kind, status, code in STATUSES:
         if isinstance(problem, kind):
             wait = problem.retry_after_s if isinstance(problem, BusyError) else RETRY_AFTER_SECONDS
@@ -115,8 +115,8 @@ async def _refuse(_: Request, problem: Exception) -> JSONResponse:
     return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", str(problem))
 
 
-async def _refuse_body(request: Request, problem: Exception) -> JSONResponse:
-    """FastAPI's list of findings as one sentence with the nearest known key."""
+async def _on_invalid_body(request: Request, problem: Exception) -> JSONResponse:
+    """Describes the first problem of a body in one sentence, with the nearest known key."""
     message = "the body is not valid JSON; send an object with at least a prompt"
     body = getattr(problem, "body", None)
     if isinstance(body, dict):
@@ -127,13 +127,13 @@ async def _refuse_body(request: Request, problem: Exception) -> JSONResponse:
     return error_reply(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_request", message)
 
 
-async def _refuse_route(request: Request, problem: Exception) -> JSONResponse:
+async def _on_unknown_route(request: Request, problem: Exception) -> JSONResponse:
     status = getattr(problem, "status_code", int(HTTPStatus.NOT_FOUND))
     code = HTTPStatus(status).name.lower()
     return error_reply(status, code, f"{request.method} {request.url.path}: {HTTPStatus(status).phrase}; see /docs")
 
 
-async def _apologise(_: Request, problem: Exception) -> JSONResponse:
+async def _on_unexpected_error(_: Request, problem: Exception) -> JSONResponse:
     logging.getLogger(__name__).error("unexpected error", exc_info=problem)
     return error_reply(
         HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected error; the server's log has the details"

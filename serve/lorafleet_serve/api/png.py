@@ -1,4 +1,4 @@
-"""Pictures as PNG bytes that say how they were made: A1111's `parameters` text and a JSON chunk `lorafleet`."""
+"""Images as PNG bytes with how they were made: A1111's `parameters` text and a JSON text chunk `lorafleet`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import json
 from PIL.PngImagePlugin import PngInfo
 
 import lorafleet
-from lorafleet.bases import Base
-from lorafleet_serve.engine.requests import GeneratedImage
+from lorafleet_serve.engine.requests import GeneratedImage, Settings
 
 A1111_SAMPLERS = {
     "euler": "Euler",
@@ -24,46 +23,38 @@ A1111_SAMPLERS = {
 }
 
 
-def png_bytes(made: GeneratedImage, base: Base) -> bytes:
-    """A PNG with both chunks; text outside Latin-1 becomes iTXt."""
+def png_bytes(made: GeneratedImage) -> bytes:
+    """A PNG with both text chunks; text outside Latin-1 becomes iTXt."""
     info = PngInfo()
-    info.add_text("parameters", a1111_parameters(made, base))
-    info.add_text("lorafleet", json.dumps(provenance(made, base), ensure_ascii=True))
+    info.add_text("parameters", a1111_parameters(made.settings))
+    info.add_text("lorafleet", json.dumps(provenance(made.settings), ensure_ascii=True))
     stream = io.BytesIO()
     made.image.save(stream, format="PNG", pnginfo=info)
     return stream.getvalue()
 
 
-def a1111_parameters(made: GeneratedImage, base: Base) -> str:
-    """Prompt, negative prompt and one line of settings, as A1111 and its readers write them."""
-    request, settings = made.request, made.settings
+def a1111_parameters(settings: Settings) -> str:
+    """Prompt, negative prompt and one line of settings, in A1111's format."""
+    request, base = settings.request, settings.base
     tags = "".join(f" <lora:{use.adapter.name}:{use.scale:g}>" for use in request.adapters)
     lines = [request.prompt + tags]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(
         f"Steps: {settings.steps}, Sampler: {A1111_SAMPLERS.get(settings.scheduler, settings.scheduler)}, "
-        f"CFG scale: {settings.guidance_scale:g}, Seed: {settings.seed}, Size: {settings.width}x{settings.height}, "
+        f"CFG scale: {settings.guidance_scale:g}, Seed: {request.seed}, Size: {settings.width}x{settings.height}, "
         f"Model hash: {base.fingerprint}, Model: {base.name}, Version: lorafleet {lorafleet.__version__}"
     )
     return "\n".join(lines)
 
 
-def provenance(made: GeneratedImage, base: Base) -> dict[str, object]:
-    """What it takes to make the picture again, and the MLflow runs behind it."""
-    request, settings = made.request, made.settings
+def provenance(settings: Settings) -> dict[str, object]:
+    """Everything needed to make an image again, and the MLflow runs of its adapters."""
     return {
         "version": lorafleet.__version__,
-        "base": base.name,
-        "base_fingerprint": base.fingerprint,
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "guidance_scale": settings.guidance_scale,
-        "guidance_rescale": settings.guidance_rescale,
-        "clip_skip": settings.clip_skip,
-        "scheduler": settings.scheduler,
+        "base": settings.base.name,
+        "base_fingerprint": settings.base.fingerprint,
+        **settings.options(),
         "size": f"{settings.width}x{settings.height}",
         "time_ids": settings.time_ids(),
         "adapters": [
@@ -73,6 +64,6 @@ def provenance(made: GeneratedImage, base: Base) -> dict[str, object]:
                 "scale": use.scale,
                 "run_id": use.adapter.run_id,
             }
-            for use in request.adapters
+            for use in settings.request.adapters
         ],
     }

@@ -1,6 +1,6 @@
-"""The HTTP API's bodies: OpenAI's image fields and ours. Shapes and bounds only; the base decides the rest.
+"""The bodies of the HTTP API: OpenAI's image fields and ours. An image's options and their bounds are the engine's.
 
-What stands below a field is its description in the API's documentation.
+The text below a field is its description in the API's documentation.
 """
 
 from __future__ import annotations
@@ -13,19 +13,11 @@ from pydantic import ConfigDict, Field, field_validator
 from lorafleet.config.manifest import MAX_ADAPTERS, Name
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import RequestError
-from lorafleet_serve.engine.named import check_untagged, read_tags
-from lorafleet_serve.engine.requests import (
-    MAX_CONDITION,
-    MAX_GUIDANCE,
-    MAX_PROMPT,
-    MAX_SCALE,
-    MAX_SEED,
-    MAX_STEPS,
-    Pair,
-)
+from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
+from lorafleet_serve.engine.requests import MAX_SEED, ImageOptions, Prompt, Scale, Size, check_adapter_count
 
 SIZE = re.compile(r"^([1-9]\d{0,4})x([1-9]\d{0,4})$")
-Place = Annotated[int, Field(ge=0, le=MAX_CONDITION)]
+MAX_IMAGES = 4
 
 
 class Body(Strict):
@@ -40,45 +32,38 @@ class AdapterChoice(Body):
     name: Name
     version: Annotated[str | int | None, Field(union_mode="left_to_right")] = None
     """A number or an alias; `champion` by default."""
-    scale: Annotated[float, Field(ge=-MAX_SCALE, le=MAX_SCALE)] = 1.0
+    scale: Scale = 1.0
+    """How strongly it is applied."""
 
 
-class ImagesRequest(Body):
+class ImagesRequest(ImageOptions):
     """POST /v1/images/generations."""
 
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT)]
-    """Adapters by their triggers, as in `<dog-rex>`; `<lora:dog-rex:0.8>` adds one to `adapters`. `(words:1.2)` weighs
-    words, `(words)` is `(words:1.1)`, marks may be nested, weights are 0 to 4, and `\\(` and `\\)` are plain
-    parentheses. Prompts longer than the text encoders read at once go in chunks, eight at most."""
+    prompt: Prompt
+    """What the image shows. An adapter's trigger, as in `<dog-rex>`, stands for its subject; `<lora:dog-rex:0.8>` adds
+    the adapter to `adapters` with scale 0.8. `(words:1.2)` gives words a weight of 1.2 and `(words)` one of 1.1;
+    parentheses may be nested, weights are 0 to 4, and `\\(` and `\\)` are plain parentheses. A prompt longer than
+    the text encoders read at once is encoded in chunks, eight at most."""
     model: str | None = None
-    """The served base, if given."""
-    n: Annotated[int, Field(ge=1, le=4)] = 1
+    """The name of the served base, or nothing; any other name is an error."""
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
+    """How many images to make, with consecutive seeds."""
     size: str | None = None
-    """"WxH" in pixels, or "auto" for the base's own."""
+    """Width and height of the image in pixels, as in `1024x1024`; `auto` or absent is the base's own size."""
     response_format: Literal["b64_json"] = "b64_json"
     user: str | None = None
     """Accepted for OpenAI's clients; not used."""
     adapters: Annotated[tuple[AdapterChoice, ...], Field(max_length=MAX_ADAPTERS)] = ()
-    negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT)] | None = None
-    """What to keep out of the picture, with weights as in `prompt`."""
-    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
-    """Denoising steps; the base's by default. `lcm` and `tcd` take at most 50."""
-    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE)] | None = None
-    """How strongly the prompt counts; by default what base and scheduler ask for. 1 and below: no guidance."""
-    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How much of guidance's excess contrast is taken back (Lin et al. 2024)."""
-    scheduler: str | None = None
-    """A sampler; the base's own by default. GET /v1/models lists them."""
-    clip_skip: Annotated[int, Field(ge=0)] | None = None
-    """Text encoder layers left out for the prompt beside the last; GET /v1/models says how many at most."""
+    """The adapters to apply; give each once."""
     original_size: str | None = None
-    """"WxH" that the picture is said to have had before any scaling; its own by default."""
+    """SDXL's micro-conditioning `original_size`, width and height as in `1024x1024`: the size that training images had
+    before they were scaled to the training resolution. A small one gives the blurred look of enlarged pictures. The
+    image's own size if absent."""
     target_size: str | None = None
-    """"WxH" that the picture is said to have; its own by default."""
-    crop: tuple[Place, Place] = (0, 0)
-    """Top and left, in pixels, of the crop that the picture is said to be."""
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED - 4)] | None = None
-    """Of the first image; image i has seed + i. Drawn and returned if absent."""
+    """SDXL's micro-conditioning `target_size`, width and height as in `1024x1024`: the size that training images were
+    scaled to. The image's own size if absent."""
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED - MAX_IMAGES)] | None = None
+    """The seed of the first image; image i has seed + i. If absent, one is drawn and returned."""
 
     @field_validator("size", "original_size", "target_size")
     @classmethod
@@ -89,14 +74,13 @@ class ImagesRequest(Body):
 
 
 def with_tags(request: ImagesRequest) -> ImagesRequest:
-    """A request whose prompt's `<lora:NAME:SCALE>` are adapters like others; RequestError for one that cannot be."""
+    """The request with its prompt's tags `<lora:NAME:SCALE>` moved to `adapters`; RequestError for a wrong one."""
     check_untagged(request.negative_prompt)
     prompt, tags = read_tags(request.prompt)
     if not tags:
         return request
     adapters = [*request.adapters, *(_choice(tag.name, tag.scale) for tag in tags)]
-    if len(adapters) > MAX_ADAPTERS:
-        raise RequestError(f"{len(adapters)} adapters in one request; at most {MAX_ADAPTERS} are allowed")
+    check_adapter_count(len(adapters))
     return request.with_changes(prompt=prompt, adapters=adapters)
 
 
@@ -104,8 +88,8 @@ def _choice(name: str, scale: float) -> AdapterChoice:
     return parse(AdapterChoice, {"name": name, "scale": scale}, f"<lora:{name}:{scale:g}> in the prompt", RequestError)
 
 
-def sides(size: str | None) -> Pair | None:
-    """Width and height in pixels of "WxH"; None for the base's own."""
+def parse_size(size: str | None) -> Size | None:
+    """Width and height in pixels of "WxH"; None for "auto" and None, which are the base's own."""
     match = SIZE.match(size or "")
     return (int(match[1]), int(match[2])) if match else None
 
@@ -130,8 +114,10 @@ class ImagesReply(Body):
     """What POST /v1/images/generations answers."""
 
     created: int
+    """Seconds since 1970."""
     data: tuple[ImageData, ...]
     seed: int
+    """The seed of the first image."""
     model: str
     adapters: tuple[AppliedAdapter, ...]
     size: str
@@ -139,7 +125,7 @@ class ImagesReply(Body):
     guidance_scale: float
     scheduler: str
     notes: tuple[str, ...] = ()
-    """What the request may have meant otherwise, such as the trigger of an adapter that it does not name."""
+    """Hints at possible mistakes, such as the trigger of an adapter that the request does not name."""
 
 
 class AdapterInfo(Body):
@@ -170,15 +156,17 @@ class ModelInfo(Body):
     licence: str
     resolution: int
     sizes: tuple[str, ...]
-    """"WxH" that the base was trained on, its own square first; others between a quarter and twice it are allowed."""
+    """Sizes that the base was trained on, its own square first. Others are allowed: sides from a quarter of the
+    resolution to twice it, in multiples of 8."""
     schedulers: tuple[str, ...]
-    """The base's own first."""
+    """The samplers that can be asked for, the base's own first."""
     default_steps: int
     default_guidance_scale: float
     """With the base's own scheduler."""
     default_guidance_scales: dict[str, float]
     """With each of the schedulers."""
     max_clip_skip: int
+    """The largest `clip_skip` that is allowed."""
 
 
 class ModelList(Body):
@@ -197,6 +185,6 @@ class ErrorBody(Body):
 
 
 class ErrorReply(Body):
-    """The one shape of every error."""
+    """The body of every error."""
 
     error: ErrorBody

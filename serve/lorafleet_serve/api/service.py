@@ -1,7 +1,7 @@
-"""From an API request to images: adapters resolved, seeds drawn, rows awaited, PNGs made.
+"""From an API request to images: resolves adapters, draws seeds, awaits the engine, makes PNGs.
 
-Knows the engine, the registry and the API's shapes; refuses to know HTTP and Ray. `Backend` is what the routes need;
-`EngineService` is it in one process.
+Knows the engine, the registry and the API's bodies; refuses to know HTTP and Ray. `Backend` is what the routes need;
+`EngineService` implements it on an engine in this process.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from lorafleet_serve.api.schemas import (
     ImagesRequest,
     ModelInfo,
     ModelList,
-    sides,
+    parse_size,
 )
 from lorafleet_serve.engine.engine import StepEngine
-from lorafleet_serve.engine.named import lone_trigger_note, lone_triggers
+from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
 from lorafleet_serve.engine.requests import (
     AdapterUse,
     GeneratedImage,
     GenerateRequest,
+    ImageOptions,
     most_clip_skip,
     recommended_sizes,
 )
@@ -45,11 +46,11 @@ from lorafleet_serve.stats import retry_after_seconds
 
 HOLD_TRIES = 3
 NOTE_SECONDS = 1.0
-"""How long finished images wait for what the registry says of triggers that may be nobody's."""
+"""How long finished images wait for the registry's answers about triggers of adapters that were not named."""
 
 
 class Backend(Protocol):
-    """What answers the routes. Every method may raise a LorafleetError."""
+    """What the routes call. Every method may raise a LorafleetError."""
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Makes the images asked for."""
@@ -75,37 +76,37 @@ class EngineService:
     ) -> None:
         self.engine, self.registry, self.replica = engine, registry, replica
         self.resolver = Resolver(registry, freshness or Freshness())
-        self._places: dict[str, str] = {}  # by name: the folder of an adapter that was asked for here
+        self._folders: dict[str, str] = {}  # by adapter name: the bundle's folder, of all adapters that were asked for
         self._started = int(time.time())
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
-        """Enqueues and awaits; if one image fails or the caller leaves, the others of the request are cancelled."""
+        """Queues the images and awaits them; if one fails or the caller leaves, the request's others are cancelled."""
         self._check_model(request.model)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
-        lone = self._lone(request)
+        unnamed = self._unnamed(request)
         with ExitStack() as held:
             uses = await self._uses(request, held)
             try:
                 for i in range(request.n):
                     futures.append(self.engine.submit(to_engine(request, uses, seed + i)))
-                made = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+                images = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
             except BusyError as problem:
                 problem.retry_after_s = retry_after_seconds(self.engine.stats())
                 raise
             except BundleError:
-                self._look_again(request)
+                self._forget(request)
                 raise
             finally:
                 for future in futures:
                     future.cancel()
-        notes = await asyncio.to_thread(_notes, lone)
-        return await asyncio.to_thread(self._reply, list(made), notes)
+        notes = await asyncio.to_thread(_notes, unnamed)
+        return await asyncio.to_thread(self._reply, list(images), notes)
 
     async def adapters(self) -> AdapterList:
-        """Asks the registry, off the event loop."""
-        found = await asyncio.to_thread(self.registry.list)
-        return AdapterList(adapters=tuple(_info(adapter) for adapter in found))
+        """Every registered adapter version; asks the registry in another thread."""
+        versions = await asyncio.to_thread(self.registry.list)
+        return AdapterList(adapters=tuple(_info(version) for version in versions))
 
     async def models(self) -> ModelList:
         """The one base that this engine holds."""
@@ -126,7 +127,7 @@ class EngineService:
         return ModelList(data=(model,))
 
     async def ready(self) -> None:
-        """Asks the engine's heartbeat."""
+        """UnreachableError if a thread of the engine died or hangs."""
         self.engine.check()
 
     async def stats(self) -> tuple[ReplicaStats, ...]:
@@ -141,9 +142,9 @@ class EngineService:
 
     def held(self) -> set[str]:
         """Names of the adapters in the engine's memory."""
-        there = self.engine.adapters_held()
-        self._places = {name: place for name, place in self._places.items() if place in there}
-        return set(self._places)
+        in_memory = self.engine.adapters_held()
+        self._folders = {name: folder for name, folder in self._folders.items() if folder in in_memory}
+        return set(self._folders)
 
     def _check_model(self, model: str | None) -> None:
         served = self.engine.model.base.name
@@ -151,45 +152,44 @@ class EngineService:
             raise NotFoundError(f"model {model!r} is not served here; use {served!r} or leave model out")
 
     async def _uses(self, request: ImagesRequest, held: ExitStack) -> tuple[AdapterUse, ...]:
-        """The request's adapters, asked for all at once; their bundles stay on this machine until `held` is closed."""
+        """The request's adapters, all resolved at once; their bundles stay on this machine until `held` is closed."""
         for choice in request.adapters:
             self.resolver.find(choice.name, _version(choice))
         return tuple([AdapterUse(await self._hold(choice, held), choice.scale) for choice in request.adapters])
 
     async def _hold(self, choice: AdapterChoice, held: ExitStack) -> AdapterVersion:
         for _ in range(HOLD_TRIES):
-            found = self.resolver.find(choice.name, _version(choice))
-            adapter = await asyncio.shield(asyncio.wrap_future(found))  # others may wait for the same one
+            resolving = self.resolver.find(choice.name, _version(choice))
+            adapter = await asyncio.shield(asyncio.wrap_future(resolving))  # other requests may wait for the same one
             if held.enter_context(self.registry.hold(adapter)):
-                self._places[adapter.name] = str(adapter.path.resolve())
+                self._folders[adapter.name] = str(adapter.path.resolve())
                 return adapter
-            self.resolver.forget(choice.name, _version(choice))  # room was made of it: fetched again
+            self.resolver.forget(choice.name, _version(choice))  # it was evicted from the disk cache: fetched again
         raise UnreachableError(
             f"adapter {choice.name!r} was dropped from the disk cache {HOLD_TRIES} times before it was read: more "
             "adapters are in use than fit; raise cache_gib"
         )
 
-    def _lone(self, request: ImagesRequest) -> dict[str, Future[AdapterVersion]]:
-        """The registry's word on what stands in the prompt like a trigger and is named nowhere, now or soon."""
+    def _unnamed(self, request: ImagesRequest) -> dict[str, Future[AdapterVersion]]:
+        """The adapters, if there are such, whose triggers are in the prompt and that the request does not name."""
         named = [choice.name for choice in request.adapters]
-        return {name: self.resolver.find(name) for name in lone_triggers(request.prompt, named)}
+        return {name: self.resolver.find(name) for name in unnamed_triggers(request.prompt, named)}
 
-    def _look_again(self, request: ImagesRequest) -> None:
+    def _forget(self, request: ImagesRequest) -> None:
         for choice in request.adapters:
             self.resolver.forget(choice.name, _version(choice))
 
-    def _reply(self, made: list[GeneratedImage], notes: tuple[str, ...]) -> ImagesReply:
-        base, first = self.engine.model.base, made[0]
-        settings = first.settings
+    def _reply(self, images: list[GeneratedImage], notes: tuple[str, ...]) -> ImagesReply:
+        settings = images[0].settings
         return ImagesReply(
             created=int(time.time()),
             data=tuple(
-                ImageData(b64_json=base64.b64encode(png_bytes(one, base)).decode(), seed=one.settings.seed)
-                for one in made
+                ImageData(b64_json=base64.b64encode(png_bytes(image)).decode(), seed=image.settings.request.seed)
+                for image in images
             ),
-            seed=settings.seed,
-            model=base.name,
-            adapters=tuple(_applied(use) for use in first.request.adapters),
+            seed=settings.request.seed,
+            model=settings.base.name,
+            adapters=tuple(_applied(use) for use in settings.request.adapters),
             size=f"{settings.width}x{settings.height}",
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
@@ -198,10 +198,14 @@ class EngineService:
         )
 
 
-def _notes(lone: Mapping[str, Future[AdapterVersion]]) -> tuple[str, ...]:
-    """Of those that turn out to be adapters, as far as the registry says so by the time the images are done."""
-    done, _ = wait(lone.values(), NOTE_SECONDS)
-    return tuple(lone_trigger_note(name) for name, one in lone.items() if one in done and one.exception() is None)
+def _notes(unnamed: Mapping[str, Future[AdapterVersion]]) -> tuple[str, ...]:
+    """Notes on the names that the registry has an adapter for, as far as it answers within `NOTE_SECONDS`."""
+    done, _ = wait(unnamed.values(), NOTE_SECONDS)
+    return tuple(
+        unnamed_trigger_note(name)
+        for name, resolving in unnamed.items()
+        if resolving in done and resolving.exception() is None
+    )
 
 
 def _version(choice: AdapterChoice) -> str | None:
@@ -209,23 +213,16 @@ def _version(choice: AdapterChoice) -> str | None:
 
 
 def to_engine(request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int) -> GenerateRequest:
-    """One image of an API request."""
-    width, height = sides(request.size) or (None, None)
+    """The engine's request for one image of an API request."""
+    width, height = parse_size(request.size) or (None, None)
     return GenerateRequest(
-        prompt=request.prompt,
+        **request.model_dump(include=set(ImageOptions.model_fields)),
         seed=seed,
-        negative_prompt=request.negative_prompt,
         adapters=uses,
-        steps=request.steps,
-        guidance_scale=request.guidance_scale,
-        scheduler=request.scheduler,
         width=width,
         height=height,
-        guidance_rescale=request.guidance_rescale,
-        clip_skip=request.clip_skip,
-        original_size=sides(request.original_size),
-        crop=request.crop,
-        target_size=sides(request.target_size),
+        original_size=parse_size(request.original_size),
+        target_size=parse_size(request.target_size),
     )
 
 

@@ -1,11 +1,11 @@
-"""Where rows sit in the batch of one UNet call, and their adapters' factors gathered there while they sit.
+"""The order of rows in the batch of one UNet call, and buffers with their adapters' factors in that order.
 
     kind 0       kind 1       kind 2     kind 3
     [u c][u c]   [c][c][c]    [u c]      [c][c]        u: unconditional, c: conditional UNet row of an image
     adapters     adapters     base       base
 
-Rows of the base add nothing to a layer and unguided ones are one UNet row. When a row joins or leaves, those that keep
-their seat keep their factors where they are; only who moved is written anew, from the adapters' slots.
+Rows of the base add nothing to a layer, and unguided images take one UNet row. When a row joins or leaves, rows that
+keep their position keep their factors in the buffers; only rows that moved are written again, from the device cache.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from torch import Tensor
 
 from lorafleet.numerics.factors import Stacked
 from lorafleet.numerics.text import Conditioning
-from lorafleet_serve.adapters.layout import Layout, scatter
+from lorafleet_serve.adapters.layout import ColumnLayout, scatter
 from lorafleet_serve.engine.rows import Row
 
-Spans = tuple[tuple[slice, dict[str, Stacked]], ...]
-Mark = tuple[int, tuple[slice, ...], tuple[slice, ...]]
-"""Where in a seat one plain LoRA was written: ranks up to this, and these columns of A and of B."""
+Slices = tuple[tuple[slice, dict[str, Stacked]], ...]
+"""Slices of a batch's UNet rows, each with the factors of its rows by layer; rows in no slice carry no adapter."""
+Extent = tuple[int, tuple[slice, ...], tuple[slice, ...]]
+"""What one plain LoRA covers of a buffer's position: ranks up to this, and these columns of A and of B."""
 
 
-def reseat(before: Sequence[int], kinds: Mapping[int, int]) -> list[int]:
-    """The order of rows by kind; within that, whoever can stays where it sat in `before`."""
-    places = sorted(kinds.values())
+def reorder(before: Sequence[int], kinds: Mapping[int, int]) -> list[int]:
+    """The row ids of `kinds` sorted by kind; within a kind, rows keep their position in `before` where possible."""
+    wanted = sorted(kinds.values())
     order: list[int | None] = [
         row if kinds.get(row) == kind else None
-        for kind, row in zip(places, [*before[: len(places)], *[-1] * (len(places) - len(before))], strict=True)
+        for kind, row in zip(wanted, [*before[: len(wanted)], *[-1] * (len(wanted) - len(before))], strict=True)
     ]
-    standing = {kind: [row for row, own in kinds.items() if own == kind and row not in order] for kind in set(places)}
-    return [standing[kind].pop(0) if row is None else row for kind, row in zip(places, order, strict=True)]
+    left = {kind: [row for row, own in kinds.items() if own == kind and row not in order] for kind in set(wanted)}
+    return [left[kind].pop(0) if row is None else row for kind, row in zip(wanted, order, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,105 +44,106 @@ class Batch:
 
     ids: tuple[int, ...]
     """The rows in the order they were given, which is that of their state."""
-    told: Conditioning
+    conditioning: Conditioning
     """Of each UNet row."""
     time_ids: Tensor
     rows: Tensor
-    """[UNet rows]: whose latent each shows."""
+    """[UNet rows]: the index, in `ids`, of the image whose latent this UNet row denoises."""
     u: Tensor
-    """[rows]: where each row's unconditional output is; the conditional one where it has none."""
+    """[images]: the UNet row of each image's unconditional output; of the conditional one if it is not guided."""
     c: Tensor
-    spans: Spans
+    """[images]: the UNet row of each image's conditional output."""
+    slices: Slices
 
 
 class BatchLayout:
-    """The batch of one call: its order, and buffers [seats, R, columns] with the factors of those who sit there."""
+    """The batches of one call: the order of its rows, and buffers [positions, R, columns] with their factors."""
 
-    def __init__(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
-        self._layout, self._device, self._dtype = layout, device, dtype
+    def __init__(self, columns: ColumnLayout, device: torch.device, dtype: torch.dtype) -> None:
+        self._columns, self._device, self._dtype = columns, device, dtype
         self._order: list[int] = []
         self._factors: _Factors | None = None
         self.written = 0
-        """How many times a row's factors were gathered."""
+        """How many times a row's factors were written to the buffers."""
 
     @torch.inference_mode()
     def batch(self, rows: Sequence[Row]) -> Batch:
-        """Seats these rows in place of those before."""
+        """The batch of these rows, which take the positions of those before."""
         by_id = {row.id: row for row in rows}
-        kinds = {row.id: 2 * (not row.worn) + (not row.guided) for row in rows}
-        before, self._order = self._order, reseat(self._order, kinds)
-        seated = [by_id[one] for one in self._order]
-        adapted = [row for row in seated if row.worn]
+        kinds = {row.id: 2 * (not row.adapters) + (not row.guided) for row in rows}
+        before, self._order = self._order, reorder(self._order, kinds)
+        ordered = [by_id[number] for number in self._order]
+        adapted = [row for row in ordered if row.adapters]
         self._gather(adapted, before)
-        return self._assembled(rows, seated, self._spans(adapted))
+        return self._assemble(rows, ordered, self._slices(adapted))
 
     def _gather(self, adapted: Sequence[Row], before: Sequence[int]) -> None:
         if not adapted:
             self._factors = None
             return
-        seats, rank = _power_of_two(len(adapted)), _padded_rank(max(row.rank for row in adapted))
-        a, b = self._layout.reach(adapter for row in adapted for adapter, _ in row.worn)
-        held, fresh = self._factors, False
-        if held is None or held.A.shape != (seats, rank, a):
-            self._factors = None  # gone before the next are made
-            A, B = (torch.zeros(seats, rank, width, device=self._device, dtype=self._dtype) for width in (a, b))
-            held, fresh = _Factors(A, B, torch.ones(seats, b, device=self._device)), True
-        for seat, row in enumerate(adapted):
-            if fresh or seat >= len(before) or before[seat] != row.id:
-                held.write(seat, row)
+        positions, rank = _power_of_two(len(adapted)), _padded_rank(max(row.rank for row in adapted))
+        a, b = self._columns.reach(adapter for row in adapted for adapter, _ in row.adapters)
+        factors, fresh = self._factors, False
+        if factors is None or factors.A.shape != (positions, rank, a):
+            self._factors = None  # freed before the next are made
+            A, B = (torch.zeros(positions, rank, width, device=self._device, dtype=self._dtype) for width in (a, b))
+            factors, fresh = _Factors(A, B, torch.ones(positions, b, device=self._device)), True
+        for position, row in enumerate(adapted):
+            if fresh or position >= len(before) or before[position] != row.id:
+                factors.write(position, row)
                 self.written += 1
-        self._factors = held
+        self._factors = factors
 
-    def _spans(self, adapted: Sequence[Row]) -> Spans:
+    def _slices(self, adapted: Sequence[Row]) -> Slices:
         if self._factors is None:
             return ()
         pairs = sum(row.guided for row in adapted)
         singles = len(adapted) - pairs
-        names = frozenset[str]().union(*(adapter.layers for row in adapted for adapter, _ in row.worn))
-        gains = any(adapter.factors.m is not None for row in adapted for adapter, _ in row.worn)
+        names = frozenset[str]().union(*(adapter.layers for row in adapted for adapter, _ in row.adapters))
+        gains = any(adapter.factors.m is not None for row in adapted for adapter, _ in row.adapters)
         parts = [(slice(0, 2 * pairs), slice(0, pairs))] if pairs else []
         if singles:
             parts.append((slice(2 * pairs, 2 * pairs + singles), slice(pairs, pairs + singles)))
-        return tuple((rows, self._factors.stacked(self._layout, names, seats, gains)) for rows, seats in parts)
+        return tuple((rows, self._factors.stacked(self._columns, names, own, gains)) for rows, own in parts)
 
-    def _assembled(self, rows: Sequence[Row], seated: Sequence[Row], spans: Spans) -> Batch:
-        told: list[Conditioning] = []
-        whose: list[int] = []
+    def _assemble(self, rows: Sequence[Row], ordered: Sequence[Row], slices: Slices) -> Batch:
+        conditioning: list[Conditioning] = []
+        images: list[int] = []
         u, c = [0] * len(rows), [0] * len(rows)
-        at = {row.id: i for i, row in enumerate(rows)}
-        for row in seated:
-            mine = at[row.id]
-            u[mine], c[mine] = len(told), len(told) + row.guided
-            whose += [mine] * row.unet_rows
-            told += [row.negative, row.positive][-row.unet_rows :]
-        index = torch.tensor(whose, device=self._device)
+        index_of = {row.id: i for i, row in enumerate(rows)}
+        for row in ordered:
+            i = index_of[row.id]
+            u[i], c[i] = len(conditioning), len(conditioning) + row.guided
+            images += [i] * row.unet_rows
+            conditioning += [row.negative, row.positive][-row.unet_rows :]
+        index = torch.tensor(images, device=self._device)
         return Batch(
-            tuple(row.id for row in rows),
-            Conditioning(torch.cat([one.context for one in told]), torch.cat([one.pooled for one in told])),
-            torch.cat([row.time_ids for row in rows])[index],
-            index,
-            torch.tensor(u, device=self._device),
-            torch.tensor(c, device=self._device),
-            spans,
+            ids=tuple(row.id for row in rows),
+            conditioning=Conditioning.cat(conditioning),
+            time_ids=torch.cat([row.time_ids for row in rows])[index],
+            rows=index,
+            u=torch.tensor(u, device=self._device),
+            c=torch.tensor(c, device=self._device),
+            slices=slices,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class _Factors:
-    """Factors by seat, rank and column, B transposed; the gain of DoRA by seat and column of B."""
+    """Factors by position, rank and column, B transposed; the gain of DoRA by position and column of B."""
 
     A: Tensor
     B: Tensor
     gain: Tensor
-    marks: dict[int, Mark | None] = field(default_factory=dict)
-    """By seat that was written; None where it is not one plain LoRA that sits there."""
+    extents: dict[int, Extent | None] = field(default_factory=dict)
+    """What was written, by position; None for anything but one plain LoRA."""
 
-    def write(self, seat: int, row: Row) -> None:
-        """Seats one row's adapters: ranks side by side, each gain on all that came before it, as `factors.stack`."""
-        A, B, gain = self.A[seat], self.B[seat], self.gain[seat]
-        self._clear(seat, _mark(row))
+    def write(self, position: int, row: Row) -> None:
+        """Writes a row's adapters: ranks side by side, each gain on all before it, as `factors.stack` does."""
+        A, B, gain = self.A[position], self.B[position], self.gain[position]
+        self._clear(position, _extent(row))
         start = 0
-        for adapter, scale in row.worn:
+        for adapter, scale in row.adapters:
             a, b, g = adapter.factors.parts(scale)
             if g is not None:
                 own = torch.ones_like(gain)
@@ -153,36 +155,38 @@ class _Factors:
             scatter(B[ranks], adapter.B_runs, b.mT)
             start = ranks.stop
 
-    def _clear(self, seat: int, mark: Mark | None) -> None:
-        """Takes away what sits there and will not be written over: mostly a few ranks or nothing, else all."""
-        fresh, before = seat not in self.marks, self.marks.get(seat)
-        self.marks[seat] = mark
+    def _clear(self, position: int, extent: Extent | None) -> None:
+        """Zeroes what was written here and will not be overwritten: mostly a few ranks or nothing, else all."""
+        fresh, before = position not in self.extents, self.extents.get(position)
+        self.extents[position] = extent
         if fresh:
             return
-        if mark is None or before is None or before[1:] != mark[1:]:
-            self.A[seat].zero_()
-            self.B[seat].zero_()
-            self.gain[seat].fill_(1)
-        elif mark[0] < before[0]:
-            for wide, runs in zip((self.A[seat], self.B[seat]), mark[1:], strict=True):
+        if extent is None or before is None or before[1:] != extent[1:]:
+            self.A[position].zero_()
+            self.B[position].zero_()
+            self.gain[position].fill_(1)
+        elif extent[0] < before[0]:
+            for wide, runs in zip((self.A[position], self.B[position]), extent[1:], strict=True):
                 for run in runs:
-                    wide[mark[0] : before[0], run].zero_()
+                    wide[extent[0] : before[0], run].zero_()
 
-    def stacked(self, layout: Layout, names: frozenset[str], seats: slice, gains: bool) -> dict[str, Stacked]:
-        """Views of some layers of some seats; of convolutions copies of A, whose kernels must lie together."""
-        A, B, gain = self.A[seats], self.B[seats], self.gain[seats]
-        found = {}
+    def stacked(
+        self, columns: ColumnLayout, names: frozenset[str], positions: slice, gains: bool
+    ) -> dict[str, Stacked]:
+        """Views of some layers of some positions; of convolutions copies of A, whose kernels must be contiguous."""
+        A, B, gain = self.A[positions], self.B[positions], self.gain[positions]
+        layers = {}
         for name in names:
-            a, b = layout.A[name], layout.B[name]
-            down = A[..., a] if a.start < layout.linear[0] else A[..., a].contiguous()
-            found[name] = Stacked(down, B[..., b].mT, gain[:, b] if gains else None)
-        return found
+            a, b = columns.A[name], columns.B[name]
+            down = A[..., a] if a.start < columns.linear[0] else A[..., a].contiguous()
+            layers[name] = Stacked(down, B[..., b].mT, gain[:, b] if gains else None)
+        return layers
 
 
-def _mark(row: Row) -> Mark | None:
-    if len(row.worn) != 1 or row.worn[0][0].factors.m is not None:
+def _extent(row: Row) -> Extent | None:
+    if len(row.adapters) != 1 or row.adapters[0][0].factors.m is not None:
         return None
-    adapter, _ = row.worn[0]
+    adapter, _ = row.adapters[0]
     return adapter.rank, adapter.A_runs, adapter.B_runs
 
 

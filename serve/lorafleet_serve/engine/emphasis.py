@@ -5,8 +5,8 @@ r"""The grammar of prompt weights, the part of A1111's that has one meaning. Pur
     ((words))       weights multiply: 1.21
     \( \) \\        the character itself
 
-A parenthesis without its partner is plain text, as in ":-)"; so are brackets, and a colon that no number follows. Marks
-are not spaces: "(sun:1)flower" is "sunflower".
+A parenthesis without its partner is plain text, as in ":-)"; so are brackets, and a colon that no number follows. This
+markup does not separate words: "(sun:1)flower" is "sunflower".
 """
 
 from __future__ import annotations
@@ -22,34 +22,37 @@ ENDING = re.compile(r":\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*$")
 
 
 def parse_emphasis(prompt: str) -> list[tuple[str, float]]:
-    """Texts and their weights in order, neighbours of equal weight in one; RequestError if one is out of bounds."""
-    marks, pairs = _marks_and_pairs(prompt)
+    """The prompt's texts and their weights in order, neighbours of equal weight joined.
+
+    RequestError for a weight out of bounds.
+    """
+    markup, pairs = _escapes_and_pairs(prompt)
     weights = [1.0] * len(prompt)
     for opening, closing in pairs:
         number = ENDING.search(prompt, opening + 1, closing)
         weight = float(number[1]) if number else PLAIN_PARENTHESES
-        marks |= {opening, *range(number.start() if number else closing, closing + 1)}
-        for place in range(opening, closing):
-            weights[place] *= weight
-    shown = [(weights[place], letter) for place, letter in enumerate(prompt) if place not in marks]
-    for weight, _ in shown:
+        markup |= {opening, *range(number.start() if number else closing, closing + 1)}
+        for i in range(opening, closing):
+            weights[i] *= weight
+    weighted = [(weights[i], letter) for i, letter in enumerate(prompt) if i not in markup]
+    for weight, _ in weighted:
         if not 0 <= weight <= MAX_WEIGHT:
             raise RequestError(
                 rf"a prompt weight is {weight:g}; allowed are 0 to {MAX_WEIGHT:g}; "
                 r"write \( and \) for plain parentheses"
             )
-    return [("".join(letter for _, letter in run), weight) for weight, run in groupby(shown, lambda pair: pair[0])]
+    return [("".join(letter for _, letter in run), weight) for weight, run in groupby(weighted, lambda pair: pair[0])]
 
 
-def _marks_and_pairs(prompt: str) -> tuple[set[int], list[tuple[int, int]]]:
-    """Places of escaping backslashes, and of parentheses that belong together."""
-    marks: set[int] = set()
-    pairs, waiting = [], []
+def _escapes_and_pairs(prompt: str) -> tuple[set[int], list[tuple[int, int]]]:
+    """Indices of escaping backslashes, and of each pair of parentheses."""
+    escapes: set[int] = set()
+    pairs, unclosed = [], []
     for match in re.finditer(r"\\[\\()]|[()]", prompt):
         if len(match[0]) == 2:
-            marks.add(match.start())
+            escapes.add(match.start())
         elif match[0] == "(":
-            waiting.append(match.start())
-        elif waiting:
-            pairs.append((waiting.pop(), match.start()))
-    return marks, pairs
+            unclosed.append(match.start())
+        elif unclosed:
+            pairs.append((unclosed.pop(), match.start()))
+    return escapes, pairs

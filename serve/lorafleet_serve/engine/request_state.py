@@ -1,4 +1,4 @@
-"""A request on its way through the engine, and the row it becomes. Refuses to know threads."""
+"""A request on its way through the engine, and the row that is made of it. Refuses to know threads."""
 
 from __future__ import annotations
 
@@ -13,48 +13,47 @@ from lorafleet_serve.adapters.device_cache import DeviceAdapterCache
 from lorafleet_serve.adapters.host_cache import HostAdapter
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.prompts import read_prompt, trigger_table
-from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest, Settings
+from lorafleet_serve.engine.requests import GeneratedImage, Settings
 from lorafleet_serve.engine.rows import Row
 
 
 @dataclass(frozen=True, eq=False)
 class RequestState:
-    """A request that was accepted."""
+    """A request that was accepted, the loads of its adapters, and the future of its image."""
 
     id: int
-    request: GenerateRequest
     settings: Settings
     loads: tuple[Future[HostAdapter], ...]
     future: Future[GeneratedImage]
 
     @property
-    def hosts(self) -> list[HostAdapter]:
-        """Its adapters, once their loads are done; raises what kept one from it."""
+    def host_adapters(self) -> list[HostAdapter]:
+        """Its adapters, once their loads are done; raises what made a load fail."""
         return [load.result() for load in self.loads]
 
 
-def make_row(ticket: RequestState, model: Pipeline, slots: DeviceAdapterCache) -> Row:
+def make_row(state: RequestState, model: Pipeline, device_cache: DeviceAdapterCache) -> Row:
     """The row before its first step; its adapters must be leased. RequestError if the prompt is too long."""
-    request, settings, hosts = ticket.request, ticket.settings, ticket.hosts
-    adapters, scales = [host.adapter for host in hosts], [use.scale for use in request.adapters]
+    settings, request, host_adapters = state.settings, state.settings.request, state.host_adapters
+    adapters, scales = [host.adapter for host in host_adapters], [use.scale for use in request.adapters]
     triggers = trigger_table(adapters)
-    untold = request.negative_prompt if settings.guided else None
+    negative_prompt = request.negative_prompt if settings.guided else None
     positive, negative = model.pair(
         read_prompt(request.prompt, triggers),
-        None if untold is None else read_prompt(untold, triggers),
+        None if negative_prompt is None else read_prompt(negative_prompt, triggers),
         list(zip(adapters, scales, strict=True)),
-        settings.clip_skip,
+        request.clip_skip,
     )
     table = sampler_table(model.base, settings.scheduler, settings.steps)
-    noise = model.noise(settings.width, settings.height, settings.seed)
+    noise = model.noise(settings.width, settings.height, request.seed)
     x = noise.draw(0) * table.init_noise_sigma
+    on_unet = [(host, scale) for host, scale in zip(host_adapters, scales, strict=True) if host.flat and scale]
     return Row(
-        id=ticket.id,
+        id=state.id,
+        settings=settings,
         table=table,
         noise=noise,
-        guidance=settings.guidance_scale,
-        guidance_rescale=settings.guidance_rescale,
-        worn=tuple((slots.there(host), s) for host, s in zip(hosts, scales, strict=True) if host.flat and s),
+        adapters=tuple((device_cache.get(host), scale) for host, scale in on_unet),
         positive=positive,
         negative=negative,
         time_ids=torch.tensor([settings.time_ids()], dtype=torch.float32, device=model.loaded.device),
@@ -63,13 +62,13 @@ def make_row(ticket: RequestState, model: Pipeline, slots: DeviceAdapterCache) -
     )
 
 
-def succeed(future: Future[GeneratedImage], made: GeneratedImage) -> None:
-    """Gives a future its image, unless its caller gave up or the engine ended meanwhile."""
+def succeed(future: Future[GeneratedImage], image: GeneratedImage) -> None:
+    """Sets a future's result, unless it was cancelled or has failed meanwhile."""
     with suppress(InvalidStateError):
-        future.set_result(made)
+        future.set_result(image)
 
 
 def fail(future: Future[GeneratedImage], problem: BaseException) -> None:
-    """Gives a future its error, likewise."""
+    """Sets a future's exception, unless it was cancelled or has ended meanwhile."""
     with suppress(InvalidStateError):
         future.set_exception(problem)

@@ -1,17 +1,23 @@
-"""What is asked of the engine and what it answers; the one place where a request's bounds are checked.
+"""One image to make: its options and their bounds, what the base fills in, and the finished image.
 
+Every bound of a request is written here and nowhere else. The HTTP body inherits `ImageOptions`; the command line and
+Python callers make a `GenerateRequest`. Bounds that depend on the base are checked by `with_defaults`.
 Knows no tensors, no HTTP and no Ray.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lorafleet.bases import Base
 from lorafleet.bundle.ports import AdapterVersion
 from lorafleet.config.manifest import MAX_ADAPTERS
+from lorafleet.config.strict import Strict, describe
 from lorafleet.errors import RequestError
 from lorafleet.sizes import bucket_sizes
 from lorafleet.targets import PARTS
@@ -20,11 +26,17 @@ from lorafleet_serve.engine.emphasis import parse_emphasis
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PROMPT, MAX_STEPS, MAX_GUIDANCE, MAX_SCALE, MAX_SEED = 2000, 100, 30.0, 4.0, 2**53 - 1
+MAX_SEED = 2**53 - 1
 SIDE_MULTIPLE = 8
 MAX_CONDITION = 8192
-"""Pixels that micro-conditioning may speak of; SDXL saw originals of any size."""
-Pair = tuple[int, int]
+"""The largest size or offset, in pixels, in micro-conditioning; SDXL was trained on originals of any size."""
+Prompt = Annotated[str, Field(max_length=2000)]
+Scale = Annotated[float, Field(ge=-4, le=4)]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
+Offset = Annotated[int, Field(ge=0, le=MAX_CONDITION)]
+Side = Annotated[int, Field(ge=1, le=MAX_CONDITION)]
+Size = tuple[Side, Side]
+"""Width and height in pixels."""
 
 
 @dataclass(frozen=True)
@@ -32,51 +44,95 @@ class AdapterUse:
     """One adapter of a request and how strongly it is applied."""
 
     adapter: AdapterVersion
-    scale: float = 1.0
+    scale: Scale = 1.0
 
 
-@dataclass(frozen=True)
-class GenerateRequest:
-    """One image to make; None takes the base's default."""
+class ImageOptions(Strict):
+    """The options that HTTP, the command line and the engine have in common; None takes the base's default.
 
-    prompt: str
-    seed: int
-    negative_prompt: str | None = None
-    """None: zeros where the base's model_index.json says so, as in diffusers; else the empty prompt."""
-    adapters: tuple[AdapterUse, ...] = ()
-    steps: int | None = None
-    guidance_scale: float | None = None
-    """At or below 1 the conditional output is used alone; None takes the base's default for the scheduler."""
+    The text below a field is its description in the HTTP API's documentation. A new option takes a field here, its use
+    in the engine, and an option of `lorafleet generate` in `commands`; the rest follows.
+    """
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    prompt: Prompt
+    """What the image shows."""
+    negative_prompt: Prompt | None = None
+    """What to keep out of the image, with weights as in `prompt`. If absent, the base decides, as in diffusers: zeros
+    where its model_index.json says so, otherwise the empty prompt."""
+    steps: Annotated[int, Field(ge=1, le=100)] | None = None
+    """Denoising steps; the base's default if absent. `lcm` and `tcd` take at most 50."""
+    guidance_scale: Annotated[float, Field(ge=0, le=30)] | None = None
+    """How strongly the image follows the prompt (classifier-free guidance). If absent, the base's default for the
+    scheduler. 1 and below turn guidance off."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How much of the excess contrast that guidance adds is removed, 0 to 1 (Lin et al. 2024, eq. 15-16)."""
+    clip_skip: Annotated[int, Field(ge=0)] | None = None
+    """How many more of the text encoders' last layers are skipped for the prompt than the base itself skips, as in
+    diffusers; 0 or absent is how the base was trained. GET /v1/models gives the most that are allowed."""
     scheduler: str | None = None
+    """The sampler; the base's own if absent. GET /v1/models lists them."""
+    crop: tuple[Offset, Offset] = (0, 0)
+    """SDXL's micro-conditioning `crop_coords_top_left`: pixels that were cut from the top and left of training images.
+    (0, 0), the default, gives a centred subject; larger values give an image that looks cut off there."""
+
+    @field_validator("clip_skip")
+    @classmethod
+    def _zero_skips_nothing(cls, value: int | None) -> int | None:
+        return value or None
+
+
+class GenerateRequest(ImageOptions):
+    """One image to make. RequestError from its constructor if an option is unknown or out of bounds."""
+
+    model_config = ConfigDict(revalidate_instances="always")
+
+    seed: Seed
+    adapters: tuple[AdapterUse, ...] = ()
     width: int | None = None
     height: int | None = None
-    guidance_rescale: float = 0.0
-    """How much of guidance's excess contrast is taken back: Lin et al. 2024, eq. 15-16; at most 1."""
-    clip_skip: int | None = None
-    """Layers left out beside the last to encode the prompt, as in diffusers; None or 0 is how the base was trained."""
-    original_size: Pair | None = None
-    """Width and height that the picture is said to have had before any scaling; the picture's own by default."""
-    crop: Pair = (0, 0)
-    """Top and left of the crop that the picture is said to be."""
-    target_size: Pair | None = None
-    """Width and height that the picture is said to have; its own by default."""
+    original_size: Size | None = None
+    """SDXL's micro-conditioning `original_size`; the image's own size by default."""
+    target_size: Size | None = None
+    """SDXL's micro-conditioning `target_size`; the image's own size by default."""
+
+    def __init__(self, prompt: str, seed: int, **options: Any) -> None:
+        fields = {"prompt": prompt, "seed": seed, **options}
+        try:
+            super().__init__(**fields)
+        except ValidationError as problem:
+            raise RequestError(describe(problem, type(self), fields)) from None
+
+    @field_validator("prompt", "negative_prompt")
+    @classmethod
+    def _weights_are_in_bounds(cls, value: str | None) -> str | None:
+        parse_emphasis(value or "")
+        return value
+
+    @model_validator(mode="after")
+    def _adapters_are_few_and_differ(self) -> Self:
+        names = [use.adapter.name for use in self.adapters]
+        check_adapter_count(len(names))
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"adapter {name!r} is named twice; give each adapter once, with one scale")
+        return self
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A request's numbers with the base's defaults filled in, all within bounds."""
+    """A request with the base's defaults filled in, all within the base's bounds."""
 
+    request: GenerateRequest
+    base: Base
     steps: int
     guidance_scale: float
     scheduler: str
     width: int
     height: int
-    seed: int
-    original_size: Pair
-    target_size: Pair
-    crop: Pair = (0, 0)
-    guidance_rescale: float = 0.0
-    clip_skip: int | None = None
+    original_size: Size
+    target_size: Size
 
     @property
     def guided(self) -> bool:
@@ -89,7 +145,13 @@ class Settings:
         Podell et al. 2023, section 2.2.
         """
         (original_width, original_height), (target_width, target_height) = self.original_size, self.target_size
-        return original_height, original_width, *self.crop, target_height, target_width
+        return original_height, original_width, *self.request.crop, target_height, target_width
+
+    def options(self) -> dict[str, object]:
+        """Every option by name, as it is used; the crop is in `time_ids`."""
+        names = {*ImageOptions.model_fields, "seed"} - {"crop"}
+        filled = {"steps": self.steps, "guidance_scale": self.guidance_scale, "scheduler": self.scheduler}
+        return self.request.model_dump(include=names) | filled
 
 
 @dataclass(frozen=True)
@@ -97,8 +159,13 @@ class GeneratedImage:
     """A finished image and what made it."""
 
     image: Image
-    request: GenerateRequest
     settings: Settings
+
+
+def check_adapter_count(count: int) -> None:
+    """RequestError for more adapters than a request may have."""
+    if count > MAX_ADAPTERS:
+        raise RequestError(f"{count} adapters in one request; at most {MAX_ADAPTERS} are allowed")
 
 
 def side_bounds(base: Base) -> tuple[int, int]:
@@ -108,83 +175,47 @@ def side_bounds(base: Base) -> tuple[int, int]:
 
 
 def most_clip_skip(base: Base) -> int:
-    """The most layers that both text encoders can leave out beside the last: all but the embeddings."""
+    """The most layers that both text encoders can skip in addition to the last: all but the embeddings."""
     return min(int(base.config(part)["num_hidden_layers"]) for part in PARTS[1:]) - 1
 
 
-def recommended_sizes(base: Base) -> tuple[Pair, ...]:
-    """Widths and heights that the base knows best, its own square first, then from wide to tall."""
+def recommended_sizes(base: Base) -> tuple[Size, ...]:
+    """Widths and heights that the base was trained on: its own square first, then from wide to tall."""
     square = (base.resolution, base.resolution)
     wide_to_tall = sorted({(width, height) for height, width in bucket_sizes(base.resolution)} - {square}, reverse=True)
     return (square, *wide_to_tall)
 
 
-def settle(request: GenerateRequest, base: Base, samplers: tuple[str, ...]) -> Settings:
-    """Fills in the base's defaults and checks every bound; RequestError names the field, its value and what is allowed.
+def with_defaults(request: GenerateRequest, base: Base, samplers: Sequence[str]) -> Settings:
+    """Fills in the base's defaults; RequestError names a field out of the base's bounds, its value and what is allowed.
 
-    `samplers`: the scheduler names the base can be asked for, its own first.
+    `samplers`: the names of the schedulers that the base can be asked for, its own first.
     """
-    _check_prompt("prompt", request.prompt)
-    _check_prompt("negative_prompt", request.negative_prompt or "")
-    _check_adapters(request.adapters)
     width = base.resolution if request.width is None else request.width
     height = base.resolution if request.height is None else request.height
     scheduler = samplers[0] if request.scheduler is None else request.scheduler
-    settings = Settings(
+    _check_range("clip_skip", request.clip_skip or 0, 0, most_clip_skip(base))
+    for name, side in (("width", width), ("height", height)):
+        _check_range(name, side, *side_bounds(base))
+        if side % SIDE_MULTIPLE:
+            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
+    if scheduler not in samplers:
+        raise RequestError(
+            f"scheduler {scheduler!r} does not fit base {base.name!r}; allowed are {', '.join(samplers)}"
+        )
+    return Settings(
+        request=request,
+        base=base,
         steps=base.default_steps if request.steps is None else request.steps,
         guidance_scale=base.guidance_with(scheduler) if request.guidance_scale is None else request.guidance_scale,
         scheduler=scheduler,
         width=width,
         height=height,
-        seed=request.seed,
         original_size=request.original_size or (width, height),
-        crop=request.crop,
         target_size=request.target_size or (width, height),
-        guidance_rescale=request.guidance_rescale,
-        clip_skip=request.clip_skip or None,
     )
-    _check_numbers(settings, base)
-    if settings.scheduler not in samplers:
-        raise RequestError(
-            f"scheduler {settings.scheduler!r} does not fit base {base.name!r}; allowed are {', '.join(samplers)}"
-        )
-    return settings
 
 
-def _check_numbers(settings: Settings, base: Base) -> None:
-    _check_range("steps", settings.steps, 1, MAX_STEPS)
-    _check_range("guidance_scale", settings.guidance_scale, 0, MAX_GUIDANCE)
-    _check_range("guidance_rescale", settings.guidance_rescale, 0, 1)
-    _check_range("seed", settings.seed, 0, MAX_SEED)
-    if settings.clip_skip is not None:
-        _check_range("clip_skip", settings.clip_skip, 0, most_clip_skip(base))
-    for name, side in (("width", settings.width), ("height", settings.height)):
-        _check_range(name, side, *side_bounds(base))
-        if side % SIDE_MULTIPLE:
-            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
-    for name, sides in (("original_size", settings.original_size), ("target_size", settings.target_size)):
-        for side in sides:
-            _check_range(name, side, 1, MAX_CONDITION)
-    for place in settings.crop:
-        _check_range("crop", place, 0, MAX_CONDITION)
-
-
-def _check_range(name: str, value: float, least: float, greatest: float) -> None:
-    if not least <= value <= greatest:  # false for NaN too
-        raise RequestError(f"{name} is {value}; allowed are {least:g} to {greatest:.16g}")
-
-
-def _check_prompt(name: str, text: str) -> None:
-    if len(text) > MAX_PROMPT:
-        raise RequestError(f"{name} has {len(text)} characters; at most {MAX_PROMPT} are allowed")
-    parse_emphasis(text)
-
-
-def _check_adapters(uses: tuple[AdapterUse, ...]) -> None:
-    if len(uses) > MAX_ADAPTERS:
-        raise RequestError(f"{len(uses)} adapters in one request; at most {MAX_ADAPTERS} are allowed")
-    names = [use.adapter.name for use in uses]
-    for use in uses:
-        _check_range(f"scale of adapter {use.adapter.name!r}", use.scale, -MAX_SCALE, MAX_SCALE)
-        if names.count(use.adapter.name) > 1:
-            raise RequestError(f"adapter {use.adapter.name!r} is named twice; give each adapter once, with one scale")
+def _check_range(name: str, value: int, least: int, greatest: int) -> None:
+    if not least <= value <= greatest:
+        raise RequestError(f"{name} is {value}; allowed are {least} to {greatest}")

@@ -1,4 +1,4 @@
-"""A row: one image between two denoising steps. Everything is its own: table, noise, guidance, adapters, conditioning.
+"""A row: one image between two denoising steps. It has its own sampler table, noise, guidance, adapters and prompts.
 
 Knows tensors; refuses to know batches, threads and futures.
 """
@@ -15,17 +15,18 @@ from lorafleet.numerics.sampling import Noise
 from lorafleet.numerics.tables import SamplerTable
 from lorafleet.numerics.text import Conditioning
 from lorafleet_serve.adapters.layout import FlatAdapter
+from lorafleet_serve.engine.requests import Settings
 
 Shape = tuple[int, int, int]
 """Latent height and width, and tokens of the context."""
 Call = tuple[int, ...]
-"""Which UNet call a row steps in: rows that are equal here share one."""
+"""Which UNet call a row steps in: rows whose keys are equal share one."""
 
 
 class RowNoise:
     """Standard noise [1, c, h, w] of one request, rounded to the UNet's precision, in fp32.
 
-    The draw asked for last can be asked for again, so that a step which failed can be repeated.
+    The last draw can be asked for again, so that a step which failed can be repeated.
     """
 
     def __init__(self, seed: int, shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> None:
@@ -34,7 +35,7 @@ class RowNoise:
         self._last = torch.empty(0)
 
     def draw(self, number: int) -> Tensor:
-        """The first latent's for number 0, then that of each step; numbers must not go back."""
+        """The initial latent's noise for number 0, then that of each step; numbers must not go back."""
         while self._drawn <= number:
             self._last = self._noise.draw()
             self._drawn += 1
@@ -43,14 +44,13 @@ class RowNoise:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One image between two denoising steps; stepping makes a new one."""
+    """One image being denoised, between two steps; a step makes a new row of it."""
 
     id: int
+    settings: Settings
     table: SamplerTable
     noise: RowNoise
-    guidance: float
-    guidance_rescale: float
-    worn: tuple[tuple[FlatAdapter, float], ...]
+    adapters: tuple[tuple[FlatAdapter, float], ...]
     """Its adapters on the UNet with their scales, in the order of the request; none of scale 0."""
     positive: Conditioning
     negative: Conditioning
@@ -64,23 +64,23 @@ class Row:
 
     @property
     def shape(self) -> Shape:
-        """Rows of another shape cannot share its calls: padding would change what attention sees."""
+        """Only rows of one shape can share a UNet call: padding would change what attention sees."""
         return self.x.shape[-2], self.x.shape[-1], self.positive.context.shape[1]
 
     @property
     def unet_rows(self) -> int:
-        """How many rows of a UNet call it takes."""
+        """How many rows of a UNet call it takes: two under guidance, else one."""
         return 1 + self.guided
 
     @property
     def rank(self) -> int:
-        """Of all its adapters together."""
-        return sum(adapter.rank for adapter, _ in self.worn)
+        """The sum of its adapters' ranks."""
+        return sum(adapter.rank for adapter, _ in self.adapters)
 
     @property
     def guided(self) -> bool:
         """Whether the unconditional output matters, as in diffusers."""
-        return self.guidance > 1
+        return self.settings.guided
 
     @property
     def done(self) -> bool:
@@ -88,25 +88,25 @@ class Row:
         return self.step == len(self.table)
 
 
-def together(row: Row) -> Call:
-    """As many rows as can share a call do: the least work. A row comes out as it would alone, to rounding.
+def shared_call(row: Row) -> Call:
+    """The call key by which all rows of one shape share a call: the least work. Images come out the same to rounding.
 
-    The last bits of a product depend on the shape of the whole and, on many processors, on a row's place in it.
+    The last bits of a product depend on the shape of the whole and, on many processors, on a row's index in it.
     """
     return row.shape
 
 
-def alone(row: Row) -> Call:
-    """Exact mode: every image has UNet calls of its own, each of its one row or its guidance pair.
+def own_call(row: Row) -> Call:
+    """The call key of exact mode: every image has UNet calls of its own, each of its one row or its guidance pair.
 
-    Prompts are encoded and pictures decoded one a call in any mode (`Pipeline.condition`, `LoadedBase.decode`). So no
-    call's shape, and with `lorafleet.deterministic` no bit of a picture, depends on more than its own request.
+    Prompts are encoded and images decoded one a call in any mode (`Pipeline.condition`, `LoadedBase.decode`). So no
+    call's shape, and with `lorafleet.deterministic` no bit of an image, depends on more than its own request.
     """
     return (row.id,)
 
 
 def non_finite(row: Row) -> NonFiniteError:
-    """What is told of a row that can no longer become a picture."""
+    """The error of a row whose latent holds NaN or infinity."""
     return NonFiniteError(
         f"the image became non-finite at step {row.step} of {len(row.table)}; lower the adapter scales or the guidance "
         "scale"

@@ -1,4 +1,4 @@
-"""How a step is filled: which rows' turn it is, and how many of them. Pure decisions from what was seen so far.
+"""Which rows step next and how many of them together. Pure decisions from the steps measured before.
 
 Knows shapes, numbers of rows and milliseconds; refuses to know clocks, tensors and requests.
 """
@@ -9,32 +9,40 @@ from collections.abc import Collection, Hashable, Sequence
 from itertools import accumulate
 from typing import Generic, TypeVar
 
+from lorafleet.errors import RequestError
+
 Shape = TypeVar("Shape", bound=Hashable)
 NEW_WEIGHT = 0.3
-"""Of a new measurement against those before it."""
-DOUBT = 0.998
-"""What a time over the limit is multiplied by whenever it turns rows away: one slow step is not believed for ever."""
+"""The weight of a new measurement in the running mean."""
+DECAY = 0.998
+"""A measurement over the limit is multiplied by this each time it keeps rows out: one slow step is forgotten."""
+
+
+def check_step_limit(max_step_ms: float | None, exact: bool) -> None:
+    """RequestError for a limit on steps in exact mode, where it could change nothing."""
+    if exact and max_step_ms is not None:
+        raise RequestError("max_step_ms does not fit exact, where a step is one image's call already; leave it out")
 
 
 class RoundRobin(Generic[Shape]):
-    """Which shape steps next: they queue, a new one behind those that wait, so that none waits longer than a round."""
+    """Which shape steps next: the one that has waited longest, so that none waits longer than one round of all."""
 
     def __init__(self) -> None:
         self._queue: list[Shape] = []
 
     def next(self, shapes: Collection[Shape]) -> Shape:
-        """The shape whose turn it is among those present; it goes to the end of the queue."""
-        waiting = [shape for shape in self._queue if shape in shapes]
-        waiting += [shape for shape in dict.fromkeys(shapes) if shape not in waiting]
-        self._queue = [*waiting[1:], waiting[0]]
-        return waiting[0]
+        """The next shape among those present; it goes to the end of the queue, where new ones join too."""
+        queue = [shape for shape in self._queue if shape in shapes]
+        queue += [shape for shape in dict.fromkeys(shapes) if shape not in queue]
+        self._queue = [*queue[1:], queue[0]]
+        return queue[0]
 
 
 class StepBudget(Generic[Shape]):
-    """How many rows may step together so that a step stays within `max_step_ms`, learned from the steps taken.
+    """How many rows may step together so that a step stays within `max_step_ms`, estimated from the steps taken.
 
-    Costs are UNet rows. A step grows by one image beyond what was measured, and only while the two largest
-    measurements leave room for it by their slope.
+    Costs are UNet rows. A step grows by at most one image beyond what was measured, and only while the line through
+    the two largest measurements stays within the limit.
     """
 
     def __init__(self, max_step_ms: float | None = None) -> None:
@@ -43,7 +51,7 @@ class StepBudget(Generic[Shape]):
         self._most: dict[Shape, int] = {}
 
     def choose(self, shape: Shape, costs: Sequence[int]) -> int:
-        """How many of the rows with these costs, first come first served, step now; at least 1."""
+        """How many of the rows with these costs, in the order they came, step now; at least 1."""
         totals = list(accumulate(costs))
         most = self._most.get(shape, totals[-1])
         chosen = 1
@@ -52,41 +60,41 @@ class StepBudget(Generic[Shape]):
                 chosen = n
                 break
         if chosen < len(totals):
-            self._doubt(shape)
+            self._decay_slowest(shape)
         return chosen
 
     def observe(self, shape: Shape, cost: int, ms: float) -> None:
-        """Learns what a step of that many UNet rows took."""
-        known = self._ms.setdefault(shape, {})
-        known[cost] = ms if cost not in known else known[cost] + NEW_WEIGHT * (ms - known[cost])
+        """Records the milliseconds that a step of `cost` UNet rows took."""
+        measured = self._ms.setdefault(shape, {})
+        measured[cost] = ms if cost not in measured else measured[cost] + NEW_WEIGHT * (ms - measured[cost])
 
     def too_many(self, shape: Shape, cost: int) -> None:
-        """Learns that the device has no memory for so many: from now on at most half."""
+        """Records that the device has too little memory for `cost` UNet rows: from now on at most half as many."""
         self._most[shape] = max(1, cost // 2)
 
     def _fits(self, shape: Shape, cost: int, less: int) -> bool:
-        """Whether a step of `cost` rows is believed to be in time; `less` is the same without its last image."""
+        """Whether a step of `cost` UNet rows is expected to be in time; `less` is its cost without the last image."""
         if self._limit == float("inf"):
             return True
-        known = self._ms.get(shape, {})
-        if any(ms <= self._limit for rows, ms in known.items() if rows >= cost):
+        measured = self._ms.get(shape, {})
+        if any(ms <= self._limit for rows, ms in measured.items() if rows >= cost):
             return True
-        if any(ms > self._limit for rows, ms in known.items() if rows <= cost):
+        if any(ms > self._limit for rows, ms in measured.items() if rows <= cost):
             return False
-        return less <= max(known, default=0) and self._extrapolated(known, cost) <= self._limit
+        return less <= max(measured, default=0) and self._extrapolated(measured, cost) <= self._limit
 
-    def _doubt(self, shape: Shape) -> None:
-        known = self._ms.get(shape, {})
-        slow = [rows for rows, ms in known.items() if ms > self._limit]
+    def _decay_slowest(self, shape: Shape) -> None:
+        measured = self._ms.get(shape, {})
+        slow = [rows for rows, ms in measured.items() if ms > self._limit]
         if slow:
-            known[min(slow)] *= DOUBT
+            measured[min(slow)] *= DECAY
 
     @staticmethod
-    def _extrapolated(known: dict[int, float], cost: int) -> float:
-        """Milliseconds of a larger step by the two largest measured; of one alone as much as that."""
-        *_, last = sorted(known)
-        before = [rows for rows in known if rows < last]
+    def _extrapolated(measured: dict[int, float], cost: int) -> float:
+        """Milliseconds of a larger step, on the line through the two largest measured; of a single one, its own."""
+        *_, last = sorted(measured)
+        before = [rows for rows in measured if rows < last]
         if not before:
-            return known[last]
-        slope = (known[last] - known[max(before)]) / (last - max(before))
-        return known[last] + max(0.0, slope) * (cost - last)
+            return measured[last]
+        slope = (measured[last] - measured[max(before)]) / (last - max(before))
+        return measured[last] + max(0.0, slope) * (cost - last)

@@ -1,1 +1,1 @@
-"""The only room of serving that knows Ray: deployments, routing between replicas, starting and stopping."""
+"""The only part of serving that knows Ray: deployments, routing between replicas, starting and stopping."""

@@ -1,7 +1,7 @@
 """Ray Serve around the engine: a CPU ingress with the routes, and a deployment that owns the device.
 
-Thin on purpose. No method blocks an event loop: the engine's thread does the work, the methods enqueue and await.
-Ray Serve reads the builder's annotation as a class, so this module does without postponed annotations.
+No method blocks an event loop: the engine's threads do the work, the methods queue it and await.
+Ray Serve reads the builder's annotation as a class, so this module has no postponed annotations.
 """
 
 import asyncio
@@ -13,28 +13,27 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouter
 from ray.serve.handle import DeploymentHandle
 
 from lorafleet.bases import find_base
+from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.adapters.resolver import Freshness
 from lorafleet_serve.api.app import build_app
-from lorafleet_serve.api.metrics import ReplicaStats
-from lorafleet_serve.api.schemas import AdapterList, ImagesReply, ImagesRequest, ModelList
+from lorafleet_serve.api.service import EngineService
+from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.replicas.ray_policies import HELD, ROWS
-from lorafleet_serve.replicas.remote_service import RemoteService
+from lorafleet_serve.replicas.remote_service import remote_service
 from lorafleet_serve.replicas.serve_args import GIB, ServeArgs
 
 DRAIN_SECONDS = 300
 
 
-class EngineDeployment:
-    """Owns the engine. Cancelling a call cancels its rows at the next step."""
+class EngineDeployment(EngineService):
+    """An `EngineService` that makes its own engine, and what Ray Serve asks of a replica.
+
+    Cancelling a call cancels its rows at the next step.
+    """
 
     def __init__(self, args: ServeArgs) -> None:
-        from lorafleet.util.quiet import quiet_libraries
-
         quiet_libraries()
-        from lorafleet_serve.api.service import EngineService
-        from lorafleet_serve.engine.engine import StepEngine
-        from lorafleet_serve.engine.pipeline import Pipeline
-
         model = Pipeline.load(find_base(args.base), args.device or "cpu", args.precision or "fp32")
         engine = StepEngine(
             model,
@@ -46,52 +45,31 @@ class EngineDeployment:
             host_bytes=int(args.host_gib * GIB),
         )
         freshness = Freshness(alias_ttl=args.alias_ttl, stale_for=args.stale_for)
-        replica = serve.get_replica_context().replica_id.unique_id
-        self._service = EngineService(engine, args.registry(), freshness, replica)
-
-    async def generate(self, request: ImagesRequest) -> ImagesReply:
-        """Enqueues and awaits."""
-        return await self._service.generate(request)
-
-    async def adapters(self) -> AdapterList:
-        """Asks the registry in another thread."""
-        return await self._service.adapters()
-
-    async def models(self) -> ModelList:
-        """The served base."""
-        return await self._service.models()
-
-    async def ready(self) -> None:
-        """Asks the engine's heartbeat."""
-        await self._service.ready()
-
-    async def stats(self) -> tuple[ReplicaStats, ...]:
-        """The counts of this replica."""
-        return await self._service.stats()
+        super().__init__(engine, args.registry(), freshness, serve.get_replica_context().replica_id.unique_id)
 
     async def record_routing_stats(self) -> dict[str, Any]:
-        """Ray Serve's question for the router."""
-        return {HELD: sorted(self._service.held()), ROWS: self._service.rows()}
+        """Called by Ray Serve for the router."""
+        return {HELD: sorted(self.held()), ROWS: self.rows()}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Ray Serve's question for the autoscaler."""
-        return {ROWS: self._service.rows()}
+        """Called by Ray Serve for the autoscaler."""
+        return {ROWS: self.rows()}
 
     async def check_health(self) -> None:
-        """Ray Serve's probe: a dead or stalled engine thread gets the replica replaced."""
-        await self._service.ready()
+        """Called by Ray Serve, which replaces the replica if a thread of its engine died or hangs."""
+        await self.ready()
 
     async def __del__(self) -> None:
-        """Lets accepted requests finish."""
-        if hasattr(self, "_service"):  # the constructor may have failed
-            await asyncio.to_thread(self._service.engine.close)
+        """Called by Ray Serve before the replica ends: lets accepted requests finish."""
+        if hasattr(self, "engine"):  # the constructor may have failed
+            await asyncio.to_thread(self.engine.close)
 
 
 class Ingress:
-    """The routes; holds a handle and nothing heavy."""
+    """The HTTP routes on a handle of the engine's deployment; loads no model."""
 
     def __init__(self, engine: DeploymentHandle) -> None:
-        self._backend = RemoteService(engine)
+        self._backend = remote_service(engine)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve on the replica, after the constructor."""
@@ -100,12 +78,12 @@ class Ingress:
 
 def build(args: ServeArgs) -> serve.Application:
     """The application, for `lorafleet serve` and for `serve deploy serve/serve.yaml`."""
-    args = args.settled()
-    find_base(args.base)  # a wrong name fails here and not in a replica that starts again and again
+    args = args.with_defaults()
+    find_base(args.base)  # a wrong name fails here, not in a replica that is started again and again
     engine = serve.deployment(
         name="engine",
         max_ongoing_requests=args.max_rows + args.max_queue + 16,  # the engine's own bound answers first
-        max_queued_requests=args.max_rows + args.max_queue,  # while no replica is up; then BackPressureError
+        max_queued_requests=args.max_rows + args.max_queue,  # while no replica is up; beyond it BackPressureError
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         health_check_period_s=5,
         max_constructor_retry_count=2,

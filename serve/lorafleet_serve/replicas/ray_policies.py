@@ -1,7 +1,7 @@
-"""What Ray Serve's router and autoscaler ask of us: thin classes over `routing` and `load`.
+"""Our request router and autoscaling policy as Ray Serve calls them: thin classes over `routing` and `stats`.
 
-Both of Ray's interfaces are alpha in 2.60, hence pyproject's bounds on ray. Routers live where handles are, in the
-ingress; policies live in Serve's controller; so lorafleet must be installed on every node.
+Both of Ray's interfaces are alpha in 2.60, hence pyproject's bounds on ray. Routers run where handles are, in the
+ingress; policies run in Serve's controller; so lorafleet must be installed on every node.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from lorafleet_serve.replicas.routing import Replica, ranked
 from lorafleet_serve.stats import replicas_wanted
 
 HELD, ROWS = "held", "rows"
-"""Keys of what a replica records: names of the adapters in its memory; images it runs or queues."""
+"""Keys of a replica's recorded stats: names of the adapters in its memory; images it runs or queues."""
 
 
 class AffinityRouter(RequestRouter):  # type: ignore[misc]
-    """Sends a request where its adapters already are; in `request_router_kwargs`: `room`, images at once."""
+    """Sends a request to where its adapters are. `request_router_kwargs` has `room`, images a replica runs at once."""
 
     room = 1
 
@@ -36,29 +36,30 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]
             pending_request.routing_context.should_backoff = True  # else Serve asks again without a pause
         by_id = {replica.replica_id.unique_id: replica for replica in candidate_replicas}
         seen = [self._seen(replica) for replica in candidate_replicas]
-        return [[by_id[one.id]] for one in ranked(seen, wanted(pending_request))]
+        return [[by_id[replica.id]] for replica in ranked(seen, wanted(pending_request))]
 
     def _seen(self, replica: RunningReplica) -> Replica:
-        stats = replica.routing_stats  # what it said a moment ago
-        sent = self.replica_queue_len_cache.get(replica.replica_id)  # what this handle knows, up to now
+        stats = replica.routing_stats  # recorded up to a second ago
+        sent = self.replica_queue_len_cache.get(replica.replica_id)  # counted by this handle, and current
         load = stats.get(ROWS, 0) if sent is None else sent
         return Replica(replica.replica_id.unique_id, frozenset(stats.get(HELD, ())), load, self.room)
 
 
-def wanted(request: PendingRequest | None) -> frozenset[str]:
-    """The names of the adapters a call asks for; none for calls that make no image."""
-    arguments: list[Any] = [] if request is None else request.args
-    return frozenset(choice.name for one in arguments if isinstance(one, ImagesRequest) for choice in one.adapters)
+def wanted(pending: PendingRequest | None) -> frozenset[str]:
+    """The names of the adapters that a call asks for; none for calls that make no image."""
+    arguments: list[Any] = [] if pending is None else pending.args
+    requests = [argument for argument in arguments if isinstance(argument, ImagesRequest)]
+    return frozenset(choice.name for request in requests for choice in request.adapters)
 
 
 class RowsPolicy:
-    """As many replicas as it takes to run all images at once; Serve applies its bounds and delays."""
+    """As many replicas as are needed to run all images at once; Serve applies its bounds and delays."""
 
     def __init__(self, room: int) -> None:
         self.room = room
 
     def __call__(self, context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-        """How many replicas there should be; requests that no replica has yet count as one image each."""
+        """How many replicas there should be; requests that have not reached a replica count as one image each."""
         recorded = (context.aggregated_metrics or {}).get(ROWS, {})
         rows = max(sum(recorded.values()), context.total_num_requests)
         return replicas_wanted(rows, self.room), {}

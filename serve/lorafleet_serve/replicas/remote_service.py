@@ -1,9 +1,11 @@
-"""The engine's replicas as a `Backend`: calls through Ray Serve's handle, and Ray's errors turned into ours."""
+"""The engine's replicas as a `Backend`: calls go through Ray Serve's handle, and Ray's errors become ours."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, cast
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -11,49 +13,44 @@ from ray.serve.handle import DeploymentHandle
 
 from lorafleet.errors import BusyError, LorafleetError, UnreachableError
 from lorafleet_serve.api.metrics import ReplicaStats
-from lorafleet_serve.api.schemas import AdapterList, ImagesReply, ImagesRequest, ModelList
+from lorafleet_serve.api.service import Backend
 
 READY_SECONDS = 5.0
 
 
+def remote_service(engine: DeploymentHandle) -> Backend:
+    """A `Backend` on the engine's deployment, whose replicas are `EngineService`s."""
+    return cast(Backend, RemoteService(engine))
+
+
 class RemoteService:
-    """A `Backend` on the engine's deployment; Ray's errors become ours."""
+    """A proxy: every method of `Backend` but the two below is called on one replica, chosen by Ray Serve."""
 
     def __init__(self, engine: DeploymentHandle) -> None:
         self._engine = engine
 
-    async def generate(self, request: ImagesRequest) -> ImagesReply:
-        """Makes the images asked for."""
-        reply: ImagesReply = await self._ask("generate", request)
-        return reply
-
-    async def adapters(self) -> AdapterList:
-        """Every registered adapter version."""
-        reply: AdapterList = await self._ask("adapters")
-        return reply
-
-    async def models(self) -> ModelList:
-        """The served base."""
-        reply: ModelList = await self._ask("models")
-        return reply
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return partial(self._call, method)
 
     async def ready(self) -> None:
         """UnreachableError if the engine does not answer within a few seconds."""
         try:
-            await asyncio.wait_for(self._ask("ready"), READY_SECONDS)
+            await asyncio.wait_for(self._call("ready"), READY_SECONDS)
         except TimeoutError:
             raise UnreachableError(f"the engine has not answered for {READY_SECONDS:g} s; try again later") from None
 
     async def stats(self) -> tuple[ReplicaStats, ...]:
         """The counts of every replica that answers within a few seconds."""
-        asked = self._engine.broadcast("stats")
+        responses = self._engine.broadcast("stats")
         try:
-            answers = await asked.results_async(timeout_s=READY_SECONDS, return_exceptions=True)
+            answers = await responses.results_async(timeout_s=READY_SECONDS, return_exceptions=True)
         except TimeoutError:
             return ()
-        return tuple(one for answer in answers if isinstance(answer, tuple) for one in answer)
+        return tuple(stats for answer in answers if isinstance(answer, tuple) for stats in answer)
 
-    async def _ask(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return await getattr(self._engine, method).remote(*arguments)
         except RayTaskError as problem:

@@ -1,8 +1,8 @@
-"""Which replica a request goes to. Pure: knows what each replica holds and how full it is, and neither Ray nor time.
+"""The choice of a replica for a request. Pure: knows what each replica holds and its load, and neither Ray nor time.
 
 A request goes where most of its adapters already are, unless that replica is full. Adapters that are nowhere yet, or
-only on full replicas, are placed by rendezvous hashing (Thaler & Ravishankar 1998: the replica with the highest hash of
-replica and key), so that they spread evenly, stay where they are as replicas come and go, and need no shared state.
+only on full replicas, are assigned by rendezvous hashing (Thaler & Ravishankar 1998: the replica with the highest hash
+of replica and key), so that they spread evenly, mostly stay as replicas come and go, and need no shared state.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Replica:
     load: int = 0
     """Requests that it runs or queues."""
     room: int = 1
-    """Requests that it runs at once; with as many it is full."""
+    """Requests that it can run at once; with that many it is full."""
 
     @property
     def full(self) -> bool:
@@ -33,22 +33,22 @@ class Replica:
 def ranked(replicas: Sequence[Replica], wanted: Collection[str]) -> list[Replica]:
     """The replicas for a request that wants these adapters, best first.
 
-    First those with room, by how many of the adapters they hold, then by rendezvous hash; then the full ones, emptiest
-    first. A request without adapters goes to the emptiest.
+    First those that are not full, by how many of the adapters they hold, then by rendezvous hash; then the full ones,
+    least loaded first. A request without adapters goes to the least loaded.
     """
     key = ",".join(sorted(wanted))
 
     def rank(replica: Replica) -> tuple[object, ...]:
-        crowding = replica.load / replica.room
+        load = replica.load / replica.room
         if not wanted or replica.full:
-            return (replica.full, crowding, 0, -weight(replica.id, key))
+            return (replica.full, load, 0, -weight(replica.id, key))
         return (False, 0.0, -len(replica.held.intersection(wanted)), -weight(replica.id, key))
 
     return sorted(replicas, key=rank)
 
 
 def choose(replicas: Sequence[Replica], wanted: Collection[str]) -> Replica:
-    """The replica for a request; there must be one."""
+    """The best replica for a request; `replicas` must not be empty."""
     return ranked(replicas, wanted)[0]
 
 

@@ -1,4 +1,4 @@
-"""What a server is told by `lorafleet serve` or serve.yaml; this machine and cluster decide the rest."""
+"""The settings of a server, from `lorafleet serve` or serve.yaml; defaults depend on this machine and cluster."""
 
 from __future__ import annotations
 
@@ -13,68 +13,68 @@ from lorafleet.config.strict import Strict
 from lorafleet.home import Home
 from lorafleet.util.addresses import tracking_address
 from lorafleet_serve.adapters.resolver import Freshness
+from lorafleet_serve.engine.scheduler import check_step_limit
 
 GIB = 2**30
 
 
 class ServeArgs(Strict):
-    """What `lorafleet serve` and serve.yaml say; unset values are decided where the application is built."""
+    """The settings in `lorafleet serve` and serve.yaml; unset values are decided where the application is built."""
 
     base: str = "toy-playground"
     max_rows: Annotated[int, Field(ge=1, le=256)] = 8
     """Images that a replica denoises at the same time."""
     max_step_ms: Annotated[float, Field(gt=0)] | None = None
-    """Milliseconds that a step may take: fewer images share it where it would take longer."""
+    """Milliseconds that a step may take: fewer images step together where it would take longer."""
     max_queue: Annotated[int, Field(ge=0, le=10_000)] = 64
-    """Images that may wait in a replica beyond those; more are answered 429."""
+    """Images that may wait in a replica in addition to `max_rows`; further requests are answered 429."""
     exact: bool = False
-    """A UNet call for each image: slower, as images take turns, and the same to the bit whatever else is made."""
+    """A UNet call for each image: slower, and each image the same to the bit whatever else is being made."""
     slot_gib: Annotated[float, Field(gt=0)] = 4.0
     """Adapters kept on the device, in GiB."""
     host_gib: Annotated[float, Field(gt=0)] = 8.0
     """Adapters kept in host memory, in GiB."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
-    """Engines, each with a base of its own."""
+    """Engines, each with its own copy of the base."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
-    """With more images than run at once, engines are added up to so many; by default none are."""
+    """Engines are added up to this number while more images are asked for than run at once; by default none are."""
     gpus_per_replica: Annotated[float, Field(gt=0, le=64)] = 1.0
-    """May be a fraction: several engines then share a GPU."""
+    """GPUs of each engine; with a fraction several engines share one."""
     device: Literal["cpu", "cuda"] | None = None
-    """The GPU if the cluster has one."""
+    """By default cuda if the cluster has a GPU, else cpu."""
     precision: Literal["fp32", "bf16", "fp16"] | None = None
-    """fp32 on a CPU, fp16 on a GPU."""
+    """By default fp32 on a CPU and fp16 on a GPU."""
     tracking_uri: str | None = None
     """Where adapters are registered; the home's MLflow by default."""
     cache: str | None = None
-    """Where fetched bundles are kept; under the home by default."""
+    """The folder of downloaded bundles; under the home by default."""
     cache_gib: Annotated[float, Field(gt=0)] = CAPACITY / GIB
-    """Of such bundles; the least recently used go first, those in use never."""
+    """Size of that folder, in GiB; the least recently used bundles are dropped first, those in use never."""
     alias_ttl: Annotated[float, Field(ge=0)] = Freshness.alias_ttl
-    """Seconds until an alias such as `champion` is asked for again; a promotion reaches requests within these."""
+    """Seconds after which an alias such as `champion` is looked up again, and so until a promotion reaches requests."""
     stale_for: Annotated[float, Field(ge=0)] = Freshness.stale_for
-    """Seconds for which adapters known before are served while the registry does not answer."""
+    """Seconds for which the last answers are used while the registry does not answer."""
     bundles: str | None = None
     """A folder of bundles to serve instead of a registry."""
 
     @model_validator(mode="after")
-    def _exact_steps_are_one_image(self) -> ServeArgs:
-        if self.exact and self.max_step_ms is not None:
-            raise ValueError("max_step_ms does not fit exact, where a step is one image's call already; leave it out")
+    def _exact_has_no_step_limit(self) -> ServeArgs:
+        check_step_limit(self.max_step_ms, self.exact)
         return self
 
     @model_validator(mode="after")
-    def _more_replicas_are_more(self) -> ServeArgs:
+    def _max_replicas_is_the_larger(self) -> ServeArgs:
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas is {self.max_replicas}; at least replicas, {self.replicas}, are allowed")
         return self
 
     @property
     def most_replicas(self) -> int:
-        """How many there may come to be."""
+        """The largest number of engines that there can be."""
         return self.max_replicas or self.replicas
 
-    def settled(self) -> ServeArgs:
-        """A copy with every unset value decided for this machine and cluster, and addresses absolute."""
+    def with_defaults(self) -> ServeArgs:
+        """A copy with every unset value filled in for this machine and cluster, and addresses absolute."""
         home = Home.from_environment()
         device = self.device or ("cuda" if _cluster_has_gpu() else "cpu")
         return self.with_changes(
@@ -86,19 +86,19 @@ class ServeArgs(Strict):
 
     def _tracking_uri(self, home: Home) -> str | None:
         if self.bundles is not None:
-            return None  # nobody asks MLflow
+            return None  # MLflow is not used
         return tracking_address(self.tracking_uri, "tracking_uri") if self.tracking_uri else home.tracking_uri
 
     def registry(self) -> AdapterRegistry:
-        """Where adapters are found by name."""
+        """The registry that finds adapters by name."""
         if self.bundles is not None:
             from lorafleet.bundle.folder_registry import FolderRegistry
 
             return FolderRegistry(Path(self.bundles))
         from lorafleet.tracking import MlflowRegistry
 
-        settled = self.settled()
-        return MlflowRegistry(str(settled.tracking_uri), Path(str(settled.cache)), int(settled.cache_gib * GIB))
+        args = self.with_defaults()
+        return MlflowRegistry(str(args.tracking_uri), Path(str(args.cache)), int(args.cache_gib * GIB))
 
 
 def _cluster_has_gpu() -> bool:

@@ -1,4 +1,4 @@
-"""A server in this process's care: Ray and Ray Serve started, the application deployed, everything ended again."""
+"""A server that this process starts and ends: Ray, Ray Serve and the application on them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 from ray import serve
@@ -34,9 +32,9 @@ def serving(
 ) -> Iterator[str]:
     """Serves while the context lasts and yields the address, as in "http://127.0.0.1:8000".
 
-    Uses the Ray that this process is connected to, else the one at `address` or RAY_ADDRESS, else starts one here and
-    ends it again. Leaving the context finishes the accepted requests and removes the application; on a cluster that was
-    there before, Ray Serve itself stays. UnreachableError if something does not start.
+    Uses the Ray cluster that this process is connected to, else the one at `address` or RAY_ADDRESS, else starts one
+    here and ends it afterwards. Leaving the context finishes the accepted requests and removes the application; on a
+    cluster that was running before, Ray Serve itself stays. UnreachableError if something does not start.
     """
     own = not ray.is_initialized()
     address = address or os.environ.get("RAY_ADDRESS")
@@ -45,7 +43,7 @@ def serving(
         _connect(address, args.most_replicas, debug)
     try:
         if own and address in (None, "local"):  # a cluster may grow
-            check_gpus(args.settled())
+            check_gpus(args.with_defaults())
         _deploy(args, host, port, "INFO" if debug else "ERROR", debug)
         yield f"http://{host}:{port}"
     finally:
@@ -63,8 +61,8 @@ def _deploy(args: ServeArgs, host: str, port: int, level: str, access_log: bool)
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config=logs)
         serve.run(application, name=APPLICATION, logging_config=logs)
     except (RayError, RuntimeError) as problem:
-        said = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
-        raise UnreachableError(f"the server does not run: {said}; see {LOGS}") from problem
+        reason = (str(problem).strip().splitlines() or [type(problem).__name__])[-1]
+        raise UnreachableError(f"the server does not run: {reason}; see {LOGS}") from problem
 
 
 def curl_line(url: str, prompt: str = "a photo of a dog") -> str:
@@ -92,11 +90,11 @@ def _check_free(host: str, port: int) -> None:
 
 def check_gpus(args: ServeArgs) -> None:
     """UnreachableError if the engines need more GPUs than Ray has: it would wait for them for ever."""
-    there, wanted = ray.cluster_resources().get("GPU", 0), args.replicas * args.gpus_per_replica
-    if args.device == "cuda" and wanted > there:
+    available, wanted = ray.cluster_resources().get("GPU", 0), args.replicas * args.gpus_per_replica
+    if args.device == "cuda" and wanted > available:
         raise UnreachableError(
-            f"{args.replicas} replicas of {args.gpus_per_replica:g} GPUs each do not fit on this machine's {there:g}; "
-            "lower --replicas or --gpus-per-replica"
+            f"{args.replicas} replicas of {args.gpus_per_replica:g} GPUs each do not fit on this machine's "
+            f"{available:g}; lower --replicas or --gpus-per-replica"
         )
 
 
@@ -104,24 +102,29 @@ def _connect(address: str | None, engines: int, debug: bool) -> None:
     level = logging.INFO if debug else logging.ERROR
     logging.getLogger("ray").setLevel(level)
     try:
-        if address is not None and address != "local":
-            place = address.removeprefix("ray://")
-            if place.rpartition(":")[2].isdecimal():
-                await_rpc(place)  # Ray itself would go on trying for minutes
-            ray.init(address=address, log_to_driver=debug, logging_level=level)
+        if address is None or address == "local":
+            _start_ray(engines, debug, level)
             return
-        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this cluster; Ray would write one to ~/.ray
-        ray.init(
-            address="local",
-            num_cpus=max(2, os.cpu_count() or 1, engines),  # what Ray counts; engines share the real ones
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=debug,
-            logging_level=level,
-        )
+        host_and_port = address.removeprefix("ray://")
+        if host_and_port.rpartition(":")[2].isdecimal():
+            await_rpc(host_and_port)  # Ray itself would go on trying for minutes
+        ray.init(address=address, log_to_driver=debug, logging_level=level)
     except (OSError, RayError, RuntimeError, ValueError) as problem:
         where = f"{address!r}, which --address or RAY_ADDRESS names" if address else "this machine"
         raise UnreachableError(
             f"no Ray at {where} ({first_line(problem)}); see {LOGS}, or unset RAY_ADDRESS to start one here"
         ) from None
+
+
+def _start_ray(engines: int, debug: bool, level: int) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this cluster; Ray would write one to ~/.ray
+    ray.init(
+        address="local",
+        num_cpus=max(2, os.cpu_count() or 1, engines),  # Ray's own count; engines share the machine's CPUs
+        object_store_memory=OBJECT_STORE_BYTES,
+        include_dashboard=False,
+        log_to_driver=debug,
+        logging_level=level,
+    )

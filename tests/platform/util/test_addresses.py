@@ -135,10 +135,10 @@ def test_a_server_refuses_it_before_it_starts(monkeypatch):
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "127.0.0.1:5000")
     with pytest.raises(SettingsError, match="without http://"):
-        ServeArgs(device="cpu").settled()
+        ServeArgs(device="cpu").with_defaults()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(SettingsError, match=r"^tracking_uri is"):
-        ServeArgs(device="cpu", tracking_uri="./mlruns").settled()
+        ServeArgs(device="cpu", tracking_uri="./mlruns").with_defaults()
 
 
 FIRST_START = """

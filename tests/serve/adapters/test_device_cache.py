@@ -11,7 +11,7 @@ from lorafleet.errors import RequestError
 from lorafleet.numerics.factors import Factors
 from lorafleet_serve.adapters.device_cache import DeviceAdapterCache, Slots
 from lorafleet_serve.adapters.host_cache import HostAdapter
-from lorafleet_serve.adapters.layout import FlatAdapter, Layout
+from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
 from lorafleet_serve.stats import Counts
 
 CAPACITY = 10
@@ -59,7 +59,7 @@ class Machine(RuleBasedStateMachine):
 TestSlots = Machine.TestCase
 TestSlots.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
 
-LAYOUT = Layout.of({"a.to_q": (6, 4), "a.to_k": (6, 4), "b.to_q": (4, 8), "b.ff": (8, 4)})
+LAYOUT = ColumnLayout.of({"a.to_q": (6, 4), "a.to_k": (6, 4), "b.to_q": (4, 8), "b.ff": (8, 4)})
 
 
 def host(name, rank=2, value=1.0):
@@ -79,9 +79,9 @@ def test_rows_share_one_copy_and_the_counts_say_so():
     one, two = host("one"), host("two")
     slots, counts = store(2 * one.flat.nbytes)
     slots.lease([one, two])
-    there = slots.there(one)
+    there = slots.get(one)
     slots.lease([one])
-    assert slots.there(one) is there
+    assert slots.get(one) is there
     slots.release([one])
     slots.release([one, two])
     slots.lease([host("three")])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorafleet.numerics.factors import Factors
-from lorafleet_serve.adapters.layout import FlatAdapter, Layout
+from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
 
 SHAPES = {"a.to_q": (6, 4), "b.to_q": (4, 8)}
 
@@ -18,7 +18,7 @@ def test_a_layer_without_dora_keeps_its_gain_of_1_beside_one_with(scale):
         layers[name] = Factors(A, B, torch.rand(n_out, generator=draws) + 1 if name == "a.to_q" else None)
     W = torch.randn(4, 6, generator=draws)
     layers["a.to_q"] = layers["a.to_q"].with_norms(W)
-    layout = Layout.of(SHAPES)
+    layout = ColumnLayout.of(SHAPES)
     _, B, gain = FlatAdapter.of(layers, layout, torch.float32).factors.parts(scale)
     for name, own in layers.items():
         _, own_B, own_gain = own.parts(scale)

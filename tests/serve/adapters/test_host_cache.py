@@ -25,12 +25,12 @@ def folder(tmp_path, playground, tools):
 
 
 def shelf_for(engine, **options):
-    return HostAdapterCache(HostLoader(engine.model.loaded, engine.model.layout), Counts(), **options)
+    return HostAdapterCache(HostLoader(engine.model.loaded, engine.model.columns), Counts(), **options)
 
 
 def test_many_askers_share_one_load(playground, folder):
     counts = Counts()
-    shelf, path = HostAdapterCache(HostLoader(playground.model.loaded, playground.model.layout), counts), folder("a")
+    shelf, path = HostAdapterCache(HostLoader(playground.model.loaded, playground.model.columns), counts), folder("a")
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: shelf.fetch(path).result(60), range(16)))
     assert all(adapter is found[0] for adapter in found)

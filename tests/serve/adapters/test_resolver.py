@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from lorafleet.bundle.disk_cache import CacheStats
 from lorafleet.bundle.ports import AdapterVersion
 from lorafleet.errors import NotFoundError, UnreachableError
-from lorafleet_serve.adapters import resolver as module
 from lorafleet_serve.adapters.resolver import Answer, Freshness, Resolver, after
 
 HOW = Freshness(alias_ttl=5, number_ttl=100, refusal_ttl=1, stale_for=60)
@@ -162,8 +161,8 @@ def test_a_refusal_is_soon_asked_again_and_each_asker_gets_its_own_error(resolve
     assert resolver.find("rex").result(5) == REX
 
 
-def test_what_is_known_is_bounded_and_the_name_asked_longest_ago_is_forgotten(resolver, registry, monkeypatch):
-    monkeypatch.setattr(module, "KNOWN_NAMES", 3)
+def test_answers_are_bounded_and_the_name_asked_longest_ago_is_forgotten(registry):
+    resolver = Resolver(registry, max_answers=3)
     for name in ("a", "b", "c", "d"):
         resolver.find(name).result(5)
     for name in ("d", "c", "b"):
@@ -171,6 +170,7 @@ def test_what_is_known_is_bounded_and_the_name_asked_longest_ago_is_forgotten(re
     assert [name for name, _ in registry.asked] == ["a", "b", "c", "d"]
     resolver.find("a").result(5)
     assert [name for name, _ in registry.asked] == ["a", "b", "c", "d", "a"]
+    resolver.close()
 
 
 def test_an_error_that_is_not_ours_reaches_the_asker_and_is_not_kept(resolver, registry):

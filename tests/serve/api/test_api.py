@@ -54,22 +54,22 @@ def test_an_image_comes_with_everything_that_made_it(ask):
     }  # fmt: skip
     reply = ask("POST", URL, json=body)
     assert reply.status_code == 200, reply.text
-    told = reply.json()
-    assert told["adapters"] == [
+    answer = reply.json()
+    assert answer["adapters"] == [
         {"name": "dog-rex", "version": 1, "scale": 0.75, "run_id": "run-dog-rex"},
         {"name": "mug-red", "version": 1, "scale": 1.0, "run_id": "run-mug-red"},
     ]
-    assert (told["seed"], told["size"], told["steps"], told["model"]) == (11, "48x32", 3, "toy-playground")
-    assert (told["guidance_scale"], told["scheduler"]) == (2.5, "edm-euler")
-    assert abs(told["created"] - time.time()) < 60
-    image = picture(told["data"][0])
+    assert (answer["seed"], answer["size"], answer["steps"], answer["model"]) == (11, "48x32", 3, "toy-playground")
+    assert (answer["guidance_scale"], answer["scheduler"]) == (2.5, "edm-euler")
+    assert abs(answer["created"] - time.time()) < 60
+    image = picture(answer["data"][0])
     assert image.size == (48, 32)
     lines = image.text["parameters"].splitlines()
     assert lines[0] == "a photo of <dog-rex> — naïve <lora:dog-rex:0.75> <lora:mug-red:1>"
     assert lines[1] == "Negative prompt: blurry"
     assert lines[2].startswith("Steps: 3, Sampler: EDM Euler, CFG scale: 2.5, Seed: 11, Size: 48x32, Model hash: ")
     chunk = json.loads(image.text["lorafleet"])
-    assert chunk["adapters"] == told["adapters"]
+    assert chunk["adapters"] == answer["adapters"]
     assert chunk["seed"] == 11
 
 

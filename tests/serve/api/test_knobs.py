@@ -1,4 +1,6 @@
-"""Every knob of a request against the stock pipeline's own argument: sampler, rescale, clip skip, time ids."""
+"""Every option against the stock pipeline's own argument, and on its way from HTTP and the command line."""
+
+import inspect
 
 import numpy as np
 import pytest
@@ -6,7 +8,10 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 
 from lorafleet.numerics.samplers import TCD_GAMMA, scheduler_for
-from lorafleet_serve.engine.requests import GenerateRequest
+from lorafleet_serve.api.schemas import ImagesRequest
+from lorafleet_serve.api.service import to_engine
+from lorafleet_serve.commands import generate
+from lorafleet_serve.engine.requests import GenerateRequest, ImageOptions, with_defaults
 
 BAR = 2
 
@@ -48,3 +53,28 @@ def test_every_knob_turns_what_it_turns_in_diffusers(engine, stock):
         ).images[0]  # fmt: skip
         difference = np.asarray(future.result(60).image, dtype=int) - np.asarray(theirs, dtype=int)
         assert np.abs(difference).max() <= BAR, request
+
+
+OPTIONS = {
+    "prompt": "a dog", "negative_prompt": "blurry", "steps": 3, "guidance_scale": 2.5, "guidance_rescale": 0.5,
+    "clip_skip": 1, "scheduler": "edm-euler", "crop": (3, 4),
+}  # fmt: skip
+
+
+def test_an_option_is_written_once_and_reaches_the_engine_and_the_png(playground):
+    base, samplers = playground.model.base, playground.model.samplers
+    assert set(OPTIONS) == set(ImageOptions.model_fields), "give the new option a value here that is not its default"
+    settings = with_defaults(to_engine(ImagesRequest(**OPTIONS), (), 5), base, samplers)
+    assert {name: getattr(settings.request, name) for name in OPTIONS} == OPTIONS
+    assert settings.options() == {name: value for name, value in OPTIONS.items() if name != "crop"} | {"seed": 5}
+    assert settings.time_ids()[2:4] == OPTIONS["crop"]
+    assert set(OPTIONS) - {"crop"} <= set(inspect.signature(generate).parameters)
+
+
+def test_the_documentation_shows_the_engine_s_bounds():
+    properties = ImagesRequest.model_json_schema()["properties"]
+    number, nothing = properties["steps"]["anyOf"]
+    assert (number["minimum"], number["maximum"], nothing) == (1, 100, {"type": "null"})
+    assert (properties["guidance_rescale"]["minimum"], properties["guidance_rescale"]["maximum"]) == (0, 1)
+    assert properties["prompt"]["maxLength"] == 2000
+    assert all("description" in properties[name] for name in OPTIONS)

@@ -1,37 +1,39 @@
-"""Seats: rows of one kind sit together, few move, and what is gathered is what `factors.stack` would stack."""
+"""Rows of one kind are neighbours, few move, and the factors gathered are those that `factors.stack` would stack."""
 
 from itertools import product
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorafleet.bases import find_base
 from lorafleet.numerics.factors import Factors, stack
 from lorafleet.numerics.text import Conditioning
-from lorafleet_serve.adapters.layout import FlatAdapter, Layout
-from lorafleet_serve.engine.batch_layout import BatchLayout, reseat
+from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
+from lorafleet_serve.engine.batch_layout import BatchLayout, reorder
+from lorafleet_serve.engine.requests import GenerateRequest, with_defaults
 from lorafleet_serve.engine.rows import Row
 
+BASE = find_base("toy-playground")
 SHAPES = {"block.0.to_q": (6, 4), "block.0.ff": (4, 10), "block.1.to_q": (6, 4), "block.1.ff": (4, 10), "proj": (3, 5)}
-LAYOUT = Layout.of(SHAPES)
+LAYOUT = ColumnLayout.of(SHAPES)
 kinds = st.dictionaries(st.integers(0, 20), st.integers(0, 3), max_size=10)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(kinds, min_size=1, max_size=8))
-def test_rows_sit_by_kind_and_stay_where_they_can(history):
+def test_rows_are_in_order_of_kind_and_keep_their_position_where_they_can(history):
     before, kept = [], {}
     for now in history:
         now = {row: kept.get(row, kind) for row, kind in now.items()}  # a row never changes its kind
         kept |= now
-        order = reseat(before, now)
+        order = reorder(before, now)
         assert sorted(order) == sorted(now)
         assert [now[row] for row in order] == sorted(now.values())
-        for seat, row in enumerate(before[: len(order)]):
-            if row in now and now[row] == sorted(now.values())[seat]:
-                assert order[seat] == row
+        for position, row in enumerate(before[: len(order)]):
+            if row in now and now[row] == sorted(now.values())[position]:
+                assert order[position] == row
         before = order
 
 
@@ -56,25 +58,35 @@ ADAPTERS = {
 }
 
 
-def row(number, worn=(), guidance=3.0):
+def row(number, adapters=(), guidance=3.0):
     """A row of 1 x 2 x 2 with conditioning that names it."""
-    flat = tuple((ADAPTERS[name][1], scale) for name, scale in worn)
-    told = Conditioning(torch.full((1, 4, 2), float(number)), torch.full((1, 2), float(number)))
-    untold = Conditioning(-told.context, -told.pooled)
+    flat = tuple((ADAPTERS[name][1], scale) for name, scale in adapters)
+    positive = Conditioning(torch.full((1, 4, 2), float(number)), torch.full((1, 2), float(number)))
+    negative = Conditioning(-positive.context, -positive.pooled)
     latent = torch.zeros(1, 1, 2, 2)
+    request = GenerateRequest("", number, guidance_scale=guidance)
     return Row(
-        number, SimpleNamespace(), None, guidance, 0.0, flat, told, untold, torch.full((1, 6), number), latent, latent
+        id=number,
+        settings=with_defaults(request, BASE, ("edm-euler",)),
+        table=None,
+        noise=None,
+        adapters=flat,
+        positive=positive,
+        negative=negative,
+        time_ids=torch.full((1, 6), number),
+        x=latent,
+        x0_prev=latent,
     )
 
 
-worn = st.lists(st.tuples(st.sampled_from(sorted(ADAPTERS)), st.sampled_from([1.0, -0.5, 2.0])), max_size=3)
-rows = st.lists(st.tuples(worn, st.sampled_from([0.0, 3.0])), min_size=1, max_size=6)
+adapters = st.lists(st.tuples(st.sampled_from(sorted(ADAPTERS)), st.sampled_from([1.0, -0.5, 2.0])), max_size=3)
+rows = st.lists(st.tuples(adapters, st.sampled_from([0.0, 3.0])), min_size=1, max_size=6)
 
 
 def carried(batch, at, name):
     """What one UNet row's layer adds: B A, and the gain."""
     n_in, n_out = SHAPES[name]
-    for span, stacked in batch.spans:
+    for span, stacked in batch.slices:
         if name in stacked and span.start <= at < span.stop:
             layer = stacked[name]
             group = (at - span.start) * len(layer.A) // (span.stop - span.start)
@@ -85,14 +97,14 @@ def carried(batch, at, name):
 @settings(max_examples=40, deadline=None)
 @given(st.lists(rows, min_size=1, max_size=4))
 def test_what_is_gathered_is_what_would_be_stacked(history):
-    """Whatever sat there before, every UNet row carries the factors that its own adapters come to."""
-    seats, here, number = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32), [], 0
+    """Whatever was there before, every UNet row carries the factors that its own adapters come to."""
+    layout, here, number = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32), [], 0
     for drawn in history:
         here = here[1::2]  # every other one leaves
         for names, guidance in drawn:
             here.append((row(number := number + 1, names, guidance), names))
         here = here[:6]
-        check(seats.batch([one for one, _ in here]), here)
+        check(layout.batch([one for one, _ in here]), here)
 
 
 def check(batch, together):
@@ -107,8 +119,8 @@ def check(batch, together):
                 full = wanted[name].B[0] @ wanted[name].A[0]
                 gain = gain if wanted[name].gain is None else wanted[name].gain[0]
             torch.testing.assert_close(carried(batch, at, name), (full, gain), atol=1e-5, rtol=1e-4)
-        assert batch.told.context[c, 0, 0] == one.id
-        assert batch.told.context[u, 0, 0] == (-one.id if one.guided else one.id)
+        assert batch.conditioning.context[c, 0, 0] == one.id
+        assert batch.conditioning.context[u, 0, 0] == (-one.id if one.guided else one.id)
         assert batch.time_ids[c, 0] == one.id
 
 
@@ -116,42 +128,42 @@ def test_unguided_and_base_rows_cost_what_they_must():
     rows = [row(1, [("all", 1.0)]), row(2, [("all", 1.0)], 0.0), row(3), row(4, (), 1.0)]
     batch = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32).batch(rows)
     assert batch.rows.tolist() == [0, 0, 1, 2, 2, 3]
-    assert [span for span, _ in batch.spans] == [slice(0, 2), slice(2, 3)]  # none for the base
-    assert all(stacked["proj"].A.shape[0] == 1 for _, stacked in batch.spans)  # a pair shares its factors
+    assert [span for span, _ in batch.slices] == [slice(0, 2), slice(2, 3)]  # none for the base
+    assert all(stacked["proj"].A.shape[0] == 1 for _, stacked in batch.slices)  # a pair shares its factors
     alone = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32).batch(rows[2:])
-    assert alone.spans == ()
+    assert alone.slices == ()
 
 
-def test_who_keeps_a_seat_is_not_written_again():
-    seats = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32)
+def test_a_row_that_keeps_its_position_is_not_written_again():
+    layout = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32)
     rows = [row(n, [("all", 1.0)]) for n in range(4)]
-    seats.batch(rows)
-    assert seats.written == 4
-    seats.batch([*rows[:1], *rows[2:]])  # the last moves into the empty seat
-    assert seats.written == 5
-    seats.batch([*rows[:1], *rows[2:], row(9, [("dora", 1.0)])])
-    assert seats.written == 6
-    seats.batch([*rows[:1], *rows[2:], row(9, [("dora", 1.0)]), row(10)])  # a base row sits behind them
-    assert seats.written == 6
+    layout.batch(rows)
+    assert layout.written == 4
+    layout.batch([*rows[:1], *rows[2:]])  # the last moves to the free position
+    assert layout.written == 5
+    layout.batch([*rows[:1], *rows[2:], row(9, [("dora", 1.0)])])
+    assert layout.written == 6
+    layout.batch([*rows[:1], *rows[2:], row(9, [("dora", 1.0)]), row(10)])  # a base row comes after them
+    assert layout.written == 6
 
 
 @pytest.mark.parametrize("after", ["lower", "all", "dora"])
 @pytest.mark.parametrize("before", ["attention", "dora"])
-def test_nothing_is_left_of_who_sat_there_before(before, after):
-    seats, stays = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32), [("all", 1.0)]
-    seats.batch([row(1, [(before, 1.0)]), row(2, stays)])
+def test_nothing_is_left_of_the_row_that_was_there_before(before, after):
+    layout, stays = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32), [("all", 1.0)]
+    layout.batch([row(1, [(before, 1.0)]), row(2, stays)])
     together = [(row(3, [(after, 1.0)]), [(after, 1.0)]), (row(2, stays), stays)]
-    check(seats.batch([one for one, _ in together]), together)
-    assert seats.written == 3
+    check(layout.batch([one for one, _ in together]), together)
+    assert layout.written == 3
 
 
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
 def test_a_batch_of_one_image_has_nothing_beside_it(guidance):
-    seats = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32)
-    batch = seats.batch([row(1, [("all", 1.0)], guidance)])
+    layout = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32)
+    batch = layout.batch([row(1, [("all", 1.0)], guidance)])
     count = 2 if guidance else 1
     assert batch.rows.tolist() == [0] * count
-    assert len(batch.told.context) == len(batch.time_ids) == count
-    ((span, stacked),) = batch.spans
+    assert len(batch.conditioning.context) == len(batch.time_ids) == count
+    ((span, stacked),) = batch.slices
     assert span == slice(0, count)
     assert stacked["proj"].A.shape == (1, 8, 3)  # rank 5, padded for a join that never comes

@@ -28,9 +28,9 @@ class Recorder(Stepper):
         self.record, self.stackings = [], 0
         self.poison = {}
 
-    def seat(self, rows):
+    def prepare(self, rows):
         before = self._batches.get(self.call(rows[0]))
-        batch = super().seat(rows)
+        batch = super().prepare(rows)
         self.stackings += batch is not before
         return batch
 

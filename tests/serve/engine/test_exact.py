@@ -16,8 +16,8 @@ from lorafleet_serve.adapters.host_cache import HostAdapterCache, HostLoader
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, make_row
-from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, settle
-from lorafleet_serve.engine.rows import alone, together
+from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, with_defaults
+from lorafleet_serve.engine.rows import own_call, shared_call
 from lorafleet_serve.engine.scheduler import RoundRobin
 from lorafleet_serve.engine.stepper import Stepper
 from lorafleet_serve.stats import Counts
@@ -54,25 +54,25 @@ def rows(engine, bundle_root):
         return AdapterUse(version_of(bundle_root / engine.model.base.name / name), scale)
 
     model, counts = engine.model, Counts()
-    shelf = HostAdapterCache(HostLoader(model.loaded, model.layout), counts)
-    slots = DeviceAdapterCache(model.loaded.device, 2**30, counts)
-    tickets = []
+    host_cache = HostAdapterCache(HostLoader(model.loaded, model.columns), counts)
+    device_cache = DeviceAdapterCache(model.loaded.device, 2**30, counts)
+    states = []
     for i, request in enumerate(requests(engine, use)):
-        loads = tuple(shelf.fetch(one.adapter.path) for one in request.adapters)
-        tickets.append(RequestState(i, request, settle(request, model.base, model.samplers), loads, None))
-        slots.lease(tickets[-1].hosts)
-    yield lambda: [make_row(ticket, model, slots) for ticket in tickets]
-    shelf.close()
+        loads = tuple(host_cache.fetch(one.adapter.path) for one in request.adapters)
+        states.append(RequestState(i, with_defaults(request, model.base, model.samplers), loads, None))
+        device_cache.lease(states[-1].host_adapters)
+    yield lambda: [make_row(state, model, device_cache) for state in states]
+    host_cache.close()
 
 
 def finish(stepper, rows, cancelled=()):
-    """Final latents by row; calls take turns, rows join in order as others leave, some are cancelled after a step."""
-    turns, running, latents, waiting = RoundRobin(), {}, {}, list(rows)
+    """Final latents by row; calls step in turn, rows join as others leave, some are cancelled after a step."""
+    scheduler, running, latents, waiting = RoundRobin(), {}, {}, list(rows)
     while running or waiting:
         while waiting and len(running) < AT_ONCE:
             row = waiting.pop(0)
             running[row.id] = row
-        call = turns.next([stepper.call(row) for row in running.values()])
+        call = scheduler.next([stepper.call(row) for row in running.values()])
         for row in stepper.step([row for row in running.values() if stepper.call(row) == call]):
             running[row.id] = row
             if row.done:
@@ -86,7 +86,7 @@ def finish(stepper, rows, cancelled=()):
 @pytest.fixture(scope="module")
 def expected(engine, rows):
     """Each row's final latent where nothing else is stepped."""
-    stepper = Stepper(engine.model, alone)
+    stepper = Stepper(engine.model, own_call)
     return {row.id: finish(stepper, [row])[row.id] for row in rows()}
 
 
@@ -94,13 +94,13 @@ def expected(engine, rows):
 @given(order=st.lists(st.integers(0, 11), unique=True, min_size=3), cancelled=st.sets(st.integers(0, 11), max_size=2))
 def test_bits_are_those_of_the_row_alone(engine, rows, expected, order, cancelled):
     made = rows()
-    for number, latent in finish(Stepper(engine.model, alone), [made[i] for i in order], cancelled).items():
+    for number, latent in finish(Stepper(engine.model, own_call), [made[i] for i in order], cancelled).items():
         assert torch.equal(latent.view(torch.int32), expected[number].view(torch.int32)), number
 
 
 def test_the_test_can_fail(engine, rows, expected):
     """Where rows share calls some bits differ, if only a little."""
-    latents = finish(Stepper(engine.model, together), rows())
+    latents = finish(Stepper(engine.model, shared_call), rows())
     assert any(not torch.equal(latent, expected[number]) for number, latent in latents.items())
     for number, latent in latents.items():
         torch.testing.assert_close(latent, expected[number], atol=1e-3, rtol=1e-3)

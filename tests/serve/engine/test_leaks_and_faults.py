@@ -108,7 +108,7 @@ def test_an_adapter_that_can_no_longer_be_loaded_while_its_rows_run(engine, bund
 
 
 def test_adapters_come_and_go_through_one_slot(engine, bundle):
-    """Room for one adapter on the device and none on the shelf: the others wait until its rows have left."""
+    """Room for one adapter on the device and none in host memory: the others wait until its rows have left."""
     uses = [bundle(name, value) for name, value in (("a", 0.05), ("b", 0.1), ("c", 0.15))]
     alone = [image(engine, asked(use)) for use in uses]
     one = engine.stats().slot_bytes // 3
@@ -143,7 +143,7 @@ def test_a_waiting_request_can_be_cancelled_and_the_next_goes_on(engine, bundle,
     assert tight.stats().slot_misses == 1
 
 
-def test_a_poisoned_adapter_fails_alone_and_its_seat_is_clean_for_the_next(engine, bundle):
+def test_a_poisoned_adapter_fails_alone_and_its_position_is_clean_for_the_next(engine, bundle):
     use, wild = bundle("fine"), bundle("wild", 1e30)
     alone = image(engine, asked(use, steps=8))
     together = [engine.submit(asked(use, steps=8)), engine.submit(asked(wild)), engine.submit(asked(use, steps=8))]

@@ -75,14 +75,19 @@ def model():
 
 
 def test_a_prompt_is_encoded_once_for_all_that_mean_the_same(model):
-    def told(prompt, clip_skip=None):
+    def encoded(prompt, clip_skip=None):
         return model.condition(read_prompt(prompt, {}), (), clip_skip)
 
-    usual = told("a red dog")
+    usual = encoded("a red dog")
     for same in ("a red dog", "a (red:1.0) dog", "((a red dog:2):0.5)"):
-        assert told(same) is usual
-    assert told("a red dog", 0) is usual
-    for other in (told("a (red:1.2) dog"), told("a (red:0.8) dog"), told("a red dog", 1), told("a red (dog:1.2)")):
+        assert encoded(same) is usual
+    assert encoded("a red dog", 0) is usual
+    for other in (
+        encoded("a (red:1.2) dog"),
+        encoded("a (red:0.8) dog"),
+        encoded("a red dog", 1),
+        encoded("a red (dog:1.2)"),
+    ):
         assert other.context.shape == usual.context.shape
         assert not other.context.equal(usual.context)
 

@@ -21,7 +21,7 @@ from lorafleet.errors import RequestError
 from lorafleet.numerics.samplers import sampler_names
 from lorafleet_serve.adapters.spec import AdapterSpec, parse_adapter
 from lorafleet_serve.engine.prompts import join_vectors, trigger_table
-from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, recommended_sizes, settle, side_bounds
+from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, recommended_sizes, side_bounds, with_defaults
 from lorafleet_serve.engine.scheduler import RoundRobin
 
 BASE = find_base("toy-playground")
@@ -37,11 +37,11 @@ def named(name, scale=1.0):
 
 
 def test_defaults_are_the_base_s():
-    settings = settle(GenerateRequest("a", 7), BASE, SAMPLERS)
+    settings = with_defaults(GenerateRequest("a", 7), BASE, SAMPLERS)
     assert (settings.steps, settings.guidance_scale) == (BASE.default_steps, BASE.default_guidance)
     assert (settings.width, settings.height) == (BASE.resolution, BASE.resolution)
-    assert (settings.scheduler, settings.seed) == ("edm-dpmpp-2m", 7)
-    assert (settings.guidance_rescale, settings.clip_skip) == (0, None)
+    assert (settings.scheduler, settings.request.seed) == ("edm-dpmpp-2m", 7)
+    assert (settings.request.guidance_rescale, settings.request.clip_skip) == (0, None)
     assert settings.time_ids() == (BASE.resolution, BASE.resolution, 0, 0, BASE.resolution, BASE.resolution)
 
 
@@ -72,16 +72,16 @@ def test_guidance_is_what_the_sampler_asks_for(playground, own, asked, guidance)
     """Playground's model card: 3 with EDM-DPM++, 5 with EDM-Euler."""
     base = playground(own)
     names = sampler_names(base)
-    assert settle(GenerateRequest("a", 1, scheduler=asked), base, names).guidance_scale == guidance
-    assert settle(GenerateRequest("a", 1, scheduler=asked, guidance_scale=0.0), base, names).guidance_scale == 0
+    assert with_defaults(GenerateRequest("a", 1, scheduler=asked), base, names).guidance_scale == guidance
+    assert with_defaults(GenerateRequest("a", 1, scheduler=asked, guidance_scale=0.0), base, names).guidance_scale == 0
     assert base.default_guidance == base.guidance_with(names[0])
 
 
 def test_micro_conditioning_is_in_sdxl_s_order_and_follows_the_picture():
-    wide = settle(GenerateRequest("a", 1, width=48, height=32), BASE, SAMPLERS)
+    wide = with_defaults(GenerateRequest("a", 1, width=48, height=32), BASE, SAMPLERS)
     assert wide.time_ids() == (32, 48, 0, 0, 32, 48)
-    told = GenerateRequest("a", 1, width=48, height=32, original_size=(640, 480), crop=(5, 7), target_size=(64, 40))
-    ours = settle(told, BASE, SAMPLERS).time_ids()
+    request = GenerateRequest("a", 1, width=48, height=32, original_size=(640, 480), crop=(5, 7), target_size=(64, 40))
+    ours = with_defaults(request, BASE, SAMPLERS).time_ids()
     theirs = StableDiffusionXLPipeline._get_add_time_ids
     add = partial(theirs, SimpleNamespace(unet=UNET), dtype=torch.float32, text_encoder_projection_dim=64)
     assert [list(ours)] == add(original_size=(480, 640), crops_coords_top_left=(5, 7), target_size=(40, 64)).tolist()
@@ -93,7 +93,7 @@ def test_recommended_sizes_are_allowed_and_start_with_the_base_s_own(name):
     sizes = recommended_sizes(base)
     assert sizes == ((32, 32), (64, 16), (40, 24), (24, 40), (16, 64))
     for width, height in sizes:
-        settle(GenerateRequest("a", 1, width=width, height=height), base, sampler_names(base))
+        with_defaults(GenerateRequest("a", 1, width=width, height=height), base, sampler_names(base))
 
 
 def test_sdxl_s_usual_sizes_are_recommended(tmp_path):
@@ -105,25 +105,25 @@ def test_sdxl_s_usual_sizes_are_recommended(tmp_path):
 
 
 def test_no_layer_skipped_is_the_base_s_own_way_and_unguided_needs_no_negative():
-    assert settle(GenerateRequest("a", 1, clip_skip=0), BASE, SAMPLERS).clip_skip is None
-    assert settle(GenerateRequest("a", 1, clip_skip=2), BASE, SAMPLERS).clip_skip == 2
-    assert not settle(GenerateRequest("a", 1, guidance_scale=1.0), BASE, SAMPLERS).guided
-    assert settle(GenerateRequest("a", 1), BASE, SAMPLERS).guided
+    assert GenerateRequest("a", 1, clip_skip=0).clip_skip is None
+    assert GenerateRequest("a", 1, clip_skip=2).clip_skip == 2
+    assert not with_defaults(GenerateRequest("a", 1, guidance_scale=1.0), BASE, SAMPLERS).guided
+    assert with_defaults(GenerateRequest("a", 1), BASE, SAMPLERS).guided
 
 
 @pytest.mark.parametrize(("changes", "says"), [
-    ({"steps": 0}, "steps is 0; allowed are 1 to 100"),
+    ({"steps": 0}, "steps is 0; it must be at least 1"),
     ({"steps": 101}, "steps is 101"),
-    ({"guidance_scale": -0.1}, "guidance_scale is -0.1; allowed are 0 to 30"),
+    ({"guidance_scale": -0.1}, "guidance_scale is -0.1; it must be at least 0"),
     ({"guidance_scale": 30.5}, "guidance_scale is 30.5"),
-    ({"guidance_scale": math.nan}, "guidance_scale is nan"),
-    ({"guidance_rescale": 1.1}, "guidance_rescale is 1.1; allowed are 0 to 1"),
+    ({"guidance_scale": math.nan}, "guidance_scale is nan; it must be a finite number"),
+    ({"guidance_rescale": 1.1}, "guidance_rescale is 1.1; it must be at most 1"),
     ({"guidance_rescale": math.nan}, "guidance_rescale is nan"),
-    ({"clip_skip": -1}, "clip_skip is -1; allowed are 0 to 2"),
+    ({"clip_skip": -1}, "clip_skip is -1; it must be at least 0"),
     ({"clip_skip": 3}, "clip_skip is 3; allowed are 0 to 2"),
-    ({"original_size": (0, 8)}, "original_size is 0; allowed are 1 to 8192"),
-    ({"target_size": (8, 8193)}, "target_size is 8193"),
-    ({"crop": (0, -1)}, "crop is -1; allowed are 0 to 8192"),
+    ({"original_size": (0, 8)}, "original_size.0 is 0; it must be at least 1"),
+    ({"target_size": (8, 8193)}, "target_size.1 is 8193; it must be at most 8192"),
+    ({"crop": (0, -1)}, "crop.1 is -1; it must be at least 0"),
     ({"prompt": "a (dog:9)"}, "a prompt weight is 9; allowed are 0 to 4"),
     ({"negative_prompt": "(dog:-1)"}, "a prompt weight is -1"),
     ({"guidance_scale": math.inf}, "guidance_scale is inf"),
@@ -131,17 +131,19 @@ def test_no_layer_skipped_is_the_base_s_own_way_and_unguided_needs_no_negative()
     ({"width": 0}, "width is 0; allowed are 8 to"),
     ({"height": 72}, "height is 72; allowed are 8 to 64"),
     ({"seed": -1}, "seed is -1"),
-    ({"seed": 2**53}, "seed is 9007199254740992; allowed are 0 to 9007199254740991"),
+    ({"seed": 2**53}, "seed is 9007199254740992; it must be at most 9007199254740991"),
     ({"scheduler": "euler"}, "scheduler 'euler' does not fit base 'toy-playground'; allowed are edm-dpmpp-2m, edm-e"),
-    ({"prompt": "x" * 2001}, "prompt has 2001 characters; at most 2000"),
-    ({"negative_prompt": "x" * 2001}, "negative_prompt has 2001"),
+    ({"prompt": "x" * 2001}, "it must be text of 2000 characters at most"),
+    ({"negative_prompt": "x" * 2001}, "negative_prompt is 'xxx"),
     ({"adapters": tuple(named(f"a{i}") for i in range(5))}, "5 adapters in one request; at most 4"),
     ({"adapters": (named("a"), named("a", 0.5))}, "adapter 'a' is named twice"),
-    ({"adapters": (named("a", math.nan),)}, "scale of adapter 'a' is nan; allowed are -4 to 4"),
+    ({"adapters": (named("a", -4.5),)}, "adapters.0.scale is -4.5; it must be at least -4"),
+    ({"stepz": 3}, "unknown key 'stepz'; did you mean 'steps'?"),
+    ({"adapters": (named("a", math.nan),)}, "adapters.0.scale is nan; it must be a finite number"),
 ])  # fmt: skip
 def test_what_is_out_of_bounds_is_named_with_what_is_allowed(changes, says):
     with pytest.raises(RequestError) as caught:
-        settle(GenerateRequest(**{"prompt": "a", "seed": 1, **changes}), BASE, SAMPLERS)
+        with_defaults(GenerateRequest(**{"prompt": "a", "seed": 1, **changes}), BASE, SAMPLERS)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -151,7 +153,7 @@ def test_everything_within_bounds_passes(steps, guidance, eighths):
     least, greatest = side_bounds(BASE)
     side = min(max(eighths * 8, least), greatest)
     request = GenerateRequest("a", 1, steps=steps, guidance_scale=guidance, width=side, height=side)
-    settings = settle(request, BASE, SAMPLERS)
+    settings = with_defaults(request, BASE, SAMPLERS)
     assert (settings.steps, settings.guidance_scale, settings.width) == (steps, guidance, side)
 
 
@@ -194,9 +196,9 @@ def test_triggers_of_one_adapter_and_of_several():
 
 
 @given(st.lists(st.sets(st.sampled_from([(4, 4), (8, 8), (8, 12), (16, 16)]), min_size=1), min_size=1, max_size=40))
-def test_no_size_waits_longer_than_there_are_sizes(turns):
+def test_no_size_waits_longer_than_there_are_sizes(rounds):
     policy, waiting = RoundRobin(), {}
-    for sizes in turns:
+    for sizes in rounds:
         chosen = policy.next(sorted(sizes))
         assert chosen in sizes
         waiting = {size: waiting.get(size, 0) + 1 for size in sizes}

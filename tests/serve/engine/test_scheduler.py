@@ -1,4 +1,4 @@
-"""How a step is filled: a bound on milliseconds that is learned, and shapes that take turns."""
+"""How a step is filled: a bound on milliseconds that is learned, and shapes that step in turn."""
 
 from itertools import pairwise
 
@@ -93,9 +93,9 @@ def test_too_many_for_memory_are_halved_and_stay_so(limit):
 @settings(deadline=None)
 @given(st.lists(st.sets(st.integers(0, 5), min_size=1), min_size=1, max_size=60))
 def test_no_shape_waits_longer_than_a_round(present):
-    turns, waited = RoundRobin[int](), {}
+    scheduler, waited = RoundRobin[int](), {}
     for shapes in present:
-        chosen = turns.next(sorted(shapes))
+        chosen = scheduler.next(sorted(shapes))
         assert chosen in shapes
         waited = {shape: waited.get(shape, 0) + 1 for shape in shapes if shape != chosen}
         assert max(waited.values(), default=0) <= 5

@@ -42,7 +42,7 @@ class Arrival:
     cancelled_after: int | None
 
 
-def worn(folders):
+def adapter_uses(folders):
     names = st.lists(st.sampled_from(sorted(folders)), max_size=2, unique=True)
     scale = st.sampled_from([1.0, 1.0, 0.5, -0.4, 0.0])
     return names.flatmap(
@@ -58,7 +58,7 @@ def prompt_of(uses, noun):
 
 @st.composite
 def requests(draw, engine, folders, most_steps):
-    uses = draw(worn(folders))
+    uses = draw(adapter_uses(folders))
     square = draw(st.booleans())
     few = st.integers(1, min(5, most_steps))
     return GenerateRequest(

@@ -1,4 +1,4 @@
-"""What a prompt names by itself: tags that are adapters, and triggers that nobody named."""
+"""What a prompt says about adapters: tags that add one, and triggers of adapters that the request does not name."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lorafleet_serve.api.app import build_app
 from lorafleet_serve.api.schemas import AdapterChoice, ImagesRequest, with_tags
 from lorafleet_serve.api.service import EngineService
 from lorafleet_serve.commands import register
-from lorafleet_serve.engine.named import Tag, check_untagged, lone_triggers, read_tags
+from lorafleet_serve.engine.prompt_tags import LoraTag, check_untagged, read_tags, unnamed_triggers
 
 
 @pytest.mark.parametrize(
     ("prompt", "plain", "tags"),
     [
-        ("a photo of <lora:rex:0.8> dog", "a photo of dog", (Tag("rex", 0.8),)),
-        ("<lora:rex>, a dog<lora:pixel.art-2:-1.5>", ", a dog", (Tag("rex", 1.0), Tag("pixel.art-2", -1.5))),
-        ("a dog <lyco:rex:.5>", "a dog", (Tag("rex", 0.5),)),
+        ("a photo of <lora:rex:0.8> dog", "a photo of dog", (LoraTag("rex", 0.8),)),
+        ("<lora:rex>, a dog<lora:pixel.art-2:-1.5>", ", a dog", (LoraTag("rex", 1.0), LoraTag("pixel.art-2", -1.5))),
+        ("a dog <lyco:rex:.5>", "a dog", (LoraTag("rex", 0.5),)),
         ("two  spaces, <rex> and a < b > c", "two  spaces, <rex> and a < b > c", ()),
-        ("<lora:rex:1>", "", (Tag("rex", 1.0),)),
+        ("<lora:rex:1>", "", (LoraTag("rex", 1.0),)),
     ],
 )
 def test_tags_are_read_as_a1111_writes_them(prompt, plain, tags):
@@ -60,13 +60,13 @@ def test_a_negative_prompt_names_no_adapters():
 
 def test_tags_join_the_adapters_of_a_request():
     asked = ImagesRequest(prompt="a dog <lora:rex:0.5>", adapters=(AdapterChoice(name="hat", version=3),), seed=4)
-    told = with_tags(asked)
-    assert told == ImagesRequest(
+    tagged = with_tags(asked)
+    assert tagged == ImagesRequest(
         prompt="a dog",
         adapters=(AdapterChoice(name="hat", version=3), AdapterChoice(name="rex", scale=0.5)),
         seed=4,
     )
-    assert with_tags(told) is told
+    assert with_tags(tagged) is tagged
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_tags_have_the_bounds_of_adapters(prompt, says):
 
 def test_lone_triggers_are_few_and_not_those_named():
     prompt = "<rex> and <rex/TOK2> with <hat>, >_<, <o>_<o>, <a> <b> <c> <d>, <My-Dog>"
-    assert lone_triggers(prompt, ["hat"]) == ("rex", "o", "a", "b")
+    assert unnamed_triggers(prompt, ["hat"]) == ("rex", "o", "a", "b")
 
 
 def ask(playground, registry, **body):
