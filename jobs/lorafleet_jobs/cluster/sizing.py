@@ -75,7 +75,7 @@ def fleet_of(row: SubmissionRow, jobs: Sequence[JobRow], home: Home, found: Clus
 
 
 def _pack(row: SubmissionRow, gpus: float, share: int) -> int:
-    """As planned; on a GPU, where a lane measures what its jobs take (`train.room`), `auto` is as many as pay.
+    """As planned; on a GPU, where a lane measures what its jobs take (`train.memory`), `auto` is as many as pay.
 
     A compiled pack has its seats from the first step on, so that nothing could be measured before.
     """

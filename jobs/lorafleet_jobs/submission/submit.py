@@ -131,7 +131,7 @@ def _drive_once(store: JobStore, submission: str, home: Home, address: str | Non
         raise
     reason = lost[0] if lost else "its lanes ended before it could be trained"
     for row in store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost"):
-        JobLog(home.job_log(submission, row.id)).say(f"lost: {reason}")
+        JobLog(home.job_log(submission, row.id)).append(f"lost: {reason}")
 
 
 def _run(store: JobStore, row: SubmissionRow, home: Home, address: str | None, show: Show) -> list[str]:

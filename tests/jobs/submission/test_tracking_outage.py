@@ -185,16 +185,16 @@ def spec_of(warm, photos, steps, seed):
 
 def train_through(tracking, server, warm, photos, run_ids, folder, steps, outage):
     """Trains a job a run in one pack; `outage` is called with each step. Returns the longest step in seconds."""
-    crew, longest = Pack(warm), 0.0
+    pack, longest = Pack(warm), 0.0
     for seed, run_id in enumerate(run_ids):
         tracking.resume(run_id, attempt=1)
         tracker = tracking.job_tracker(run_id, folder / "spool")
         spec = spec_of(warm, photos, steps, seed)
-        crew.join(TrainJob(spec, folder / spec.id, tracker, lambda step, loss: None, run_id))
+        pack.join(TrainJob(spec, folder / spec.id, tracker, lambda step, loss: None, run_id))
     for step in range(1, steps + 1):
         outage(step)
         started = time.monotonic()
-        ended = crew.step()
+        ended = pack.step()
         longest = max(longest, time.monotonic() - started)
     assert [type(end).__name__ for _, end in ended] == ["Bundle"] * len(run_ids)
     return longest
