@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packs_here import BASES, alone, equal, prepared, spec_of, together, write_photos
+from packs_here import BASES, alone, equal, prepared, spec_of, together
 
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
@@ -22,11 +22,6 @@ RECIPES = (
     {"rank": 3, "batch_size": 2, "seed": 7},
 )
 STEPS = 3
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", params=BASES)

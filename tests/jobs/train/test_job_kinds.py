@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from packs_here import alone, difference, double, nothing_is_left_on, spec_of, together, write_photos
+from packs_here import alone, difference, double, nothing_is_left_on, spec_of, together
 
 from lorafleet.bases import find_base
 from lorafleet.loaded import LoadedBase
@@ -32,11 +32,6 @@ KINDS = {
     "ema": {"pivotal": {"tokens": 1, "fraction": 0.5}, "ema": 0.9},
 }  # fmt: skip
 HALVES = [name for i, name in enumerate(KINDS) if i % 2], [name for i, name in enumerate(KINDS) if not i % 2]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from packs_here import BASES, alone, compare, double, equal, prepared, spec_of, together, write_photos
+from packs_here import BASES, alone, compare, double, equal, prepared, spec_of, together
 
 from lorafleet.bases import find_base
 from lorafleet.errors import DataError
@@ -17,11 +17,6 @@ from lorafleet_jobs.train.pack import train_step_alone
 LONG = "a dog, " + ", ".join(f"grass number {i}" for i in range(5)) + ", TOK dog"
 LONGEST = "a dog, " + ", ".join(f"grass number {i}" for i in range(11)) + ", TOK dog"
 RECIPE = {"rank": 2, "batch_size": 2, "pivotal": {"tokens": 2, "fraction": 0.5}, "optimizer": "adamw"}
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", params=BASES)

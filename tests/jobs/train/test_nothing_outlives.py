@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from packs_here import double, nothing_is_left_on, prepared, spec_of, write_photos
+from packs_here import double, nothing_is_left_on, prepared, spec_of
 
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
@@ -22,11 +22,6 @@ EVERYTHING = {
 
 class BrokenError(RuntimeError):
     """Raised in the middle of a call."""
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,6 @@ from packs_here import (
     prepared,
     spec_of,
     together,
-    write_photos,
 )
 
 from lorafleet.bases import find_base
@@ -29,11 +28,6 @@ from lorafleet_jobs.train.batching import PATIENCE, CompiledBatching, DynamicBat
 from lorafleet_jobs.train.pack import train_step, train_step_alone
 
 EXACT = 1e-9
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packs_here import BASES, alone, compare, double, prepared, spec_of, together, write_photos
+from packs_here import BASES, alone, compare, double, prepared, spec_of, together
 
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
@@ -15,11 +15,6 @@ from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching
 from lorafleet_jobs.train.pack import train_step, train_step_alone
 
 EXACT, CLOSE = 1e-9, 1e-3
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", params=BASES)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from packs_here import spec_of, write_photos
+from packs_here import spec_of
 
 from lorafleet.bases import find_base
 from lorafleet.config import Validation
@@ -44,11 +44,6 @@ class Allocator:
 @pytest.fixture(scope="module")
 def loaded():
     return LoadedBase.load(find_base("toy-sdxl"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture

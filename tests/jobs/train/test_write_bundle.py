@@ -1,7 +1,6 @@
 """The adapter's file: the same job gives the same bytes, and whoever reads it sees no difference."""
 
 import torch
-from lorafleet_jobs.train.trainable import TrainableState
 from safetensors import safe_open
 from safetensors.torch import load, save
 
@@ -9,6 +8,7 @@ from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import AdapterCard
 from lorafleet.config import Recipe
 from lorafleet.loaded import LoadedBase
+from lorafleet_jobs.train.trainable_state import TrainableState
 from lorafleet_jobs.train.write_bundle import in_order, lora_file
 
 
