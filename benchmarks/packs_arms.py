@@ -31,7 +31,7 @@ from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_subjects
 from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.pack import step_together
+from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.training import Training
 
 REFERENCE = Path(__file__).with_name("packs_reference.py")
@@ -119,11 +119,10 @@ def pack(specs: Sequence[JobSpec], warm: LoadedBase, out: Path) -> Taken:
     trainings = [Training.prepare(spec, warm) for spec in specs]
     stepping = time.perf_counter()
     for step in range(1, specs[0].steps + 1):
-        for outcome in step_together([(training, step) for training in trainings]):
+        for outcome in train_step([(training, step) for training in trainings]):
             if isinstance(outcome, Exception):
                 raise outcome
     ended = time.perf_counter()
-    warm.clear()
     for training in trainings:
         factors = training.adapter().parts[UNET]
         layers = {f"{n}.lora_{k}.weight": t for n, f in factors.items() for k, t in (("A", f.A), ("B", f.B))}

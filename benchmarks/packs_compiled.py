@@ -16,7 +16,7 @@ import packs_arms as arms
 from lorafleet.bases import Base
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching
-from lorafleet_jobs.train.pack import step_together
+from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.training import Training
 
 STEPS = 40
@@ -35,7 +35,7 @@ def measure(base: Base, jobs: int, rank: int, batch: int) -> dict[str, float]:
             for name, each in calls.items():
                 step += 1
                 started = time.perf_counter()
-                for outcome in step_together([(training, step) for training in trainings], each):
+                for outcome in train_step([(training, step) for training in trainings], each):
                     if isinstance(outcome, Exception):
                         raise outcome
                 taken[name].append(time.perf_counter() - started)

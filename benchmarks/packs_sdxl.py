@@ -22,7 +22,7 @@ import torch
 from sdxl_device import device_name, forget_peak, peak_gib, timed
 
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.pack import step_together
+from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.training import Training
 from sdxl_random import sdxl_random
 
@@ -92,7 +92,7 @@ def measured(warm: LoadedBase, trainings: list[Training], arguments: argparse.Na
     forget_peak(device)
 
     def step() -> None:
-        for outcome in step_together([(training, 1) for training in trainings]):
+        for outcome in train_step([(training, 1) for training in trainings]):
             if isinstance(outcome, Exception):
                 raise outcome
 
@@ -105,7 +105,6 @@ def measured(warm: LoadedBase, trainings: list[Training], arguments: argparse.Na
         pass  # said in the table by a missing figure
     finally:
         counting.remove()
-        warm.clear()
     return Cell(
         pixels, recipe.rank, recipe.gradient_checkpointing, pack, seconds, peak_gib(device) if seconds else None,
         len(calls) / arguments.steps,

@@ -39,7 +39,7 @@ from lorafleet_jobs.evaluate.suite import Scores
 from lorafleet_jobs.evaluate.toy import ToySuite
 from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
@@ -140,14 +140,13 @@ def train_and_score(cell: Cell, index: int, cache_folder: Path) -> list[dict[str
     spec = job(subject, cell)
     training, rows, started = Training.prepare(spec, warm, cache_folder), [], time.monotonic()
     for step in range(1, spec.steps + 1):
-        step_alone(training, step)
+        train_step_alone(training, step)
         if step == spec.steps or step in cell.also:
             arm = adapter_arm(training.adapter(), pictures.noun)
             made = make(warm, arm, subject.name, suite().prompts, HOW)
             name = f"{cell.name} @{step}" if cell.also else cell.name
             seconds = round(time.monotonic() - started, 1)
             rows.append(scored(name, cell.base, index, suite().of_made(pictures, made), seconds=seconds))
-    warm.clear()
     return rows
 
 

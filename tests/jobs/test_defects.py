@@ -32,6 +32,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from packs_here import train_job
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.adapter import load_adapter
@@ -46,9 +47,8 @@ from lorafleet.numerics.text import split_prompt
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec, JobSpec
-from lorafleet_jobs.train import train_job
-from lorafleet_jobs.train.generators import stream
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.generators import generator_for
+from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 
 
@@ -58,7 +58,7 @@ def each_base(request):
 
 
 @pytest.fixture(scope="module")
-def warm():
+def loaded():
     return LoadedBase.load(find_base("toy-sdxl"))
 
 
@@ -70,23 +70,23 @@ def photos(tmp_path_factory):
     return folder
 
 
-def job(warm, photos, steps=6, **recipe):
+def job(loaded, photos, steps=6, **recipe):
     images = tuple(ImageSpec(file=f"{i}.png", caption=None, sha256=sha256_of(photos / f"{i}.png")) for i in range(3))
     return JobSpec(
-        id="0" * 16, submission="test", subject="rex", adapter="rex", base=warm.base.name, folder=str(photos),
+        id="0" * 16, submission="test", subject="rex", adapter="rex", base=loaded.base.name, folder=str(photos),
         images=images, class_images=ClassImages(folder=str(photos), images=images), class_noun="dog",
         instance_prompt="a photo of TOK dog", recipe=Recipe(**{"rank": 4, "optimizer": "adamw"} | recipe), steps=steps,
         validation=Validation(prompts=("a photo of TOK dog at night",), steps=3), dataset_fingerprint="",
     )  # fmt: skip
 
 
-def training(warm, photos, steps=6, **recipe):
-    return Training.prepare(job(warm, photos, steps, **recipe), warm)
+def training(loaded, photos, steps=6, **recipe):
+    return Training.prepare(job(loaded, photos, steps, **recipe), loaded)
 
 
 def steps(work, *numbers):
     """Optimizer steps of those numbers, counted from 1; their losses."""
-    return [step_alone(work, number) for number in numbers]
+    return [train_step_alone(work, number) for number in numbers]
 
 
 def copies(parameters):
@@ -118,17 +118,17 @@ def test_defect_03_p8_captions_are_encoded_as_stock_pipelines_encode_prompts(eac
 
 def test_defect_04_p9_a_bf16_base_has_fp32_adapters_gradients_and_moments(photos):
     """And so keeps updates that bf16 would round away, below 1/512 of a weight."""
-    warm = LoadedBase.load(find_base("toy-sdxl"), precision="bf16")
-    work = training(warm, photos, steps=3, text_encoder_lora=True, pivotal={"fraction": 1.0}, learning_rate=1e-6)
-    learned = work.learned.parameters()
+    loaded = LoadedBase.load(find_base("toy-sdxl"), precision="bf16")
+    work = training(loaded, photos, steps=3, text_encoder_lora=True, pivotal={"fraction": 1.0}, learning_rate=1e-6)
+    trainable = work.trainable.parameters()
     held = [p for group in work.optimizer.param_groups for p in group["params"]]
-    assert [id(p) for p in held] == [id(p) for p in learned]  # what is optimized is what is used
-    for low in work.learned.low_rank.values():
+    assert [id(p) for p in held] == [id(p) for p in trainable]  # what is optimized is what is used
+    for low in work.trainable.low_rank.values():
         low.flat.data += 0.02  # B is 0 at first, and A has no gradient
-    start = copies(learned)
+    start = copies(trainable)
     steps(work, 1, 2, 3)
-    assert warm.unet.dtype == torch.bfloat16
-    for p, before in zip(learned, start, strict=True):
+    assert loaded.unet.dtype == torch.bfloat16
+    for p, before in zip(trainable, start, strict=True):
         assert p.dtype == p.grad.dtype == torch.float32
         moments = work.optimizer.state[p]
         assert moments["exp_avg"].dtype == moments["exp_avg_sq"].dtype == torch.float32
@@ -149,8 +149,8 @@ def test_defect_06_each_row_with_prior_has_the_weight_of_its_own_noise_level(eac
                     objective=None if edm else "edm", sigma_sampler="lognormal")  # fmt: skip
     data = 0.5 if edm else 1.0
     batch, seed = work.dataset.batch(1), work.spec.recipe.seed
-    n = torch.randn(batch.z.shape, generator=stream(seed, "noise", 1))
-    sigmas = work.objective.draw(len(batch.z), stream(seed, "levels", 1))
+    n = torch.randn(batch.z.shape, generator=generator_for(seed, "noise", 1))
+    sigmas = work.objective.draw(len(batch.z), generator_for(seed, "levels", 1))
     assert len(sigmas.unique()) == size + class_size
     rows = []
     each_base.clear()
@@ -168,43 +168,45 @@ def test_defect_06_each_row_with_prior_has_the_weight_of_its_own_noise_level(eac
     torch.testing.assert_close(torch.tensor(loss), by_hand, rtol=1e-4, atol=1e-6)
 
 
-def test_defect_09_p1_p2_the_tokens_are_in_the_bundle_wherever_it_is_written(warm, photos, tmp_path, monkeypatch):
+def test_defect_09_p1_p2_the_tokens_are_in_the_bundle_wherever_it_is_written(loaded, photos, tmp_path, monkeypatch):
     """A relative path with slashes, and the bundle keeps the embeddings; for a checkpoint see test_checkpoint."""
-    spec = job(warm, photos, steps=2, token_learning_rate=0.01)
-    work = Training.prepare(spec, warm)
-    start = copies(work.learned.vectors)
+    spec = job(loaded, photos, steps=2, token_learning_rate=0.01)
+    work = Training.prepare(spec, loaded)
+    start = copies(work.trainable.vectors)
     steps(work, 1, 2)
     monkeypatch.chdir(tmp_path)
-    bundle = train_job(spec, warm, (tmp_path / "a/b/rex").relative_to(tmp_path), NullTracker(), lambda step, loss: None)
-    kept = load_adapter(bundle.path, warm).vectors
-    assert equal(kept, copies(work.learned.vectors))
+    bundle = train_job(
+        spec, loaded, (tmp_path / "a/b/rex").relative_to(tmp_path), NullTracker(), lambda step, loss: None
+    )
+    kept = load_adapter(bundle.path, loaded).vectors
+    assert equal(kept, copies(work.trainable.vectors))
     assert not equal(kept, start)
 
 
 @pytest.mark.parametrize("optimizer", ["prodigy", "adamw", "lion", "adafactor"])
-def test_defect_09_p3_p4_p9_frozen_tokens_keep_every_bit(warm, photos, optimizer):
+def test_defect_09_p3_p4_p9_frozen_tokens_keep_every_bit(loaded, photos, optimizer):
     """Whether training passes the pivot or starts behind it; neither decay nor momentum nor a rescaling moves them."""
-    work = training(warm, photos, optimizer=optimizer, pivotal={"fraction": 0.5})
-    start = copies(work.learned.vectors)
+    work = training(loaded, photos, optimizer=optimizer, pivotal={"fraction": 0.5})
+    start = copies(work.trainable.vectors)
     seen = []
     for step in range(1, 7):
         steps(work, step)
-        seen.append(copies(work.learned.vectors))
+        seen.append(copies(work.trainable.vectors))
     assert not equal(start, seen[2])
     assert all(equal(seen[2], later) for later in seen[3:])
 
-    late = training(warm, photos, optimizer=optimizer, pivotal={"fraction": 0.5})
-    factors = copies([late.learned.low_rank["unet"].flat])
+    late = training(loaded, photos, optimizer=optimizer, pivotal={"fraction": 0.5})
+    factors = copies([late.trainable.low_rank["unet"].flat])
     steps(late, 5, 6)
-    assert equal(copies(late.learned.vectors), start)
-    assert not equal(copies([late.learned.low_rank["unet"].flat]), factors)
+    assert equal(copies(late.trainable.vectors), start)
+    assert not equal(copies([late.trainable.low_rank["unet"].flat]), factors)
 
 
-def test_defect_p4_accumulated_tokens_change_once_an_optimizer_step(warm, photos, monkeypatch):
-    work = training(warm, photos, gradient_accumulation=3, pivotal={"fraction": 1.0})
+def test_defect_p4_accumulated_tokens_change_once_an_optimizer_step(loaded, photos, monkeypatch):
+    work = training(loaded, photos, gradient_accumulation=3, pivotal={"fraction": 1.0})
     at_micro_batch, batch = [], work.dataset.batch
     monkeypatch.setattr(
-        work.dataset, "batch", lambda index: (at_micro_batch.append(copies(work.learned.vectors)), batch(index))[1]
+        work.dataset, "batch", lambda index: (at_micro_batch.append(copies(work.trainable.vectors)), batch(index))[1]
     )
     steps(work, 1, 2)
     assert len(at_micro_batch) == 6
@@ -223,16 +225,16 @@ class Pictures(NullTracker):
         self.shown.append((step, np.asarray(image)[::4, ::4].astype(int)))
 
 
-def test_defect_p5_published_pictures_are_made_with_the_learned_tokens(warm, photos, tmp_path):
+def test_defect_p5_published_pictures_are_made_with_the_learned_tokens(loaded, photos, tmp_path):
     """Nothing but tokens is learned; stock diffusers makes the picture with them and another one without."""
     pictures = Pictures()
-    spec = job(warm, photos, steps=3, unet_fraction=0, pivotal={"fraction": 1.0}, token_learning_rate=0.1)
-    bundle = train_job(spec, warm, tmp_path / "rex", pictures, lambda step, loss: None)
-    step, published = pictures.shown[-1]
+    spec = job(loaded, photos, steps=3, unet_fraction=0, pivotal={"fraction": 1.0}, token_learning_rate=0.1)
+    bundle = train_job(spec, loaded, tmp_path / "rex", pictures, lambda step, loss: None)
+    step, shown = pictures.shown[-1]
     assert step == 3
-    with_tokens, without = (by_stock(warm.base, bundle, given) for given in (True, False))
-    assert np.abs(published - with_tokens).max() <= 2
-    assert np.abs(published - without).max() > 10
+    with_tokens, without = (by_stock(loaded.base, bundle, given) for given in (True, False))
+    assert np.abs(shown - with_tokens).max() <= 2
+    assert np.abs(shown - without).max() > 10
 
 
 def by_stock(base, bundle, tokens):
@@ -253,12 +255,12 @@ def by_stock(base, bundle, tokens):
 
 
 @pytest.mark.parametrize("mode", ["images", "predict"])
-def test_defect_p7_prior_preservation_with_frozen_text_encoders_and_no_tokens_trains(warm, photos, mode):
+def test_defect_p7_prior_preservation_with_frozen_text_encoders_and_no_tokens_trains(loaded, photos, mode):
     prior = {"mode": mode, "images": "here"}
-    work = training(warm, photos, pivotal=None, batch_size=2, prior=prior)
-    start = copies(work.learned.parameters())
+    work = training(loaded, photos, pivotal=None, batch_size=2, prior=prior)
+    start = copies(work.trainable.parameters())
     assert 0 < steps(work, 1)[0] < 100
-    assert not equal(start, copies(work.learned.parameters()))
+    assert not equal(start, copies(work.trainable.parameters()))
 
 
 def test_defect_11_p7_clip_skip_is_no_key_that_could_be_ignored():
@@ -266,33 +268,33 @@ def test_defect_11_p7_clip_skip_is_no_key_that_could_be_ignored():
         parse(Recipe, {"clip_skip": 1}, "m.yaml", ManifestError)
 
 
-def test_tok_is_not_found_inside_tok2(warm, photos):
+def test_tok_is_not_found_inside_tok2(loaded, photos):
     """The reference makes "<s0><s1>2" of "TOK2"."""
-    work = training(warm, photos, pivotal={"abstractions": ["TOK", "TOK2"], "tokens": 2})
+    work = training(loaded, photos, pivotal={"abstractions": ["TOK", "TOK2"], "tokens": 2})
     pieces = split_prompt("TOK2 beside TOK", work.prompts.triggers)
     assert pieces == [(2, 3), " beside ", (0, 1)]
 
 
-def test_prodigy_with_tokens_and_text_encoders_needs_no_rate_of_theirs(warm, photos):
-    work = training(warm, photos, optimizer="prodigy", text_encoder_lora=True)
-    start = copies(work.learned.parameters())
+def test_prodigy_with_tokens_and_text_encoders_needs_no_rate_of_theirs(loaded, photos):
+    work = training(loaded, photos, optimizer="prodigy", text_encoder_lora=True)
+    start = copies(work.trainable.parameters())
     steps(work, *range(1, 7))  # behind the pivot too
-    assert all(not torch.equal(a, b) for a, b in zip(start, copies(work.learned.parameters()), strict=True))
+    assert all(not torch.equal(a, b) for a, b in zip(start, copies(work.trainable.parameters()), strict=True))
     assert {group["lr"] for group in work.optimizer.param_groups} == {1.0}
 
 
-def test_tokens_are_a_parameter_of_their_own_and_no_vocabulary_is_touched(warm, photos):
+def test_tokens_are_a_parameter_of_their_own_and_no_vocabulary_is_touched(loaded, photos):
     """4 x (w1 + w2) numbers beside the factors, where the reference has both tables with gradients and moments."""
-    frozen = [p for part in (warm.unet, *warm.prompts.encoders) for p in part.parameters()]
+    frozen = [p for part in (loaded.unet, *loaded.prompts.encoders) for p in part.parameters()]
     before = copies(frozen)
-    work = training(warm, photos, pivotal={"abstractions": ["TOK", "TOK2"], "tokens": 2, "fraction": 1.0})
+    work = training(loaded, photos, pivotal={"abstractions": ["TOK", "TOK2"], "tokens": 2, "fraction": 1.0})
     steps(work, 1, 2)
-    factors = sum(4 * (i + o) for name, (i, o) in warm.lora["unet"].linear.items() if ".to_" in name)
-    wanted = factors + 4 * sum(warm.prompts.widths)
+    factors = sum(4 * (i + o) for name, (i, o) in loaded.lora["unet"].linear.items() if ".to_" in name)
+    wanted = factors + 4 * sum(loaded.prompts.widths)
     assert sum(p.numel() for group in work.optimizer.param_groups for p in group["params"]) == wanted
     moments = sum(t.numel() for s in work.optimizer.state.values() for t in s.values() if t.dim())
     assert moments == 2 * wanted
     assert equal(copies(frozen), before)
     assert not any(p.requires_grad or p.grad is not None for p in frozen)
-    tables = [embedding.base.num_embeddings for embedding in warm.prompts.embeddings]
-    assert tables == [len(tokenizer) for tokenizer in warm.prompts.tokenizers]
+    tables = [embedding.base.num_embeddings for embedding in loaded.prompts.embeddings]
+    assert tables == [len(tokenizer) for tokenizer in loaded.prompts.tokenizers]

@@ -31,7 +31,7 @@ from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.lane.job_log import JobLog
 
 if TYPE_CHECKING:
-    from lorafleet_jobs.lane.followers import NoFollowers
+    from lorafleet_jobs.lane.followers import Followers
     from lorafleet_jobs.lane.lane import Leaving
 
 POLITE_SECONDS = 120.0
@@ -84,7 +84,7 @@ def team_loop(config: dict[str, Any]) -> Leaving | None:
     from ray.train.torch import get_device
 
     from lorafleet_jobs.cluster.preemption import signalled
-    from lorafleet_jobs.lane.followers import Followers, follow_lane
+    from lorafleet_jobs.lane.followers import RankFollowers, follow_lane
 
     setup: LaneConfig = config["setup"]
     torch.set_num_threads(setup.cpus)
@@ -93,10 +93,10 @@ def team_loop(config: dict[str, Any]) -> Leaving | None:
     if ray.train.get_context().get_world_rank() > 0:
         follow_lane(setup)
         return None
-    return _lane(config, Followers(), signalled)
+    return _lane(config, RankFollowers(), signalled)
 
 
-def _lane(config: dict[str, Any], mates: NoFollowers, must_leave: Callable[[], bool]) -> Leaving:
+def _lane(config: dict[str, Any], followers: Followers, must_leave: Callable[[], bool]) -> Leaving:
     from lorafleet.tracking import MlflowTracking
     from lorafleet_jobs.cluster.preemption import listen_on_main_thread
     from lorafleet_jobs.lane.lane import Lane
@@ -104,7 +104,7 @@ def _lane(config: dict[str, Any], mates: NoFollowers, must_leave: Callable[[], b
     setup: LaneConfig = config["setup"]
     listen_on_main_thread()
     tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
-    return Lane(setup, remote_queue(config["dispatcher"]), tracking, must_leave, mates=mates).run()
+    return Lane(setup, remote_queue(config["dispatcher"]), tracking, must_leave, followers=followers).run()
 
 
 def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:
@@ -141,7 +141,7 @@ def _bury(fleet: Fleet, store: JobStore, lane: str, cause: str) -> None:
     """A lane died: its jobs are taken back at once, and their rows and logs say what it died of."""
     log.warning("lane %s died of %s", lane, cause)
     for row in store.lose_lane(fleet.submission, lane, time.time(), cause):
-        JobLog(Home(fleet.home).job_log(row.submission, row.id)).say(f"lane {lane} died of {cause}")
+        JobLog(Home(fleet.home).job_log(row.submission, row.id)).append(f"lane {lane} died of {cause}")
 
 
 def _let_others_in(queue: JobQueue) -> None:

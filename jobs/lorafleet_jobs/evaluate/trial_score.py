@@ -47,7 +47,7 @@ class ScoredTrial:
 
     spec: JobSpec
     halving: Halving
-    looks: bool
+    wants_pictures: bool
     scorer: Scorer
     ask: Ask
 
@@ -55,8 +55,8 @@ class ScoredTrial:
         """At its rungs, and at the end, which is only noted."""
         return step == self.spec.steps or step in self.halving.rungs()
 
-    def judge(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
-        """Scores the job and asks whether it goes on; raises Stopped if it does not."""
+    def report(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
+        """Scores the job and asks whether it goes on; raises EarlyStopped if it does not."""
         score = self.scorer(pictures, losses)
         tracker.metrics(step, {"eval/score": score})
         if step == self.spec.steps:
@@ -66,7 +66,7 @@ class ScoredTrial:
             raise EarlyStopped(self._reason(step, score, verdict))
 
     def _reason(self, step: int, score: float, verdict: Verdict) -> str:
-        name, sign = ("score", 1) if self.looks else ("loss", -1)
+        name, sign = ("score", 1) if self.wants_pictures else ("loss", -1)
         assert verdict.bar is not None  # the first at a rung always goes on
         return (
             f"stopped at step {step} of {self.spec.steps} by early_stop: {name} {sign * score:.4g}, "
@@ -74,8 +74,11 @@ class ScoredTrial:
         )
 
 
-def contest_of(spec: JobSpec, ask: Ask, device: str) -> Trial:
-    """What a job takes part in. Raises DataError or BaseModelError if its pictures or the encoder cannot be read."""
+def trial_of(spec: JobSpec, ask: Ask, device: str) -> Trial:
+    """The trial of a job; `NoTrial` without early stop.
+
+    Raises DataError or BaseModelError if its pictures or the encoder cannot be read.
+    """
     halving = Halving.of(spec)
     if halving is None or spec.early_stop is None:
         return NoTrial()

@@ -1,18 +1,18 @@
-"""The workers of one job: the first is a lane, the others do as it says.
+"""The ranks of a data-parallel job in a lane: rank 0 is the lane, the other ranks follow it.
 
-The first announces each job and, once it could start it itself, that it goes ahead; then all meet at every step
-(`train.team`). A worker that cannot keep in step ends its process, and Ray Train starts them all again. Knows the
-broadcasts of torch.distributed; refuses to know leases and Ray.
+Rank 0 announces each job and, once it could start the job itself, that it goes ahead; then all ranks meet at every
+training step (`train.data_parallel`). A rank that cannot keep in step ends its process, and Ray Train starts them all
+again. Knows the broadcasts of torch.distributed; refuses to know leases and Ray.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
 
@@ -22,8 +22,9 @@ from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobqueue.job_queue import LaneConfig
 from lorafleet_jobs.jobspec import JobSpec
+from lorafleet_jobs.lane.current_base import CurrentBase
 from lorafleet_jobs.train import FAILURES, Follower
-from lorafleet_jobs.train.data_parallel import ProcessGroup, SingleRank
+from lorafleet_jobs.train.data_parallel import ProcessGroup, Ranks, SingleRank
 
 LEAVE = "leave"
 log = logging.getLogger(__name__)
@@ -31,111 +32,132 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class JobStart:
-    """A job, as the others are told of it."""
+    """The announcement of a job."""
 
     spec: JobSpec
-    half_way: Path
-    """Where it is kept."""
+    checkpoints: Path
+    """The folder of its checkpoints."""
+
+
+class Followers(Protocol):
+    """The other ranks of a lane's jobs, as rank 0 sees them."""
+
+    @property
+    def process_group(self) -> Ranks:
+        """All ranks, rank 0 included."""
+
+    def starting(self, spec: JobSpec, checkpoints: Path) -> AbstractContextManager[None]:
+        """While it lasts, all ranks prepare a job; if it raises on rank 0, no other rank starts the job."""
+
+    def waiting(self) -> None:
+        """Tells the other ranks that there is no job for the moment."""
+
+    def leaving(self) -> None:
+        """Tells the other ranks to end."""
+
+    def out_of_step(self, problem: Exception) -> bool:
+        """Whether, after a problem during a job, other ranks may be at another step than rank 0."""
 
 
 class NoFollowers:
-    """A lane that is one worker."""
+    """The lane is its jobs' only rank."""
 
-    def __init__(self, team: SingleRank | None = None) -> None:
-        self.team = team or SingleRank()
+    process_group: Ranks = SingleRank()
 
-    @contextmanager
-    def starting(self, spec: JobSpec, half_way: Path) -> Iterator[None]:
-        """While it lasts, this worker and all others get ready for a job; if it raises here, none of them starts."""
-        yield
+    def starting(self, spec: JobSpec, checkpoints: Path) -> AbstractContextManager[None]:
+        """Prepares nothing."""
+        return nullcontext()
 
     def waiting(self) -> None:
-        """There is nothing to do for the moment."""
+        """Tells nobody."""
 
     def leaving(self) -> None:
-        """The life of all of them ends."""
+        """Tells nobody."""
 
     def out_of_step(self, problem: Exception) -> bool:
-        """Whether, after a problem in mid-job, the others may be at another step than this worker."""
+        """No other rank is."""
         return False
 
 
-class Followers(NoFollowers):
-    """The others, as the first worker of the default process group sees them."""
+class RankFollowers:
+    """The other ranks of torch.distributed's default process group."""
 
     def __init__(self) -> None:
-        super().__init__(ProcessGroup.here())
+        self.process_group: Ranks = ProcessGroup.current()
 
     @contextmanager
-    def starting(self, spec: JobSpec, half_way: Path) -> Iterator[None]:
-        """While it lasts, this worker and all others get ready for a job; if it raises here, none of them starts."""
-        _tell(JobStart(spec, half_way))
+    def starting(self, spec: JobSpec, checkpoints: Path) -> Iterator[None]:
+        """While it lasts, all ranks prepare a job; if it raises on rank 0, no other rank starts the job."""
+        _broadcast(JobStart(spec, checkpoints))
         try:
             yield
         except Exception:
-            _tell(False)
+            _broadcast(False)
             raise
-        _tell(True)
+        _broadcast(True)
 
     def waiting(self) -> None:
-        """Says so, since none listens for ever."""
-        _tell(None)
+        """Broadcasts that there is no job: the other ranks' `receive` times out if nothing comes for too long."""
+        _broadcast(None)
 
     def leaving(self) -> None:
-        """The life of all of them ends."""
-        _tell(LEAVE)
+        """Tells the other ranks to end."""
+        _broadcast(LEAVE)
 
     def out_of_step(self, problem: Exception) -> bool:
-        """All know of our own errors at the same step; not of what torch raised in one of them."""
+        """All ranks raise this project's own errors at the same step, but not what torch raises on one of them."""
         return isinstance(problem, RuntimeError) and not isinstance(problem, LorafleetError)
 
 
 def follow_lane(setup: LaneConfig) -> None:
-    """A further worker's life: takes part in what the first announces until that one leaves.
+    """The life of a rank other than 0: takes part in the jobs that rank 0 announces, until rank 0 leaves.
 
-    Raises what keeps this worker alone from a job.
+    Raises what prevents this rank alone from starting a job.
     """
-    mate = _FollowingLane(setup)
-    while (told := _hear()) != LEAVE:
-        if isinstance(told, JobStart):
-            mate.take_part(told)
+    lane = FollowingLane(setup)
+    while (message := _receive()) != LEAVE:
+        if isinstance(message, JobStart):
+            lane.take_part(message)
 
 
-class _FollowingLane:
+class FollowingLane:
+    """One rank other than 0 and the base that it holds."""
+
     def __init__(self, setup: LaneConfig) -> None:
-        self._setup, self._home, self._team = setup, Home(setup.home), ProcessGroup.here()
-        self._warm: tuple[tuple[str, str], LoadedBase] | None = None
+        self._setup, self._home, self._process_group = setup, Home(setup.home), ProcessGroup.current()
+        self._base: CurrentBase[LoadedBase] = CurrentBase()
 
-    def take_part(self, part: JobStart) -> None:
-        ready = self._ready(part)
-        if _hear() is not True:
+    def take_part(self, start: JobStart) -> None:
+        """Prepares an announced job, and trains it if rank 0 goes ahead."""
+        follower = self._prepare(start)
+        if _receive() is not True:
             return
-        if isinstance(ready, Exception):
-            raise ready  # the first worker goes ahead without us
+        if isinstance(follower, Exception):
+            raise follower  # rank 0 goes ahead without this rank
         try:
-            ready.run()
+            follower.run()
         except LorafleetError as problem:
-            log.info("job %s: %s", part.spec.id, problem)  # which the first worker tells the desk
+            log.info("job %s: %s", start.spec.id, problem)  # rank 0 reports it to the queue
 
-    def _ready(self, part: JobStart) -> Follower | Exception:
+    def _prepare(self, start: JobStart) -> Follower | Exception:
         try:
-            return Follower(part.spec, self._warm_for(part.spec), self._team, part.half_way, self._home.cache)
+            base = self._base_for(start.spec)
+            return Follower(start.spec, base, self._process_group, start.checkpoints, self._home.cache)
         except FAILURES as problem:
             return problem
 
-    def _warm_for(self, spec: JobSpec) -> LoadedBase:
-        wants = spec.base, spec.recipe.precision
-        if self._warm is None or self._warm[0] != wants:
-            self._warm = None  # two bases need not fit in memory
-            self._warm = wants, LoadedBase.load(find_base(spec.base), self._setup.device, spec.recipe.precision)
-        return self._warm[1]
+    def _base_for(self, spec: JobSpec) -> LoadedBase:
+        precision = spec.recipe.precision
+        return self._base.get(
+            (spec.base, precision), lambda: LoadedBase.load(find_base(spec.base), self._setup.device, precision)
+        )
 
 
-def _tell(what: object) -> None:
-    dist.broadcast_object_list([what])
+def _broadcast(message: object) -> None:
+    dist.broadcast_object_list([message])
 
 
-def _hear() -> Any:
-    told: list[Any] = [None]
-    dist.broadcast_object_list(told)
-    return told[0]
+def _receive() -> Any:
+    messages: list[Any] = [None]
+    dist.broadcast_object_list(messages)
+    return messages[0]

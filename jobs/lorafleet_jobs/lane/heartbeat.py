@@ -1,4 +1,7 @@
-"""A job's pulse: keeps its lease alive from a thread of its own, and tells the training when it is no longer wanted."""
+"""Keeps the lease of a job alive while it is trained, and reports its steps.
+
+Knows the queue and one lease; refuses to know what is trained.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,28 @@ from lorafleet_jobs.train import Cancelled
 
 HEARTBEAT_SECONDS = LEASE_SECONDS / 6
 PROGRESS_SECONDS = 0.5
+"""Between two reports of a job's step."""
 log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Keeps a lease alive from a thread of its own, and tells the training when it is no longer wanted."""
+    """Keeps a lease alive from a thread of its own, and raises in the training's thread once it is lost."""
 
     def __init__(self, desk: JobQueue, lease: Lease) -> None:
         self._desk = desk
         self._job, self._attempt, self._steps = lease.spec.id, lease.attempt, lease.spec.steps
         self._stop, self._lost = Event(), Event()
         self._reported = 0.0
-        self._thread = Thread(target=self._beat, name=f"pulse-{self._job}", daemon=True)
+        self._thread = Thread(target=self._beat, name=f"heartbeat-{self._job}", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """No more heartbeats; the lease runs out by itself."""
+        """Ends the heartbeats; the lease expires by itself."""
         self._stop.set()
         self._thread.join()
 
     def on_start(self, step: int) -> None:
-        """Reports the step that training starts from."""
+        """Reports the step from which training starts."""
         self._desk.progress(self._job, self._attempt, step, None)
 
     def on_step(self, step: int, loss: float) -> None:
@@ -55,7 +59,7 @@ class Heartbeat:
         return verdict
 
     def check(self) -> None:
-        """Asks the desk now; raises Cancelled if the job is no longer this attempt's."""
+        """Asks the queue now; raises Cancelled if the job is no longer this attempt's."""
         if not self._desk.heartbeat(self._job, self._attempt):
             raise Cancelled
 
@@ -65,6 +69,6 @@ class Heartbeat:
                 if not self._desk.heartbeat(self._job, self._attempt):
                     return
         except UnreachableError as problem:
-            log.warning("job %s is let go: %s", self._job, problem)
+            log.warning("job %s: its lease is given up: %s", self._job, problem)
         finally:
             self._lost.set()

@@ -1,7 +1,8 @@
-"""A lane: holds one base and trains jobs on it, several at once, until the desk is drained. Knows no Ray.
+"""A lane: holds one base and trains jobs on it, several at once, until no job of the submission is left.
 
-A job that fails, fails alone: the lane says why in one line, and the next takes its place between two steps. A lane
-that has to leave keeps what its jobs have learned and gives them back; one that hangs ends itself.
+A job that fails does not end the others: the lane reports why in one line, and another job joins the pack between two
+steps. A lane that has to leave writes checkpoints of its jobs and gives them back; one that hangs ends its process.
+Knows the queue, the tracker and one pack; refuses to know Ray.
 """
 
 from __future__ import annotations
@@ -19,18 +20,19 @@ from lorafleet.deterministic import use_deterministic_algorithms
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.evaluate.trial_score import contest_of
+from lorafleet_jobs.evaluate.trial_score import trial_of
 from lorafleet_jobs.jobqueue.failures import classify, lines_of, reason
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.outbox import QueueTracker
-from lorafleet_jobs.lane.followers import NoFollowers
+from lorafleet_jobs.lane.current_base import CurrentBase
+from lorafleet_jobs.lane.followers import Followers, NoFollowers
 from lorafleet_jobs.lane.heartbeat import Heartbeat
 from lorafleet_jobs.lane.job_log import JobLog
 from lorafleet_jobs.lane.leased_job import LeasedJob
 from lorafleet_jobs.lane.publish import kept, publish
-from lorafleet_jobs.lane.recycle import Wear
+from lorafleet_jobs.lane.recycle import ProcessUsage
 from lorafleet_jobs.lane.timeline import Timeline
-from lorafleet_jobs.lane.watchdog import LifeSigns, Watchdog, die
+from lorafleet_jobs.lane.watchdog import Activity, Watchdog, die
 from lorafleet_jobs.train import FAILURES, Cancelled, EarlyStopped, JobRun, Pack, TrainJob
 from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching
 
@@ -38,245 +40,253 @@ if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking
 
 Leaving = Literal["drained", "preempted", "recycled", "yielded"]
-WAIT_SECONDS = 1.0  # while other lanes hold all the jobs that are left
-LOOK_SECONDS = 5.0  # between two looks at whether others need the place
+WAIT_SECONDS = 1.0
+"""Between two requests for a job while other lanes have all that are left."""
+YIELD_CHECK_SECONDS = 5.0
+"""Between two checks whether another submission needs this lane's device."""
 log = logging.getLogger(__name__)
 
 
 def stays() -> bool:
-    """No notice to leave was given."""
+    """The machine stays: no notice of its end was given."""
     return False
 
 
 class Lane:
-    """One lane's life."""
+    """One lane, from its start until it leaves."""
 
     def __init__(
         self,
         setup: LaneConfig,
-        desk: JobQueue,
+        queue: JobQueue,
         tracking: MlflowTracking,
         must_leave: Callable[[], bool] = stays,
         then: Callable[[str], None] = die,
-        mates: NoFollowers | None = None,
+        followers: Followers | None = None,
     ) -> None:
-        """`must_leave` says whether the machine is about to go; `then` ends the process if the lane hangs.
+        """`must_leave` returns whether the machine is about to go; `then` ends the process if the lane hangs.
 
-        `mates` are the other workers of the lane's jobs.
+        `followers` are the other ranks of the lane's jobs.
         """
-        self.setup, self.desk, self.tracking = setup, desk, tracking
-        self._mates = mates or NoFollowers()
-        self._spans = Timeline(setup.spans)
+        self.setup, self.queue, self.tracking = setup, queue, tracking
+        self._followers: Followers = followers or NoFollowers()
+        self._timeline = Timeline(setup.spans)
         self.home = Home(setup.home)
         self._must_leave, self._then = must_leave, then
-        self._held: list[LeasedJob] = []
-        self._crew: tuple[tuple[str, str], Pack] | None = None
-        self._signs = LifeSigns(setup.resources.stall_seconds)
-        self._wear = Wear()
-        self._born = time.monotonic()
+        self._jobs: list[LeasedJob] = []
+        self._pack: CurrentBase[Pack] = CurrentBase()
+        self._activity = Activity(setup.resources.stall_seconds)
+        self._usage = ProcessUsage()
+        self._started = time.monotonic()
         self._knows_runs = False
-        self._ask_again = 0.0  # when the desk is asked for work again
-        self._look_again = self._born + LOOK_SECONDS
+        self._next_lease = 0.0  # when the queue is asked for a job again
+        self._next_yield_check = self._started + YIELD_CHECK_SECONDS
 
     def run(self) -> Leaving:
-        """Trains until every job of the submission has ended, or the lane must leave; waits while others hold the last.
+        """Trains until every job of the submission has ended, or the lane must leave; returns why it ended.
 
-        Raises UnreachableError if the desk is gone for good, and what is a defect.
+        Waits while other lanes have the last jobs. Raises UnreachableError if the queue does not answer any more, and
+        whatever is a defect of the program.
         """
-        self.desk.open(self.setup.name)
-        watchdog = Watchdog(self._signs, self._stalled, self._then)
+        self.queue.open(self.setup.name)
+        watchdog = Watchdog(self._activity, self._stalled, self._then)
         try:
             while True:
-                if (why := self._leaves()) is not None:
-                    self._hand_back(why)
-                    self._mates.leaving()
+                if (why := self._reason_to_leave()) is not None:
+                    self._give_back(why)
+                    self._followers.leaving()
                     return why
-                self._take_in()
-                if any(held.run is not None for held in self._held):
+                self._lease_jobs()
+                if any(job.run is not None for job in self._jobs):
                     self._step()
-                elif not self._held and self.desk.is_drained():
-                    self._mates.leaving()
+                elif not self._jobs and self.queue.is_drained():
+                    self._followers.leaving()
                     return "drained"
-                elif not self._held:
+                elif not self._jobs:
                     self._wait()
-        except Exception as problem:  # a defect, or a device that failed: this life is over, the next one starts afresh
-            for held in self._held:
-                self._died(held, problem)
+        except Exception as problem:  # a defect, or a device that failed: Ray starts this lane again
+            for job in self._jobs:
+                self._lane_died(job, problem)
             raise
         finally:
             watchdog.stop()
-            self._spans.now(None)
-            for held in self._held:
-                held.pulse.stop()
+            self._timeline.begin(None)
+            for job in self._jobs:
+                job.heartbeat.stop()
 
     def _wait(self) -> None:
-        self._signs.now("waiting for work")
-        self._spans.now("wait")
-        self._mates.waiting()
+        self._activity.begin("waiting for work")
+        self._timeline.begin("wait")
+        self._followers.waiting()
         time.sleep(WAIT_SECONDS)
 
-    def _leaves(self) -> Leaving | None:
+    def _reason_to_leave(self) -> Leaving | None:
         if self._must_leave():
             return "preempted"
-        if self._wear.is_worn:
+        if self._usage.should_recycle:
             return "recycled"
-        if time.monotonic() >= self._look_again:
-            self._look_again = time.monotonic() + LOOK_SECONDS
-            if self.desk.should_yield(time.monotonic() - self._born):
+        if time.monotonic() >= self._next_yield_check:
+            self._next_yield_check = time.monotonic() + YIELD_CHECK_SECONDS
+            if self.queue.should_yield(time.monotonic() - self._started):
                 return "yielded"
         return None
 
-    def _hand_back(self, why: Leaving) -> None:
-        """Between two steps: every job is kept as it is, and another lane may have it."""
-        for held in self._held:
+    def _give_back(self, why: Leaving) -> None:
+        """Writes a checkpoint of every job and returns it to the queue, where another lane may lease it."""
+        for job in self._jobs:
             try:
-                if held.run is not None:
-                    held.run.save()
+                if job.run is not None:
+                    job.run.save()
             except OSError as problem:
-                held.say(f"could not be kept at step {held.step}: {problem}")
-            if held.run is not None:
-                held.run.training.give_up()
-            held.pulse.stop()
-            if self.desk.give_back(held.lease.spec.id, held.lease.attempt):
-                held.say(f"given back at step {held.step}: lane {self.setup.name} is {why}")
-        self._held.clear()
+                job.log(f"could not be kept at step {job.step}: {problem}")
+            if job.run is not None:
+                job.run.training.abort()
+            job.heartbeat.stop()
+            if self.queue.give_back(job.lease.spec.id, job.lease.attempt):
+                job.log(f"given back at step {job.step}: lane {self.setup.name} is {why}")
+        self._jobs.clear()
 
-    def _take_in(self) -> None:
-        """Leases jobs while there is room; one for another base waits, leased, until this one's are done."""
-        while self._has_room and time.monotonic() >= self._ask_again:
-            lease = self.desk.lease(self.setup.name, [held.lease.spec.id for held in self._held])
+    def _lease_jobs(self) -> None:
+        """Leases jobs while one more fits; a job for another base waits, leased, until those on this base are done."""
+        while self._has_room and time.monotonic() >= self._next_lease:
+            lease = self.queue.lease(self.setup.name, [job.lease.spec.id for job in self._jobs])
             if lease is None:
-                self._ask_again = time.monotonic() + WAIT_SECONDS  # not at every step
+                self._next_lease = time.monotonic() + WAIT_SECONDS  # not at every step
                 break
             job_log = JobLog(self.home.job_log(lease.spec.submission, lease.spec.id))
-            self._held.append(LeasedJob(lease, Heartbeat(self.desk, lease), job_log))
-            self._held[-1].say(f"attempt {lease.attempt}, lane {self.setup.name}")
-            self._start_if_it_fits()
-        self._start_if_it_fits()
+            self._jobs.append(LeasedJob(lease, Heartbeat(self.queue, lease), job_log))
+            self._jobs[-1].log(f"attempt {lease.attempt}, lane {self.setup.name}")
+            self._start_waiting_job()
+        self._start_waiting_job()
 
     @property
     def _has_room(self) -> bool:
-        limits = [held.limit(self.setup.pack) for held in self._held]
-        if len(self._held) >= min(limits, default=self.setup.pack) or any(held.run is None for held in self._held):
+        largest = min((job.max_pack_size(self.setup.pack) for job in self._jobs), default=self.setup.pack)
+        if len(self._jobs) >= largest or any(job.run is None for job in self._jobs):
             return False
-        return self._crew is None or self._crew[1].has_room
+        return self._pack.value is None or self._pack.value.has_memory
 
-    def _start_if_it_fits(self) -> None:
-        waiting = next((held for held in self._held if held.run is None), None)
-        if waiting is None or any(held.run is not None and held.wants != waiting.wants for held in self._held):
+    def _start_waiting_job(self) -> None:
+        waiting = next((job for job in self._jobs if job.run is None), None)
+        if waiting is None or any(job.run is not None and job.base_key != waiting.base_key for job in self._jobs):
             return
         spec, run_id = waiting.lease.spec, waiting.lease.run_id
-        self._signs.now(f"starting job {spec.id}")
-        self._spans.now("start")
+        self._activity.begin(f"starting job {spec.id}")
+        self._timeline.begin("start")
         out = self.home.bundles / spec.id
         try:
             if not self._knows_runs:
                 self.tracking.check_run(run_id)  # before anything is trained that could not be published
                 self._knows_runs = True
-            if (done := kept(out, spec.id)) is not None:
-                self._end(waiting, done)
+            if (bundle := kept(out, spec.id)) is not None:
+                self._end(waiting, bundle)
                 return
-            tracker = QueueTracker(partial(self.desk.record, spec.id, waiting.lease.attempt))
-            half_way = self.home.checkpoints / waiting.lease.checkpoint_name
-            contest = contest_of(spec, waiting.compare, self.setup.device)
-            order = TrainJob(
-                spec, out, tracker, waiting.on_step, run_id, half_way, contest, self._mates.team,
-                self.setup.resources.checkpoint_seconds, self._spans.now,
-            )  # fmt: skip
-            with self._mates.starting(spec, half_way):
-                run = self._crew_for(waiting).join(order)
+            tracker = QueueTracker(partial(self.queue.record, spec.id, waiting.lease.attempt))
+            checkpoints = self.home.checkpoints / waiting.lease.checkpoint_name
+            job = TrainJob(
+                spec,
+                out,
+                tracker,
+                waiting.on_step,
+                run_id=run_id,
+                checkpoints=checkpoints,
+                trial=trial_of(spec, waiting.compare, self.setup.device),
+                process_group=self._followers.process_group,
+                checkpoint_seconds=self.setup.resources.checkpoint_seconds,
+                on_phase=self._timeline.begin,
+            )
+            with self._followers.starting(spec, checkpoints):
+                run = self._pack.get(waiting.base_key, lambda: self._new_pack(*waiting.base_key)).join(job)
         except FAILURES as problem:
-            self._end(waiting, problem, packed=len(self._held))
+            self._end(waiting, problem, pack_size=len(self._jobs))
         else:
-            waiting.begins(run)
+            waiting.started(run)
 
-    def _crew_for(self, held: LeasedJob) -> Pack:
-        if self._crew is None or self._crew[0] != held.wants:
-            self._crew = None  # two bases need not fit in memory
-            base, precision = held.wants
-            self._signs.now(f"loading {base}")
-            self._spans.now("load")
-            if self.setup.resources.exact:
-                use_deterministic_algorithms(self.setup.device)
-            warm = LoadedBase.load(find_base(base), self.setup.device, precision)
-            self._crew = (held.wants, Pack(warm, self.home.cache, self._calls(warm)))
-            self._spans.now("start")
-        return self._crew[1]
+    def _new_pack(self, base_name: str, precision: str) -> Pack:
+        self._activity.begin(f"loading {base_name}")
+        self._timeline.begin("load")
+        if self.setup.resources.exact:
+            use_deterministic_algorithms(self.setup.device)
+        base = LoadedBase.load(find_base(base_name), self.setup.device, precision)
+        pack = Pack(base, self.home.cache, self._batching(base))
+        self._timeline.begin("start")
+        return pack
 
-    def _calls(self, warm: LoadedBase) -> DynamicBatching:
+    def _batching(self, base: LoadedBase) -> DynamicBatching:
         if self.setup.resources.exact:
             return ExactBatching()
         if self.setup.resources.compile:
-            return CompiledBatching(warm, self.setup.pack, self.setup.rank)
+            return CompiledBatching(base, self.setup.pack, self.setup.rank)
         return DynamicBatching()
 
     def _step(self) -> None:
-        assert self._crew is not None  # somebody has joined it
-        self._signs.now(f"stepping {len(self._crew[1].runs)} jobs")
-        self._spans.now("train")
-        packed = len(self._crew[1].runs)
-        for run, end in self._crew[1].step():
-            self._end(self._holder(run), end, packed)
+        pack = self._pack.value
+        assert pack is not None  # a job has joined it
+        pack_size = len(pack.runs)
+        self._activity.begin(f"stepping {pack_size} jobs")
+        self._timeline.begin("train")
+        for run, end in pack.step():
+            self._end(self._leased(run), end, pack_size)
 
-    def _holder(self, run: JobRun) -> LeasedJob:
-        return next(held for held in self._held if held.run is run)
+    def _leased(self, run: JobRun) -> LeasedJob:
+        return next(job for job in self._jobs if job.run is run)
 
-    def _end(self, held: LeasedJob, end: Bundle | Exception, packed: int = 1) -> None:
-        """A job is over: published, failed, or no longer this lane's."""
+    def _end(self, job: LeasedJob, end: Bundle | Exception, pack_size: int = 1) -> None:
+        """Ends a job: publishes its bundle, or reports its failure, or drops it if it is no longer this lane's."""
         try:
             if isinstance(end, Exception):
                 raise end
-            held.say("publishing")
-            self._spans.now("publish")
-            self._signs.now(f"publishing job {held.lease.spec.id}")
-            version = publish(end, held.lease.run_id, self.tracking, held.pulse.check)
+            job.log("publishing")
+            self._timeline.begin("publish")
+            self._activity.begin(f"publishing job {job.lease.spec.id}")
+            version = publish(end, job.lease.run_id, self.tracking, job.heartbeat.check)
         except EarlyStopped as verdict:
-            self._stopped(held, str(verdict))
+            self._stopped(job, str(verdict))
         except Cancelled:
-            held.say("let go: cancelled, or in other hands")  # who did that has written how it stands
+            job.log("let go: cancelled, or in other hands")  # whoever did that has updated the job's row
         except FAILURES as problem:
-            self._failed(held, problem, packed)
+            self._failed(job, problem, pack_size)
         except Exception as problem:
-            self._died(held, problem)
+            self._lane_died(job, problem)
             raise
         else:
-            if self.desk.finish(held.lease.spec.id, held.lease.attempt, "succeeded", version, None):
-                held.say(f"version {version} of {held.lease.spec.adapter}")
+            if self.queue.finish(job.lease.spec.id, job.lease.attempt, "succeeded", version, None):
+                job.log(f"version {version} of {job.lease.spec.adapter}")
         finally:
-            held.pulse.stop()
-            self._held.remove(held)
-            self._wear.job_ended()
+            job.heartbeat.stop()
+            self._jobs.remove(job)
+            self._usage.job_ended()
 
-    def _stopped(self, held: LeasedJob, reason: str) -> None:
-        """Its sweep has better points: nothing of it is published."""
-        lease = held.lease
-        if self.desk.finish(lease.spec.id, lease.attempt, "stopped", None, reason):
-            held.say(reason)
+    def _stopped(self, job: LeasedJob, reason: str) -> None:
+        """Ends a job that its sweep's trial stopped: nothing of it is published."""
+        lease = job.lease
+        if self.queue.finish(lease.spec.id, lease.attempt, "stopped", None, reason):
+            job.log(reason)
             shutil.rmtree(self.home.checkpoints / lease.checkpoint_name, ignore_errors=True)
 
-    def _failed(self, held: LeasedJob, problem: Exception, packed: int) -> None:
-        """Tells the desk, which decides whether the job is tried again."""
-        kind, lease = classify(problem), held.lease
+    def _failed(self, job: LeasedJob, problem: Exception, pack_size: int) -> None:
+        """Reports a failure to the queue, which decides whether the job is tried again."""
+        kind, lease = classify(problem), job.lease
         if not isinstance(problem, LorafleetError):
-            held.say(*lines_of(problem))
-        why = reason(problem, held.log.path)
-        if kind == "memory" and held.run is not None and packed > 1:
-            held.run.save()  # among fewer it goes on from here
-        state = self.desk.fail(lease.spec.id, lease.attempt, kind, why, packed)
-        held.say(f"{kind}: {why}" + (" (it is tried again)" if state == "queued" else ""))
-        if kind == "lost" or self._mates.out_of_step(problem):
-            raise problem  # this process can do no more
+            job.log(*lines_of(problem))
+        why = reason(problem, job.job_log.path)
+        if kind == "memory" and job.run is not None and pack_size > 1:
+            job.run.save()  # in a smaller pack it goes on from here
+        state = self.queue.fail(lease.spec.id, lease.attempt, kind, why, pack_size)
+        job.log(f"{kind}: {why}" + (" (it is tried again)" if state == "queued" else ""))
+        if kind == "lost" or self._followers.out_of_step(problem):
+            raise problem  # this process cannot go on
 
-    def _died(self, held: LeasedJob, problem: Exception) -> None:
-        """The lane ends of a problem that is none of a job's own failures: the job's log and its row say which."""
-        held.say(*lines_of(problem))
+    def _lane_died(self, job: LeasedJob, problem: Exception) -> None:
+        """Writes into a job's log and row that the lane ends because of a problem that is not a failure of the job."""
+        job.log(*lines_of(problem))
         if isinstance(problem, UnreachableError):
-            return  # the desk is gone; it will find out that we are
-        why = f"its lane died of {reason(problem, held.log.path)}"
-        self.desk.fail(held.lease.spec.id, held.lease.attempt, "lost", why, len(self._held))
+            return  # the queue does not answer; it notices by itself that this lane is gone
+        why = f"its lane died of {reason(problem, job.job_log.path)}"
+        self.queue.fail(job.lease.spec.id, job.lease.attempt, "lost", why, len(self._jobs))
 
     def _stalled(self, reason: str) -> None:
-        """The watchdog's last words; called from its thread."""
-        for held in list(self._held):
-            held.say(f"lane {self.setup.name} {reason}")
-            self.desk.fail(held.lease.spec.id, held.lease.attempt, "stalled", f"its lane {reason}", len(self._held))
+        """Reports that the lane hangs; called from the watchdog's thread."""
+        for job in list(self._jobs):
+            job.log(f"lane {self.setup.name} {reason}")
+            self.queue.fail(job.lease.spec.id, job.lease.attempt, "stalled", f"its lane {reason}", len(self._jobs))

@@ -41,7 +41,7 @@ def cancel(home: Home, submission: str, wanted: Sequence[str] = ()) -> tuple[Job
     with driver_lease(store, submission) as lease:
         ended = tuple(row for job in jobs for row in store.cancel(submission, time.time(), job))
         for row in ended:
-            JobLog(home.job_log(submission, row.id)).say("cancelled")
+            JobLog(home.job_log(submission, row.id)).append("cancelled")
         if lease is not None and ended:
             _close_runs(home, store, submission, ended)
     return ended
@@ -60,7 +60,7 @@ def retry(
     again = [row.id for row in _named(store, submission, wanted) if row.state in states]
     queued = tuple(row for job in again for row in store.retry(submission, time.time(), job))
     for row in queued:
-        JobLog(home.job_log(submission, row.id)).say("queued again")
+        JobLog(home.job_log(submission, row.id)).append("queued again")
     needs_driver = not store.is_drained(submission) and not has_driver(store, submission)
     if needs_driver:
         start_driver(submission, home, address)

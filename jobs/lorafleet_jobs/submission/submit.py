@@ -150,7 +150,7 @@ def _drive_once(
         return  # the rows are the other driver's
     reason = lost[0] if lost else "its lanes ended before it could be trained"
     for row in store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost"):
-        JobLog(home.job_log(submission, row.id)).say(f"lost: {reason}")
+        JobLog(home.job_log(submission, row.id)).append(f"lost: {reason}")
 
 
 def _run(

@@ -1,11 +1,13 @@
-"""How the jobs of a pack call the base: as many together as there are, each alone, or so many that nothing recompiles.
+"""How the jobs of a pack share calls of the base: all in one, each in its own, or a fixed number for torch.compile.
 
-Knows how many groups of rows a call has and what shapes their adapters come in; refuses to know losses and gradients.
+Knows how many jobs a call has, what to do if they do not fit in memory, and the shapes of their adapters; refuses to
+know losses and gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,20 +17,14 @@ from torch.nn.functional import pad
 
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.factors import Stacked
-from lorafleet.numerics.rowlora import RowDropout, RowLoRA
-from lorafleet.numerics.text import Conditioning
-from lorafleet_jobs.train.prompts import JobPrompts, conditioning_of
+from lorafleet.numerics.rowlora import RowLoRA
 
 T = TypeVar("T")
+R = TypeVar("R")
 Shape = tuple[object, ...]
 """What micro-batches of one call have in common."""
-Prompted = tuple[JobPrompts, Sequence[str], RowDropout | None]
-
-
 PATIENCE = 100
 """Calls of a size that fitted before a larger one is tried again; twice as many after each time it did not."""
-
-
 MOST_SHAPES = 256
 """Shapes of calls that are compiled; beyond its own default of 8 torch would call the rest uncompiled.
 
@@ -38,7 +34,7 @@ Aspect buckets alone have 17 at 1024 pixels, and batch sizes, checkpointing and 
 
 @dataclass
 class SizeLimit:
-    """How many jobs share a call of one shape, since more did not fit in memory."""
+    """The most jobs that share a call of one shape, because more did not fit in memory."""
 
     jobs: int
     patience: int = PATIENCE
@@ -46,106 +42,138 @@ class SizeLimit:
     """Calls of so many jobs since the limit was set."""
 
     def tried(self) -> None:
-        """A call of so many jobs fitted; after enough of them twice as many are tried, for what was in the way may go.
+        """Counts a call of `jobs` jobs that fitted; after `patience` of them twice as many are tried.
 
-        What is in the way may be a preview's or another process's memory, or a neighbour in the pack that has ended.
+        What took the memory may be gone by then: a validation picture, another process, or a job that left the pack.
         """
         self.fitted += 1
         if self.fitted >= self.patience:
             self.jobs, self.fitted = 2 * self.jobs, 0
 
     def halved(self, jobs: int) -> None:
-        """A call of so many jobs did not fit."""
+        """Halves the limit after a call of so many jobs did not fit."""
         self.jobs, self.patience, self.fitted = max(1, jobs // 2), 2 * self.patience, 0
 
 
 class DynamicBatching:
-    """As many jobs a call as there are; fewer where that many did not fit in memory not long ago."""
+    """All jobs of one shape in one call; fewer where that many did not fit in memory not long ago."""
 
     unet: Callable[..., Any] | None = None
-    """What answers instead of the base's own UNet."""
+    """Called instead of the base's own UNet."""
 
     def __init__(self) -> None:
         self._limits: dict[Shape, SizeLimit] = {}
 
-    def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
-        """The calls that it takes to ask so many."""
+    def run(
+        self, shape: Shape, jobs: Sequence[T], call: Callable[[Sequence[T], Sequence[T], DynamicBatching], R]
+    ) -> Iterator[tuple[Sequence[T], R]]:
+        """Calls `call(jobs of the call, slots, self)` until every job had its call; yields each call's jobs and result.
+
+        What does not fit in memory together is called again in smaller parts, so `call` must not change anything that
+        the next call depends on. Raises torch.OutOfMemoryError if one job alone does not fit.
+        """
+        for part in self.split(shape, jobs):
+            slots = self.slots(shape, part)
+            result = self._unless_out_of_memory(part, slots, call)
+            if result is None:
+                self.overflowed(shape, len(slots))
+                yield from self.run(shape, part, call)
+                continue
+            self.fitted(shape, len(part))
+            yield part, result
+
+    def _unless_out_of_memory(
+        self, jobs: Sequence[T], slots: Sequence[T], call: Callable[[Sequence[T], Sequence[T], DynamicBatching], R]
+    ) -> R | None:
+        """None if these jobs do not fit in memory together; raises torch.OutOfMemoryError if one alone does not.
+
+        When it returns None, nothing of the failed call is held any more: its exception, whose traceback keeps every
+        frame and so every activation alive, is gone, and the allocator's cache has been emptied.
+        """
+        try:
+            return call(jobs, slots, self)
+        except torch.OutOfMemoryError:
+            if len(slots) == 1:
+                raise
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+
+    def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
+        """The jobs of each call."""
         limit = self._limits.get(shape)
-        most = len(asked) if limit is None else limit.jobs
-        return [asked[i : i + most] for i in range(0, len(asked), most)]
+        most = len(jobs) if limit is None else limit.jobs
+        return [jobs[i : i + most] for i in range(0, len(jobs), most)]
 
     def overflowed(self, shape: Shape, jobs: int) -> None:
-        """So many jobs of a shape did not fit; from now on half as many share a call, until more are tried again."""
+        """Notes that so many jobs of a shape did not fit: half as many share a call until more are tried again."""
         if (limit := self._limits.get(shape)) is None:
             self._limits[shape] = SizeLimit(max(1, jobs // 2))
         else:
             limit.halved(jobs)
 
     def fitted(self, shape: Shape, jobs: int) -> None:
-        """A call of so many jobs fitted."""
+        """Notes that a call of so many jobs fitted."""
         limit = self._limits.get(shape)
         if limit is not None and jobs >= limit.jobs:
             limit.tried()
 
-    def seated(self, shape: Shape, asked: Sequence[T]) -> Sequence[T]:
-        """Who takes part in a call: those who ask, first."""
-        return asked
-
-    def conditioning(self, jobs: Sequence[Prompted]) -> list[Conditioning]:
-        """Each job's captions as conditioning."""
-        return conditioning_of(jobs)
+    def slots(self, shape: Shape, jobs: Sequence[T]) -> Sequence[T]:
+        """The job of each slot of a call's batch: the jobs themselves first, then whatever fills it up."""
+        return jobs
 
     def layers(self, stacked: Mapping[str, Stacked], lora: RowLoRA) -> Mapping[str, Stacked]:
-        """The factors as the base will carry them."""
+        """The stacked factors in the form in which the base is to carry them."""
         return stacked
 
 
 class ExactBatching(DynamicBatching):
-    """Each job has calls of its own, which are what they would be if it trained alone: so its bits are too.
+    """Each job has a call of its own, the same as if it trained alone, so that its results are the same to the bit.
 
-    Several jobs in one call cannot promise that: kernels give a row other last bits at another place of a batch.
+    Several jobs in one call cannot promise that: kernels round a row differently at another index of a batch.
     """
 
-    def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
-        """One call for each."""
-        return [asked[i : i + 1] for i in range(len(asked))]
+    def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
+        """One job a call."""
+        return [jobs[i : i + 1] for i in range(len(jobs))]
 
 
 class CompiledBatching(DynamicBatching):
-    """Calls of a UNet that is compiled once, though jobs join and leave: every call has the same number of seats.
+    """Calls of a UNet that is compiled once though jobs join and leave: every batch has the same number of slots.
 
-    Free seats are parked, repeating the first job's rows for an answer nobody reads. Factors come in the widest rank
-    met so far, at least `rank`, on all layers met so far.
+    Free slots repeat the first job's rows, and their output is not read. Factors are padded to the widest rank met so
+    far, at least `rank`, on all layers met so far.
     """
 
     def __init__(
-        self, warm: LoadedBase, seats: int, rank: int = 0, backend: str | Callable[..., Any] = "inductor"
+        self, base: LoadedBase, slots: int, rank: int = 0, backend: str | Callable[..., Any] = "inductor"
     ) -> None:
         """`backend` is torch.compile's."""
         super().__init__()
-        self.seats = seats
+        self._most_slots = slots
         self._rank, self._gains, self._layers = rank, False, dict[str, None]()
         self.unet = torch.compile(  # type: ignore[call-overload]  # the stubs do not know the limit
-            warm.unet, dynamic=False, backend=backend, recompile_limit=MOST_SHAPES
+            base.unet, dynamic=False, backend=backend, recompile_limit=MOST_SHAPES
         )
 
-    def split(self, shape: Shape, asked: Sequence[T]) -> list[Sequence[T]]:
-        """At most so many a call as there are seats."""
-        most = self._seats(shape)
-        return [asked[i : i + most] for i in range(0, len(asked), most)]
+    def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
+        """As many jobs a call as a batch has slots."""
+        most = self._slot_count(shape)
+        return [jobs[i : i + most] for i in range(0, len(jobs), most)]
 
     def fitted(self, shape: Shape, jobs: int) -> None:
-        """Nothing: another number of seats would be compiled anew."""
+        """Changes nothing: a larger batch would have to be compiled."""
 
-    def seated(self, shape: Shape, asked: Sequence[T]) -> Sequence[T]:
-        """Those who ask, then the first once more for each free seat."""
-        return [*asked, *[asked[0]] * (self._seats(shape) - len(asked))]
+    def slots(self, shape: Shape, jobs: Sequence[T]) -> Sequence[T]:
+        """The jobs, then the first one again for each free slot."""
+        return [*jobs, *[jobs[0]] * (self._slot_count(shape) - len(jobs))]
 
-    def _seats(self, shape: Shape) -> int:
-        return self._limits[shape].jobs if shape in self._limits else self.seats
+    def _slot_count(self, shape: Shape) -> int:
+        return self._limits[shape].jobs if shape in self._limits else self._most_slots
 
     def layers(self, stacked: Mapping[str, Stacked], lora: RowLoRA) -> Mapping[str, Stacked]:
-        """Contiguous, padded to what the widest pack so far had; a layer that nobody adapts adds zero."""
+        """Contiguous and padded to the widest pack so far; a layer that no job adapts adds zero."""
         if not stacked:
             return stacked
         self._rank = max(self._rank, *(layer.A.shape[-2] for layer in stacked.values()))
@@ -167,5 +195,5 @@ class CompiledBatching(DynamicBatching):
 
 
 def _blank(like: Tensor, *shape: int) -> Tensor:
-    """Zeros that a compiled graph cannot tell from a job's own."""
+    """Zeros with the dtype, device and `requires_grad` of a job's factors, so that the compiled graph is the same."""
     return torch.zeros(shape, dtype=like.dtype, device=like.device, requires_grad=like.requires_grad)

@@ -1,14 +1,13 @@
-"""A job half-way, on disk: what it has learned, its optimizer, its average and its step; verified on read.
+"""A job's checkpoints: its parameters, optimizer, schedule, moving average and step; verified on read.
 
     <folder>/step-000120/state.safetensors    every tensor
                          state.json           everything else, and the tensors' sha256
 
-Batches and noise are functions of the job and a step, so no generator and no data position is kept: a resumed job goes
-on as if it had never stopped: to the bit on a CPU of the same kind, on a GPU with `resources.exact`, else to rounding
-(its attention's backward pass adds up in no fixed order). Learned tokens are parameters like any others, and what
-is frozen follows from the step. Seen whole or not at all, and on disk when
-saving returns; the last two are kept. Knows files
-and state; refuses to know when to save.
+Batches and noise are functions of the job and a step, so no generator and no data position is kept. A resumed job goes
+on as if it had never stopped: to the bit on a CPU of the same kind and, with `resources.exact`, on a GPU; else to
+rounding, because attention's backward pass adds up in no fixed order there. Learned tokens are parameters like any
+others, and which parameters are frozen follows from the step. Written to a temporary sibling, fsynced, renamed; the
+last two are kept. Knows files and state; refuses to know when to save.
 """
 
 from __future__ import annotations
@@ -31,10 +30,11 @@ from lorafleet_jobs.train.training import Training
 
 TENSORS, REST = "state.safetensors", "state.json"
 KEPT = 2
+"""Checkpoints of a job on disk: should the newest be damaged, the one before it is there."""
 
 
 def save_checkpoint(folder: Path, training: Training, history: History) -> Path:
-    """Writes a training's state after the last step of `history`; older checkpoints but one go."""
+    """Writes a training's state after the last step of `history`; of older checkpoints only the newest stays."""
     tensors: dict[str, Tensor] = {}
     step = history.step
     kept = {"losses": list(history.losses), "seconds": history.seconds}
@@ -51,24 +51,24 @@ def save_checkpoint(folder: Path, training: Training, history: History) -> Path:
 
 
 def resume(folder: Path, training: Training) -> History:
-    """Puts the newest sound checkpoint of this very job into a fresh training; returns what came before it.
+    """Loads the newest sound checkpoint of this very job into a fresh training; returns the history up to it.
 
-    An empty history if there is none. One that is damaged, or that this training cannot have written, is passed over
-    for the one before it.
+    The history is empty if there is none. A checkpoint that is damaged, or that this training cannot have written, is
+    passed over for the one before it.
     """
     for path in reversed(_written(folder)):
-        found = _read(path, training.spec.id)
-        if found is not None and _fits(found[1], training):
-            step, state = found
+        checkpoint = _read(path, training.spec.id)
+        if checkpoint is not None and _fits(checkpoint[1], training):
+            step, state = checkpoint
             _restore(training, state, step)
             return History(step, state["losses"], state["seconds"])
     return History()
 
 
 def _state(training: Training) -> dict[str, Any]:
-    average = training.average
+    average = training.ema
     return {
-        "learned": training.learned.parameters(),
+        "learned": training.trainable.parameters(),
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
         "average": None if average is None else average.state(),
@@ -77,17 +77,17 @@ def _state(training: Training) -> dict[str, Any]:
 
 def _restore(training: Training, state: Mapping[str, Any], step: int) -> None:
     with torch.no_grad():
-        for parameter, value in zip(training.learned.parameters(), state["learned"], strict=True):
+        for parameter, value in zip(training.trainable.parameters(), state["learned"], strict=True):
             parameter.copy_(value)  # in place: an optimizer may hold views of this memory
     training.optimizer.load_state_dict(state["optimizer"])
     training.schedule.load_state_dict(state["schedule"])
-    if training.average is not None:
-        training.average.restore(state["average"], training.warm.device)
-    training.begin(step)  # what was frozen by then is frozen
+    if training.ema is not None:
+        training.ema.restore(state["average"], training.base.device)
+    training.begin(step)  # freezes what was frozen by then
 
 
 def _fits(state: Mapping[str, Any], training: Training) -> bool:
-    """Whether it is of this training's making: the same parts and shapes, and numbers. Another release's may not be."""
+    """Whether a state is one of this training: the same parts and shapes, all finite. Another release's may not be."""
     fresh = _state(training)
     if state.keys() != fresh.keys() | {"losses", "seconds"}:
         return False
@@ -107,10 +107,10 @@ def _written(folder: Path) -> list[Path]:
 def _read(path: Path, job: str) -> tuple[int, dict[str, Any]] | None:
     """A checkpoint's step and state; None if it is another job's, or damaged in any way."""
     try:
-        said, data = json.loads((path / REST).read_text()), (path / TENSORS).read_bytes()
-        if said["job"] != job or said["sha256"] != hashlib.sha256(data).hexdigest():
+        card, data = json.loads((path / REST).read_text()), (path / TENSORS).read_bytes()
+        if card["job"] != job or card["sha256"] != hashlib.sha256(data).hexdigest():
             return None
-        return int(said["step"]), _unflatten(said["state"], load(data))
+        return int(card["step"]), _unflatten(card["state"], load(data))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
 

@@ -1,7 +1,7 @@
-"""Workers of one job: each asks its share of a step's micro-batches, then all add up gradients and take the same step.
+"""The ranks of a data-parallel job: each takes its share of a step's micro-batches, then all sum up their gradients.
 
-Batches, noise and first weights are functions of the seed, and the sums are the same everywhere, so all workers hold
-the same parameters at every step, and the job comes out as it does on one worker, to the order of additions. Knows
+Batches, noise and first weights are functions of the seed, and the sums are the same on all ranks, so all of them hold
+the same parameters at every step, and the job learns what it learns on one rank, to the order of additions. Knows
 torch.distributed; refuses to know who started the processes.
 """
 
@@ -10,49 +10,67 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 
+class Ranks(Protocol):
+    """The ranks of one job, as one of them sees them."""
+
+    def is_mine(self, micro: int) -> bool:
+        """Whether the micro-batch of this index in a step belongs to this rank."""
+
+    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        """Replaces each rank's gradients by the sum over all ranks; returns the sum of the losses."""
+
+    def abort(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Makes the step of all other ranks, which wait for this one, raise NonFiniteError."""
+
+
 @dataclass(frozen=True)
 class SingleRank:
-    """One worker."""
+    """A job in one process."""
 
-    rank: int = 0
-    size: int = 1
+    def is_mine(self, micro: int) -> bool:
+        """Every micro-batch is."""
+        return True
 
-    def asks(self, micro: int) -> bool:
-        """Whether the micro-batch of this place in a step is this worker's."""
-        return micro % self.size == self.rank
-
-    def add_up(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        """Makes every worker's gradients the sum of all; returns the loss likewise."""
+    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        """Leaves the gradients and the loss as they are."""
         return loss
 
-    def give_up(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Ends the others too, which wait for this worker's part of the next step."""
+    def abort(self, parameters: Sequence[nn.Parameter]) -> None:
+        """There is no other rank to tell."""
 
 
 @dataclass(frozen=True)
-class ProcessGroup(SingleRank):
-    """What this process is among those of the default process group."""
+class ProcessGroup:
+    """torch.distributed's default process group."""
+
+    rank: int
+    size: int
 
     @classmethod
-    def here(cls) -> ProcessGroup:
-        """Of a process group that has been started."""
+    def current(cls) -> ProcessGroup:
+        """The process group that has been started in this process."""
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def add_up(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
-        """Makes every worker's gradients the sum of all; returns the loss likewise. One call of the network.
+    def is_mine(self, micro: int) -> bool:
+        """Micro-batches are dealt out in the order of the ranks."""
+        return micro % self.size == self.rank
 
-        `parameters` are all that the job has, frozen ones too. A loss that is not a number, by which a worker says that
-        it failed, makes it so for all.
+    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+        """Replaces each rank's gradients by the sum over all ranks; returns the sum of the losses. One network call.
+
+        `parameters` are all that the job has, frozen ones too. A loss that is not a number, by which a rank says that
+        it failed, makes the sum so on all ranks.
         """
         device = parameters[0].device
-        said = torch.tensor([loss], dtype=parameters[0].dtype, device=device)
-        flat = torch.cat([said, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters)])
+        own = torch.tensor([loss], dtype=parameters[0].dtype, device=device)
+        flat = torch.cat([own, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters)])
         dist.all_reduce(flat)
         pieces = flat[1:].split([parameter.numel() for parameter in parameters])
         for parameter, piece in zip(parameters, pieces, strict=True):
@@ -60,6 +78,6 @@ class ProcessGroup(SingleRank):
                 parameter.grad = piece.view_as(parameter)
         return flat[0].item()
 
-    def give_up(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Ends the others too, which wait for this worker's part of the next step."""
-        self.add_up(parameters, math.nan)
+    def abort(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Makes the step of all other ranks, which wait for this one, raise NonFiniteError."""
+        self.all_reduce(parameters, math.nan)

@@ -1,6 +1,7 @@
-"""Random numbers of one job: each draw is a function of (seed, purpose, place), never of what was drawn before.
+"""Random numbers of one job: each draw is a function of (seed, purpose, index), never of what was drawn before.
 
-So a job draws the same whatever else is in its pack, and a resumed job needs no generator's state: its step is enough.
+So a job draws the same numbers whatever else is in its pack, and a resumed job needs no generator's state, only its
+step.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import torch
 
 
-def stream(seed: int, purpose: str, *place: int) -> torch.Generator:
-    """A CPU generator for one purpose of one job, at one place (a step, an epoch, an image) of it."""
-    digest = hashlib.sha256("/".join((str(seed), purpose, *map(str, place))).encode()).digest()
+def generator_for(seed: int, purpose: str, *index: int) -> torch.Generator:
+    """A CPU generator for one purpose of one job, at one index of it: a micro-batch, an epoch, an image."""
+    digest = hashlib.sha256("/".join((str(seed), purpose, *map(str, index))).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,6 +1,6 @@
-"""How many jobs a device has room for, judged by what those so far have taken.
+"""Whether a device has memory for one more job, judged by what the present jobs take.
 
-A pack grows job by job, so that its own steps are the probe. Knows megabytes; refuses to know whose they are.
+A pack grows job by job, so that its own steps are the measurement. Knows megabytes; refuses to know whose they are.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from dataclasses import dataclass, field
 import torch
 
 MARGIN = 1.1
-"""On what the next job is expected to take: allocators leave gaps."""
+"""Factor on what the next job is expected to take: allocators leave gaps."""
 USABLE = 0.95
-"""Of what was free when the base had been loaded."""
+"""Share of the memory that was free once the base was loaded."""
 MIB = 2**20
 
 
 @dataclass
 class MemoryBudget:
-    """The memory of one device beside a base; without a capacity nothing is measured and there is always room."""
+    """The memory of one device beside a base; without a capacity nothing is measured, and one more job always fits."""
 
     capacity: float | None = None
     """MiB that jobs may take together."""
     idle: float = 0.0
     """MiB of the base alone."""
     peak: float | None = None
-    """MiB that were allocated on the device at the height of the last step; None where nothing is measured."""
+    """The most MiB that were allocated on the device during the last step; None where nothing is measured."""
     _seen: dict[int, float] = field(default_factory=dict)
-    """The most that so many jobs took, MiB."""
+    """MiB by number of jobs: the most that so many took."""
 
     @classmethod
     def beside(cls, device: torch.device) -> MemoryBudget:
-        """Of a device that has loaded its base; a CPU's memory was planned with before."""
+        """The budget of a device that has loaded its base; a CPU's memory is planned before, and not measured."""
         if device.type != "cuda":
             return cls()
         torch.cuda.reset_peak_memory_stats(device)
@@ -40,18 +40,18 @@ class MemoryBudget:
         return cls(USABLE * (free + cached) / MIB, torch.cuda.memory_allocated(device) / MIB)
 
     def measure(self, jobs: int, device: torch.device) -> None:
-        """After a step of so many jobs; the device's own record of its peak begins anew."""
+        """Reads the peak of a step of so many jobs, and resets the device's record of it."""
         if self.capacity is not None:
             self.peak = torch.cuda.max_memory_allocated(device) / MIB
             self.took(jobs, self.peak - self.idle)
             torch.cuda.reset_peak_memory_stats(device)
 
     def took(self, jobs: int, mib: float) -> None:
-        """So many jobs took so much beside the base, at their peak."""
+        """Records that so many jobs took so much beside the base at their peak."""
         self._seen[jobs] = max(mib, self._seen.get(jobs, 0.0))
 
-    def has_room_beside(self, jobs: int) -> bool:
-        """Whether one more is expected to fit; a first job has to be tried, and measured before a second comes."""
+    def fits_one_more(self, jobs: int) -> bool:
+        """Whether one more job is expected to fit beside so many; the first is always tried, and measured."""
         if self.capacity is None or jobs == 0:
             return True
         if jobs not in self._seen:
@@ -59,7 +59,7 @@ class MemoryBudget:
         return self._seen[jobs] + MARGIN * self._next(jobs) <= self.capacity
 
     def _next(self, jobs: int) -> float:
-        """What one more is expected to take: as much as the last that joined, or as each has so far."""
+        """MiB that one more job is expected to take: what the last one to join took, or the mean of all."""
         share = self._seen[jobs] / jobs
         if jobs - 1 not in self._seen:
             return share

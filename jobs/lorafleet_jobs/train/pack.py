@@ -1,171 +1,222 @@
-"""Jobs that step together over one base: each has its own rows in the batch, its own adapter on them, its own loss.
+"""A pack: jobs that are trained together over one base, and the training step that they take.
 
-A job's result is what it would be alone, to floating-point tolerance: rows of a batch do not see each other, losses are
-summed and never averaged over jobs, and every gradient is of one job's parameters only. Micro-batches of equal size
-share calls of the base (`calls` says how); others take turns within the step, so that no mixture is refused. Knows
-trainings and the base; refuses to know when a job starts, ends and reports (`run`).
+Each job has its own rows in the batch, its own adapter on them and its own loss. What a job learns is what it would
+learn alone, to floating-point tolerance: rows of a batch do not see each other, losses are summed and never averaged
+over jobs, and every gradient is taken with respect to one job's parameters only. Micro-batches of one shape share a
+forward and a backward pass of the base (`batching` decides how many); the other shapes follow within the same step, so
+that any mixture of jobs can be packed.
+
+`Pack` says who joins and who leaves, `train_step` is the step, and `forward_backward` is its call of the base. Knows
+trainings and the base; refuses to know what a job reports, saves and publishes (`job_run`).
 """
 
 from __future__ import annotations
 
-import gc
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from lorafleet.bundle.bundle import Bundle
 from lorafleet.errors import LorafleetError, NonFiniteError
+from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.loss import weighted_squared_error
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
 from lorafleet.targets import UNET
 from lorafleet_jobs.train.batching import DynamicBatching
-from lorafleet_jobs.train.learned import stacked
+from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, TrainJob
+from lorafleet_jobs.train.memory import MemoryBudget
+from lorafleet_jobs.train.prompts import conditioning_of
+from lorafleet_jobs.train.trainable_state import stacked
 from lorafleet_jobs.train.training import MicroBatch, Training
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One job's micro-batch on its way through the base."""
-
-    training: Training
-    question: MicroBatch
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What micro-batches of one call have in common: rows, their size, checkpointing, chunks of their captions."""
-        return (*self.question.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, self.question.chunks)
-
+from lorafleet_jobs.train.trial import EarlyStopped
 
 Outcome = float | LorafleetError
-"""A step's loss, the mean over its micro-batches, or why the job was not moved: bad data, or what is not finite."""
+"""A job's loss of one step, the mean over its micro-batches; or the error because of which nothing was updated."""
+Ended = tuple[JobRun, Bundle | Exception]
+"""A job that left its pack: with its bundle, or with what ended it."""
 
 
-def step_alone(training: Training, step: int) -> float:
+class Pack:
+    """The jobs that are trained together over one base at the moment. To be used by one thread."""
+
+    def __init__(self, base: LoadedBase, cache: Path | None = None, batching: DynamicBatching | None = None) -> None:
+        """`cache` keeps latents and class images on disk; without it they are in memory only."""
+        self.base, self.cache, self.batching = base, cache, batching or DynamicBatching()
+        self.memory = MemoryBudget.beside(base.device)
+        self.runs: list[JobRun] = []
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the device is expected to hold one more job, judged by what the present ones take."""
+        return self.memory.fits_one_more(len(self.runs))
+
+    def join(self, job: TrainJob) -> JobRun:
+        """Takes a job in before the next step; it resumes from its checkpoint if it has one. Raises DataError."""
+        run = JobRun(job, self.base, self.cache)
+        self.runs.append(run)
+        return run
+
+    def step(self) -> list[Ended]:
+        """One training step of every job; the jobs that ended with it leave the pack and are returned."""
+        outcomes = self._outcomes(self.runs)
+        self.memory.measure(len(self.runs), self.base.device)
+        ends = [(run, _end(run, outcome, self.memory.peak)) for run, outcome in zip(self.runs, outcomes, strict=True)]
+        self.runs = [run for run, end in ends if end is None]
+        return [(run, end) for run, end in ends if end is not None]
+
+    def _outcomes(self, runs: Sequence[JobRun]) -> Sequence[Outcome | Exception]:
+        """The step of all jobs; if it raises, the step of each job alone, so that only the job to blame fails.
+
+        No optimizer steps before all gradients of the pack are there, so repeating the step updates nothing twice.
+        """
+        try:
+            return train_step([(run.training, run.step + 1) for run in runs], self.batching)
+        except FAILURES as problem:
+            if len(runs) == 1:
+                traceback.clear_frames(problem.__traceback__)  # they hold memory that the next job may need
+                return [problem]
+        return [outcome for run in runs for outcome in self._outcomes([run])]
+
+
+def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching | None = None) -> list[Outcome]:
+    """The training step, top to bottom: one optimizer step of each job, each with its own step number counted from 1.
+
+    `batching` is the pack's own: it remembers how many jobs fit in memory. A job that fails leaves the others as they
+    are. Raises torch.OutOfMemoryError if not even one job alone fits.
+    """
+    batching = batching or DynamicBatching()
+    steps = [JobStep(training, step) for training, step in jobs]
+    for job in steps:
+        job.training.begin(job.step)  # freeze what is no longer trained, zero the gradients
+    for i in range(max((job.accumulation for job in steps), default=0)):
+        drawn = [job for job in steps if job.draw(i)]  # batch, noise, target F*, weight w
+        for group in _of_one_shape(drawn):
+            # condition, predict F, loss w |F - F*|^2, backward
+            calls = batching.run(group[0].shape, group, forward_backward)
+            for called, (losses, gradients) in calls:
+                for job, loss, own in zip(called, losses, gradients, strict=True):
+                    job.add(loss, own)
+    return [job.finish() for job in steps]  # all-reduce, clip, optimizer step, schedule, moving average
+
+
+def forward_backward(
+    jobs: Sequence[JobStep], slots: Sequence[JobStep], batching: DynamicBatching
+) -> tuple[list[float], list[tuple[Tensor | None, ...]]]:
+    """Losses and gradients of the micro-batches of `jobs`, all of one shape, from one call of the base.
+
+    `slots` are the jobs whose rows make up the batch: `jobs` first, then repetitions that fill a batch of fixed size,
+    whose outputs are not read. The gradients of a job are in the order of its training's `trained()`. The base carries
+    the adapters until the backward pass is done, because checkpointing runs layers again in it.
+    """
+    base, recipe = slots[0].training.base, slots[0].training.spec.recipe
+    micro_batches = [job.micro_batch for job in slots]
+    conditioning = conditioning_of([(job.training.prompts, job.micro_batch.captions, _dropout([job])) for job in slots])
+    lora, trainables = base.lora[UNET], [job.training.trainable for job in slots]
+    layers = stacked(lora, [each.low_rank.get(UNET) for each in trainables], [each.scale for each in trainables])
+    x = torch.cat([each.noisy.x for each in micro_batches])
+    t = torch.cat([each.noisy.t for each in micro_batches])
+    time_ids = torch.cat([each.time_ids for each in micro_batches])
+    adapters = {UNET: batching.layers(layers, lora)}
+    with base.carrying((UNET,), adapters, _dropout(slots)), base.checkpointing(recipe.gradient_checkpointing):
+        outputs = base.predict(x, t, Conditioning.cat(conditioning), time_ids, batching.unet).chunk(len(slots))
+        losses = [
+            weighted_squared_error(F, each.F_target, each.w, each.mask)
+            for F, each in zip(outputs[: len(jobs)], micro_batches[: len(jobs)], strict=True)
+        ]
+        trained = [job.training.trained() for job in jobs]
+        flat = torch.autograd.grad(torch.stack(losses).sum(), [p for own in trained for p in own], allow_unused=True)
+    gradients: list[tuple[Tensor | None, ...]] = []
+    for own in trained:
+        start = sum(len(before) for before in gradients)
+        gradients.append(flat[start : start + len(own)])
+    return [loss.item() for loss in losses], gradients
+
+
+def train_step_alone(training: Training, step: int) -> float:
     """One optimizer step of one job, counted from 1; returns its loss. Raises DataError or NonFiniteError."""
-    (outcome,) = step_together([(training, step)])
+    (outcome,) = train_step([(training, step)])
     if isinstance(outcome, LorafleetError):
         raise outcome
     return outcome
 
 
-def step_together(jobs: Sequence[tuple[Training, int]], calls: DynamicBatching | None = None) -> list[Outcome]:
-    """One optimizer step of each job, each with its own step number, counted from 1, over one base.
+@dataclass
+class JobStep:
+    """One job's part in a training step."""
 
-    `calls` are the pack's own, and remember what fits. Raises torch.OutOfMemoryError if even one job alone does not.
-    """
-    calls = calls or DynamicBatching()
-    counts = [training.spec.recipe.gradient_accumulation for training, _ in jobs]
-    outcomes: list[Outcome] = [0.0] * len(jobs)
-    for training, step in jobs:
-        training.begin(step)
-    for micro in range(max(counts, default=0)):
-        asked: dict[int, Asked] = {}
-        for i, (training, step) in enumerate(jobs):
-            if micro < counts[i] and training.team.asks(micro) and not isinstance(outcomes[i], LorafleetError):
-                try:
-                    asked[i] = Asked(training, training.question((step - 1) * counts[i] + micro))
-                except LorafleetError as problem:
-                    outcomes[i] = problem
-        for group in _of_one_shape(asked):
-            for i, loss in zip(group, _ask([asked[i] for i in group], calls), strict=True):
-                outcomes[i] += loss / counts[i]  # type: ignore[operator]  # those that were asked have no error
-    return [_moved(training, step, outcome) for (training, step), outcome in zip(jobs, outcomes, strict=True)]
+    training: Training
+    step: int
+    """Counted from 1."""
+    loss: float = 0.0
+    """The mean over the step's micro-batches, as far as they have been added."""
+    error: LorafleetError | None = None
+    """Why the job cannot take this step, for instance because of a damaged image."""
+    micro_batch: MicroBatch = field(init=False)
+    """The last one drawn."""
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of a step."""
+        return self.training.spec.recipe.gradient_accumulation
+
+    @property
+    def shape(self) -> tuple[object, ...]:
+        """What micro-batches of one call have in common: rows, their size, checkpointing, chunks of their captions."""
+        drawn = self.micro_batch
+        return (*drawn.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, drawn.chunks)
+
+    def draw(self, i: int) -> bool:
+        """Draws the i-th micro-batch of the step; False if the job has none, or it is another rank's, or it failed."""
+        if i >= self.accumulation or self.error is not None or not self.training.process_group.is_mine(i):
+            return False
+        try:
+            self.micro_batch = self.training.micro_batch((self.step - 1) * self.accumulation + i)
+        except LorafleetError as problem:
+            self.error = problem
+            return False
+        return True
+
+    def add(self, loss: float, gradients: Sequence[Tensor | None]) -> None:
+        """Adds the loss and the gradients of the micro-batch to the step's means."""
+        self.training.add_gradients(gradients, 1 / self.accumulation)
+        self.loss += loss / self.accumulation
+
+    def finish(self) -> Outcome:
+        """Updates the job's parameters, and returns the loss; or returns the error, having updated nothing."""
+        if self.error is not None:
+            self.training.abort()
+            return self.error
+        try:
+            return self.training.finish(self.step, self.loss)
+        except NonFiniteError as problem:
+            return problem
 
 
-def _moved(training: Training, step: int, outcome: Outcome) -> Outcome:
-    if isinstance(outcome, LorafleetError):
-        training.give_up()
-        return outcome
-    try:
-        return training.finish(step, outcome)
-    except NonFiniteError as problem:
-        return problem
-
-
-def _of_one_shape(asked: dict[int, Asked]) -> list[list[int]]:
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, each in asked.items():
-        groups.setdefault(each.shape, []).append(i)
+def _of_one_shape(steps: Sequence[JobStep]) -> list[list[JobStep]]:
+    groups: dict[tuple[object, ...], list[JobStep]] = {}
+    for job in steps:
+        groups.setdefault(job.shape, []).append(job)
     return list(groups.values())
 
 
-def _ask(asked: Sequence[Asked], calls: DynamicBatching) -> list[float]:
-    """Losses of micro-batches of one shape; their gradients are added to the jobs' own.
-
-    What does not fit in memory together is asked again in smaller parts: no gradient has been added before all of a
-    call are there.
-    """
-    losses: list[float] = []
-    for part in calls.split(asked[0].shape, asked):
-        seated = calls.seated(asked[0].shape, part)
-        answered = _forward_backward_if_it_fits(part, seated, calls)
-        if answered is None:
-            calls.overflowed(asked[0].shape, len(seated))
-            losses += _ask(part, calls)
-            continue
-        calls.fitted(asked[0].shape, len(part))
-        for each, own in zip(part, answered.gradients, strict=True):
-            each.training.add_gradients(own, 1 / each.training.spec.recipe.gradient_accumulation)
-        losses += answered.losses
-    return losses
-
-
-@dataclass(frozen=True)
-class Answered:
-    """Of each micro-batch of a call its loss, and its gradients in the order of its training's `trained()`."""
-
-    losses: list[float]
-    gradients: list[tuple[Tensor | None, ...]]
-
-
-def _forward_backward_if_it_fits(
-    asked: Sequence[Asked], seated: Sequence[Asked], calls: DynamicBatching
-) -> Answered | None:
-    """None if these micro-batches do not fit in memory together; raises torch.OutOfMemoryError if one alone does not.
-
-    When it returns, nothing of a call that failed is held any more: its exception, whose traceback keeps every frame
-    and so every activation alive, is gone, and what the allocator kept for it has been given back.
-    """
-    try:
-        return _forward_backward(asked, seated, calls)
-    except torch.OutOfMemoryError:
-        if len(seated) == 1:
-            raise
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
-
-
-def _forward_backward(asked: Sequence[Asked], seated: Sequence[Asked], calls: DynamicBatching) -> Answered:
-    """One call of the base for all these micro-batches, every group of rows with its job's adapter, and its gradients.
-
-    `seated` are those who take part in the call, `asked` first; what it says to the others is not read.
-    The base carries the adapters until the backward pass is done, for checkpointing calls layers again in it.
-    """
-    base, recipe = seated[0].training.warm, seated[0].training.spec.recipe
-    conditioning = calls.conditioning(
-        [(each.training.prompts, each.question.captions, _dropout([each])) for each in seated]
-    )
-    lora, learned = base.lora[UNET], [each.training.learned for each in seated]
-    layers = stacked(lora, [each.low_rank.get(UNET) for each in learned], [each.scale for each in learned])
-    x = torch.cat([each.question.noisy.x for each in seated])
-    t = torch.cat([each.question.noisy.t for each in seated])
-    time_ids = torch.cat([each.question.time_ids for each in seated])
-    adapters = {UNET: calls.layers(layers, lora)}
-    with base.carrying((UNET,), adapters, _dropout(seated)), base.checkpointing(recipe.gradient_checkpointing):
-        outputs = base.predict(x, t, Conditioning.cat(conditioning), time_ids, calls.unet).chunk(len(seated))
-        losses = [each.question.loss(F) for each, F in zip(asked, outputs, strict=False)]
-        owned = [each.training.trained() for each in asked]
-        flat = torch.autograd.grad(torch.stack(losses).sum(), [p for own in owned for p in own], allow_unused=True)
-    gradients: list[tuple[Tensor | None, ...]] = []
-    for own in owned:
-        start = sum(len(before) for before in gradients)
-        gradients.append(flat[start : start + len(own)])
-    return Answered([loss.item() for loss in losses], gradients)
-
-
-def _dropout(asked: Sequence[Asked]) -> RowDropout | None:
-    rates, seeds = zip(*(each.question.dropout for each in asked), strict=True)
+def _dropout(steps: Sequence[JobStep]) -> RowDropout | None:
+    rates, seeds = zip(*(job.micro_batch.dropout for job in steps), strict=True)
     return RowDropout(rates, seeds) if any(rates) else None
+
+
+def _end(run: JobRun, outcome: Outcome | Exception, peak: float | None) -> Bundle | Exception | None:
+    """How a job ended with this step, whose peak of allocated memory is in MiB; None if it goes on."""
+    if isinstance(outcome, Exception):
+        return outcome
+    try:
+        run.after(outcome, peak)
+        return run.bundle() if run.done else None
+    except (Cancelled, EarlyStopped, *FAILURES) as problem:
+        if not run.done:
+            run.training.abort()
+        return problem

@@ -1,15 +1,17 @@
-"""A job's prompts as conditioning: encoded while tokens or text encoders are learned, remembered once they are not.
+"""A job's prompts as conditioning: encoded anew while tokens or text encoders are trained, cached once they are not.
 
-Encoding takes what it is done with as an argument, the job's own tokens and adapters, and leaves nothing on the base: a
-prompt's conditioning cannot depend on what was encoded before it. Captions of any length are encoded in chunks, as
+The job's own tokens and adapters are arguments of encoding, and nothing of them stays on the base: a prompt's
+conditioning cannot depend on what was encoded before it. Captions of any length are encoded in chunks, as
 serving does (`lorafleet.numerics.long_prompts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from lorafleet.bundle.adapter import trigger_table
@@ -22,11 +24,11 @@ from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, split_prompt
 from lorafleet.targets import TEXT_PARTS
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.learned import TrainableState
+from lorafleet_jobs.train.trainable_state import TrainableState
 
 ABSTRACTION = "TOK"
-REMEMBERED = 1024
-"""Captions; at SDXL's widths one takes 0.6 MiB in fp32."""
+CACHED = 1024
+"""Captions whose conditioning is kept, the least recently used dropped first; one of SDXL takes 0.6 MiB in fp32."""
 
 
 def triggers_of(spec: JobSpec) -> tuple[Trigger, ...]:
@@ -51,30 +53,35 @@ def triggers_of(spec: JobSpec) -> tuple[Trigger, ...]:
 class JobPrompts:
     """Conditioning for captions and validation prompts of one job."""
 
-    def __init__(self, spec: JobSpec, base: LoadedBase, learned: TrainableState) -> None:
-        self.spec, self.base, self.learned = spec, base, learned
+    def __init__(self, spec: JobSpec, base: LoadedBase, trainable: TrainableState) -> None:
+        self.spec, self.base, self.trainable = spec, base, trainable
         self.triggers = trigger_table(triggers_of(spec))
-        self.remembered: dict[str, Conditioning] = {}
-        self._ids: dict[str, tuple[Tensor, Tensor]] = {}
+        self._conditioning: LRUCache[str, Conditioning] = LRUCache(CACHED)
+        self._ids: LRUCache[str, tuple[Tensor, Tensor]] = LRUCache(CACHED)
 
-    def remember(self, captions: Sequence[str]) -> Conditioning:
-        """Conditioning of captions that nothing learned changes any more, each encoded once."""
+    def cached(self, captions: Sequence[str]) -> Conditioning:
+        """Conditioning of captions that no training changes any more, each encoded once."""
         with torch.no_grad():
-            if len(self.remembered) > REMEMBERED:  # shuffled captions never repeat
-                self.remembered.clear()
-            self.remembered |= {c: self.encode([c]) for c in dict.fromkeys(captions) if c not in self.remembered}
-            length = max(self.remembered[caption].context.shape[1] for caption in captions)
-            return Conditioning.cat(
-                [lengthened(self.remembered[c], length, lambda c=c: self._filler(c)) for c in captions]  # type: ignore[misc]
-            )
+            encoded = {caption: self._encoded_once(caption) for caption in dict.fromkeys(captions)}
+            length = max(each.context.shape[1] for each in encoded.values())
+            full = {
+                caption: lengthened(each, length, partial(self._filler, caption)) for caption, each in encoded.items()
+            }
+            return Conditioning.cat([full[caption] for caption in captions])
+
+    def _encoded_once(self, caption: str) -> Conditioning:
+        if caption not in self._conditioning:
+            self._conditioning[caption] = self.encode([caption])
+        conditioning: Conditioning = self._conditioning[caption]
+        return conditioning
 
     def encode(self, captions: Sequence[str], weight: float = 1.0, dropout: RowDropout | None = None) -> Conditioning:
-        """Conditioning of captions, "" as no prompt, with the job's tokens and text encoder LoRA; nothing remembered.
+        """Conditioning of captions, "" as no prompt, with the job's tokens and text encoder LoRA; not cached.
 
-        The LoRA counts `weight`, 0 for not at all. Context [n, length k, w] for the k chunks of the longest caption;
+        The LoRA is scaled by `weight`, at 0 left out. Context [n, length k, w] for the k chunks of the longest caption;
         shorter ones are filled up with chunks of the empty prompt. Raises DataError for one that is too long.
         """
-        return encode_together([(self, captions)], self.learned.adapters(self.base, TEXT_PARTS, weight), dropout)[0]
+        return encode_together([(self, captions)], self.trainable.adapters(self.base, TEXT_PARTS, weight), dropout)[0]
 
     def chunks(self, captions: Sequence[str]) -> int:
         """How many chunks the longest of these captions takes. Raises DataError for one that is too long."""
@@ -83,41 +90,40 @@ class JobPrompts:
     def ids(self, caption: str) -> tuple[Tensor, Tensor]:
         """Token ids [k, length] of a caption's chunks for both encoders; reserved ids name the job's own vectors."""
         if caption not in self._ids:
-            if len(self._ids) > REMEMBERED:
-                self._ids.clear()
             try:
                 self._ids[caption] = chunk_ids(self.base.prompts, split_prompt(caption, self.triggers))
             except RequestError as problem:
                 raise DataError(f"{self.spec.subject}: caption {caption[:60]!r}...: {problem}; shorten it") from problem
-        return self._ids[caption]
+        ids: tuple[Tensor, Tensor] = self._ids[caption]
+        return ids
 
     @property
     def own_encoders(self) -> bool:
         """Whether the job has LoRA on the text encoders, so that its prompts cannot be encoded with others'."""
-        return any(part in self.learned.low_rank for part in TEXT_PARTS)
+        return any(part in self.trainable.low_rank for part in TEXT_PARTS)
 
     def _filler(self, caption: str) -> Conditioning:
         """What fills a caption up to the length of a longer one: the empty prompt, or no prompt if it is "" itself."""
         if not caption:
-            return self.remembered[caption]
-        with self.base.carrying(TEXT_PARTS, self.learned.adapters(self.base, TEXT_PARTS)):
+            return self._encoded_once(caption)
+        with self.base.carrying(TEXT_PARTS, self.trainable.adapters(self.base, TEXT_PARTS)):
             return empty_prompt(self.base)
 
 
 def conditioning_of(jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout | None]]) -> list[Conditioning]:
-    """Conditioning of each job's captions, "" as no prompt; differentiable in what each still learns.
+    """Conditioning of each job's captions, "" as no prompt; differentiable in the parameters that are still trained.
 
-    Prompts that only learned tokens change are encoded in one call for all jobs, each with its own tokens; those of
+    Prompts that only trained tokens change are encoded in one call for all jobs, each with its own tokens; those of
     a job with LoRA on the text encoders in a call of its own, with its dropout.
     """
     conditioning: dict[int, Conditioning] = {}
-    together = [i for i, (job, *_) in enumerate(jobs) if job.learned.prompts_change and not job.own_encoders]
+    together = [i for i, (job, *_) in enumerate(jobs) if job.trainable.prompts_change and not job.own_encoders]
     if together:
         conditioning |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
     for i, (job, captions, dropout) in enumerate(jobs):
         if i not in conditioning:
-            changing = job.learned.prompts_change
-            conditioning[i] = job.encode(captions, dropout=dropout) if changing else job.remember(captions)
+            changing = job.trainable.prompts_change
+            conditioning[i] = job.encode(captions, dropout=dropout) if changing else job.cached(captions)
     return [conditioning[i] for i in range(len(jobs))]
 
 
@@ -126,25 +132,26 @@ def encode_together(
     adapters: Mapping[str, Mapping[str, Stacked]] | None = None,
     dropout: RowDropout | None = None,
 ) -> list[Conditioning]:
-    """Each job's captions in one call of the text encoders; every caption once, its tokens rows of a joint table.
+    """Each job's captions, encoded in one call of the text encoders, every caption once.
 
-    `adapters` are the LoRA that the text encoders carry meanwhile, by part.
+    The token vectors of all jobs are the rows of one table. `adapters` are the LoRA that the text encoders carry
+    meanwhile, by part.
     """
     base = jobs[0][0].base
     ids: list[tuple[Tensor, Tensor]] = []
-    places: list[dict[str, list[int]]] = []
+    chunk_rows: list[dict[str, list[int]]] = []  # for each job, by caption
     offset = chunks = 0
     for job, captions in jobs:
-        places.append({})
+        chunk_rows.append({})
         for caption in dict.fromkeys(captions):
             if caption:
                 ids.append(base.prompts.with_rows_moved(job.ids(caption), offset))
-                places[-1][caption] = list(range(chunks, chunks + len(ids[-1][0])))
+                chunk_rows[-1][caption] = list(range(chunks, chunks + len(ids[-1][0])))
                 chunks += len(ids[-1][0])
-        offset += 0 if job.learned.vectors is None else len(job.learned.vectors[0])
-    tables = [job.learned.vectors for job, _ in jobs if job.learned.vectors is not None]
+        offset += 0 if job.trainable.vectors is None else len(job.trainable.vectors[0])
+    tables = [job.trainable.vectors for job, _ in jobs if job.trainable.vectors is not None]
     vectors = (torch.cat([t[0] for t in tables]), torch.cat([t[1] for t in tables])) if tables else None
-    rows = [_chunk_rows(captions, place, chunks) for place, (_, captions) in zip(places, jobs, strict=True)]
+    rows = [_rows(captions, by_caption, chunks) for by_caption, (_, captions) in zip(chunk_rows, jobs, strict=True)]
     parts = []
     with base.carrying(TEXT_PARTS, adapters or {}, dropout):
         if ids:
@@ -163,13 +170,13 @@ def empty_prompt(base: LoadedBase) -> Conditioning:
     return base.prompts.encode(base.prompts.token_ids([""]))
 
 
-def _chunk_rows(captions: Sequence[str], place: Mapping[str, list[int]], nothing: int) -> list[list[int]]:
+def _rows(captions: Sequence[str], chunk_rows: Mapping[str, list[int]], no_prompt: int) -> list[list[int]]:
     """For each caption the encoded rows of its chunks, all of one length: -1 is the empty prompt, the last row.
 
-    `nothing` is the row of no prompt.
+    `no_prompt` is the row of no prompt at all.
     """
-    length = max((len(place[caption]) for caption in captions if caption), default=1)
+    length = max((len(chunk_rows[caption]) for caption in captions if caption), default=1)
     return [
-        [*place[caption], *[-1] * (length - len(place[caption]))] if caption else [nothing] * length
+        [*chunk_rows[caption], *[-1] * (length - len(chunk_rows[caption]))] if caption else [no_prompt] * length
         for caption in captions
     ]

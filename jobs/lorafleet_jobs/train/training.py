@@ -1,7 +1,7 @@
-"""One job being trained: what it is shown, what the base should say to it, and what it learns from what the base said.
+"""One job being trained: its micro-batches, its parameters, and how gradients update them.
 
-Knows its own parameters, optimizer, schedule and draws; refuses to know who else is on the base (`pack`). DreamBooth:
-Ruiz et al. 2022. LoRA: Hu et al. 2021. Pivotal tuning: Roich et al. 2021, as cog-sdxl applies it.
+Knows its own parameters, optimizer, schedule and random numbers; refuses to know which other jobs are on the base
+(`pack`). DreamBooth: Ruiz et al. 2022. LoRA: Hu et al. 2021. Pivotal tuning: Roich et al. 2021, as cog-sdxl applies it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lorafleet.bundle.adapter import Adapter
 from lorafleet.errors import NonFiniteError
@@ -23,17 +25,17 @@ from lorafleet.numerics.factors import Factors
 from lorafleet.numerics.objectives import Noisy, Objective
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data import Batch, Dataset
-from lorafleet_jobs.train.data_parallel import SingleRank
+from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.ema import Average
-from lorafleet_jobs.train.generators import stream
-from lorafleet_jobs.train.learned import Kind, TrainableState
-from lorafleet_jobs.train.optimizers import optimizer_for, phase_end, schedule_for
+from lorafleet_jobs.train.generators import generator_for
+from lorafleet_jobs.train.optimizers import optimizer_for, phase_ends, schedule_for
 from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
+from lorafleet_jobs.train.trainable_state import ParameterKind, TrainableState
 
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """One micro-batch as the base is asked about it: n rows of one size."""
+    """The rows of one forward and backward pass of one job: n rows of one size, their noise drawn."""
 
     noisy: Noisy
     captions: list[str]
@@ -41,22 +43,14 @@ class MicroBatch:
     """Of the longest caption, as the text encoders take them."""
     time_ids: Tensor
     """[n, 6]."""
-    target: Tensor
-    """F* [n, c, h, w]."""
-    weights: Tensor
-    """[n] of each row's squared error."""
+    F_target: Tensor
+    """F* [n, c, h, w], what the base should predict."""
+    w: Tensor
+    """[n], the weight of each row's squared error."""
     mask: Tensor | None
+    """[n, 1, h, w], the weight of each latent pixel."""
     dropout: tuple[float, int]
     """Its rate and its seed."""
-
-    def loss(self, F: Tensor) -> Tensor:
-        """What the base's answer F [n, c, h, w] costs: a scalar."""
-        error = (F - self.target).square().mean(dim=1, keepdim=True)
-        if self.mask is None:
-            rows = error.mean(dim=(1, 2, 3))
-        else:  # a mean over what the mask shows, so that a small subject learns as fast as a large one
-            rows = (error * self.mask).sum(dim=(1, 2, 3)) / self.mask.sum(dim=(1, 2, 3))
-        return (self.weights * rows).sum()
 
 
 @dataclass
@@ -64,58 +58,76 @@ class Training:
     """Everything of a job that is its own, over a base that is shared."""
 
     spec: JobSpec
-    warm: LoadedBase
+    base: LoadedBase
     objective: Objective
     dataset: Dataset
-    learned: TrainableState
+    trainable: TrainableState
     prompts: JobPrompts
-    team: SingleRank = field(default_factory=SingleRank)
+    optimizer: Optimizer
+    schedule: LRScheduler
+    ema: Average | None
+    """The moving average of the parameters, if the recipe asks for one."""
+    ends: dict[ParameterKind, int]
+    """The last step, counted from 1, at which each kind of parameter is trained."""
+    process_group: Ranks
 
     @classmethod
     def prepare(
-        cls, spec: JobSpec, warm: LoadedBase, cache: Path | None = None, team: SingleRank | None = None
+        cls, spec: JobSpec, base: LoadedBase, cache: Path | None = None, process_group: Ranks | None = None
     ) -> Training:
-        """Reads the images and draws the first weights. Raises DataError."""
-        learned = TrainableState.new(spec.recipe, warm, stream(spec.recipe.seed, "init"))
-        objective, dataset = build_objective(warm.base, spec.recipe), Dataset.open(spec, warm, cache)
-        return cls(spec, warm, objective, dataset, learned, JobPrompts(spec, warm, learned), team or SingleRank())
-
-    def __post_init__(self) -> None:
-        recipe, steps = self.spec.recipe, self.spec.steps
-        self.optimizer = optimizer_for(recipe, self.learned)
-        self.schedule = schedule_for(recipe, self.optimizer, steps)
-        self.average = Average(recipe.ema) if recipe.ema is not None else None
-        self.ends: dict[Kind, int] = {
-            "unet": phase_end(recipe.unet_fraction, steps),
-            "text": phase_end(recipe.text_encoder_lora.fraction, steps) if recipe.text_encoder_lora else 0,
-            "tokens": phase_end(recipe.pivotal.fraction, steps) if recipe.pivotal else 0,
-        }
+        """Reads the images and draws the first parameters. Raises DataError."""
+        recipe = spec.recipe
+        trainable = TrainableState.new(recipe, base, generator_for(recipe.seed, "init"))
+        objective, dataset = build_objective(base.base, recipe), Dataset.open(spec, base, cache)
+        optimizer = optimizer_for(recipe, trainable)
+        return cls(
+            spec=spec,
+            base=base,
+            objective=objective,
+            dataset=dataset,
+            trainable=trainable,
+            prompts=JobPrompts(spec, base, trainable),
+            optimizer=optimizer,
+            schedule=schedule_for(recipe, optimizer, spec.steps),
+            ema=Average(recipe.ema) if recipe.ema is not None else None,
+            ends=phase_ends(recipe, spec.steps),
+            process_group=process_group or SingleRank(),
+        )
 
     def begin(self, step: int) -> None:
-        """Before a step, counted from 1: freezes what is no longer trained, and forgets the last gradients."""
+        """Prepares a step, counted from 1: freezes what is no longer trained, and drops the last gradients."""
         for kind, end in self.ends.items():
             if step > end:
-                self.learned.freeze(kind)
+                self.trainable.freeze(kind)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def question(self, index: int) -> MicroBatch:
-        """The index-th micro-batch, all its draws a function of the job's seed and the index."""
+    def micro_batch(self, index: int) -> MicroBatch:
+        """The micro-batch of this index, counted from 0 over the whole job: batch, noise, target F* and weight w.
+
+        All its random numbers are functions of the job's seed and the index. Raises DataError.
+        """
         batch = self.dataset.batch(index)
-        n, shown = self._noise(batch.z, index)
-        sigma = self.objective.draw(len(batch.z), self._stream("levels", index)).to(batch.z.device)
-        noisy = self.objective.noisy(batch.z, shown, sigma)
-        target = self.objective.target(batch.z, n, sigma)
+        n, n_input = self._noise(batch.z, index)
+        sigma = self.objective.draw(len(batch.z), self._generator("levels", index)).to(batch.z.device)
+        noisy = self.objective.noisy(batch.z, n_input, sigma)
+        F_target = self.objective.target(batch.z, n, sigma)
         if batch.predicted.any():
-            target = target.clone()
-            target[batch.predicted] = self._base_output(batch, noisy).to(target)
-        weights = batch.weights * self.objective.weight(sigma)
-        dropout = (self.spec.recipe.dropout, self._stream("dropout", index).initial_seed())
-        chunks = self.prompts.chunks(batch.captions)
-        return MicroBatch(noisy, batch.captions, chunks, batch.time_ids, target, weights, batch.mask, dropout)
+            F_target = F_target.clone()
+            F_target[batch.predicted] = self._base_output(batch, noisy).to(F_target)
+        return MicroBatch(
+            noisy=noisy,
+            captions=batch.captions,
+            chunks=self.prompts.chunks(batch.captions),
+            time_ids=batch.time_ids,
+            F_target=F_target,
+            w=batch.weights * self.objective.weight(sigma),
+            mask=batch.mask,
+            dropout=(self.spec.recipe.dropout, self._generator("dropout", index).initial_seed()),
+        )
 
     def trained(self) -> list[nn.Parameter]:
-        """What the next gradients are of."""
-        return [parameter for parameter in self.learned.parameters() if parameter.requires_grad]
+        """The parameters that are still trained, in the order in which `add_gradients` takes their gradients."""
+        return [parameter for parameter in self.trainable.parameters() if parameter.requires_grad]
 
     def add_gradients(self, gradients: Sequence[Tensor | None], share: float) -> None:
         """Adds a micro-batch's gradients of `trained()`, each weighing `share` of the step."""
@@ -124,13 +136,14 @@ class Training:
                 parameter.grad = gradient * share if parameter.grad is None else parameter.grad + gradient * share
 
     def finish(self, step: int, loss: float) -> float:
-        """After a step: adds up what all workers found, clips, and moves what is learned; returns the step's loss.
+        """Ends a step: all-reduce, gradient clipping, optimizer, schedule, moving average; returns the step's loss.
 
-        Raises NonFiniteError and moves nothing.
+        `loss` is this rank's. Raises NonFiniteError, having updated nothing.
         """
-        loss = self.team.add_up(self.learned.parameters(), loss)
-        limit = self.spec.recipe.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(self.learned.parameters(), limit if limit is not None else math.inf)
+        parameters = self.trainable.parameters()
+        loss = self.process_group.all_reduce(parameters, loss)
+        max_norm = self.spec.recipe.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else math.inf)
         if not math.isfinite(loss) or not torch.isfinite(norm):
             raise NonFiniteError(
                 f"job {self.spec.id} ({self.spec.subject}): loss {loss} at step {step} is not finite; "
@@ -138,27 +151,27 @@ class Training:
             )
         self.optimizer.step()
         self.schedule.step()
-        if self.average is not None:
-            self.average.update(self.learned)
+        if self.ema is not None:
+            self.ema.update(self.trainable)
         return loss
 
-    def give_up(self) -> None:
-        """Ends the job's other workers, which wait for this one."""
-        self.team.give_up(self.learned.parameters())
+    def abort(self) -> None:
+        """Ends the job on its other ranks, which wait for this one."""
+        self.process_group.abort(self.trainable.parameters())
 
-    def published(self) -> AbstractContextManager[None]:
-        """While it lasts, the learned parameters are those that will be published: their average, if one is kept."""
-        return nullcontext() if self.average is None else self.average.swapped_in(self.learned)
+    def ema_swapped_in(self) -> AbstractContextManager[None]:
+        """While it lasts, the parameters are their moving average, if the job has one; the bundle is written so."""
+        return nullcontext() if self.ema is None else self.ema.swapped_in(self.trainable)
 
     def adapter(self) -> Adapter:
-        """What has been learned so far, as it would be served; a copy."""
+        """A copy of the adapter as it is now, in the form in which it is served."""
         parts = {
-            part: self.warm.lora[part].with_norms(
-                {name: Factors(f.A, f.B * self.learned.scale, f.m).copied() for name, f in low.factors().items()}
+            part: self.base.lora[part].with_norms(
+                {name: Factors(f.A, f.B * self.trainable.scale, f.m).copied() for name, f in low.factors().items()}
             )
-            for part, low in self.learned.low_rank.items()
+            for part, low in self.trainable.low_rank.items()
         }
-        vectors = self.learned.vectors
+        vectors = self.trainable.vectors
         copies = None if vectors is None else (vectors[0].detach().clone(), vectors[1].detach().clone())
         return Adapter(self.spec.adapter, parts, copies, triggers_of(self.spec), vectors_sha256="")
 
@@ -169,23 +182,23 @@ class Training:
         has some more (Ning et al. 2023, eq. 9).
         """
         recipe = self.spec.recipe
-        n = torch.randn(z.shape, generator=self._stream("noise", index))
+        n = torch.randn(z.shape, generator=self._generator("noise", index))
         if recipe.noise_offset:
-            n = n + recipe.noise_offset * torch.randn(*z.shape[:2], 1, 1, generator=self._stream("offset", index))
-        shown = n
+            n = n + recipe.noise_offset * torch.randn(*z.shape[:2], 1, 1, generator=self._generator("offset", index))
+        n_input = n
         if recipe.input_perturbation:
-            more = torch.randn(z.shape, generator=self._stream("perturbation", index))
-            shown = n + recipe.input_perturbation * more
-        return n.to(z.device), shown.to(z.device)
+            perturbation = torch.randn(z.shape, generator=self._generator("perturbation", index))
+            n_input = n + recipe.input_perturbation * perturbation
+        return n.to(z.device), n_input.to(z.device)
 
     @torch.no_grad()
     def _base_output(self, batch: Batch, noisy: Noisy) -> Tensor:
-        """What the base itself says of the rows of prior mode `predict`, without the adapter: their target."""
+        """F of the base without the adapter for the rows of prior mode `predict`, whose target it is."""
         rows = batch.predicted
         captions = [caption for caption, row in zip(batch.captions, rows.tolist(), strict=True) if row]
-        return self.warm.predict(
+        return self.base.predict(
             noisy.x[rows], noisy.t[rows], self.prompts.encode(captions, weight=0), batch.time_ids[rows]
         )
 
-    def _stream(self, purpose: str, index: int) -> torch.Generator:
-        return stream(self.spec.recipe.seed, purpose, index)
+    def _generator(self, purpose: str, index: int) -> torch.Generator:
+        return generator_for(self.spec.recipe.seed, purpose, index)

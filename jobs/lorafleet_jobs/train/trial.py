@@ -1,4 +1,7 @@
-"""What a training asks of whoever compares it with others. Knows when and by what; refuses to know with whom."""
+"""Early stopping as a training sees it: at some steps it reports its scores, and may be stopped.
+
+Knows when a job reports and what; refuses to know whom it is compared with.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,34 @@ if TYPE_CHECKING:
 
 
 class EarlyStopped(Exception):  # noqa: N818  a verdict, not an error
-    """Raised by a contest to end a job between two steps; says why in one line."""
+    """Raised by a trial to end a job between two steps; its message says why in one line."""
 
 
 class Trial(Protocol):
     """Compares a job with others at some of its steps."""
 
     @property
-    def looks(self) -> bool:
-        """Whether it wants the validation pictures."""
+    def wants_pictures(self) -> bool:
+        """Whether `report` needs the validation pictures."""
 
     def is_due(self, step: int) -> bool:
-        """Whether the job is compared after this step."""
+        """Whether the job reports after this step."""
 
-    def judge(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
-        """Compares it; `losses` are those of all steps so far. Raises Stopped, or what `TrainJob.on_step` raises."""
+    def report(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
+        """Compares the job; `losses` are those of all steps so far.
+
+        Raises EarlyStopped to end the job, or what `TrainJob.on_step` raises.
+        """
 
 
 class NoTrial:
-    """Compares with nobody."""
+    """A job that is compared with no other."""
 
-    looks = False
+    wants_pictures = False
 
     def is_due(self, step: int) -> bool:
-        """Never."""
+        """No step is."""
         return False
 
-    def judge(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
-        """Lets it go on."""
+    def report(self, step: int, pictures: Sequence[Image], losses: Sequence[float], tracker: JobTracker) -> None:
+        """Lets the job go on."""

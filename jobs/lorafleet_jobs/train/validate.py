@@ -12,33 +12,34 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.pictures import sample_pictures, to_image
 from lorafleet.targets import UNET
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.learned import TrainableState
 from lorafleet_jobs.train.prompts import ABSTRACTION, JobPrompts
+from lorafleet_jobs.train.trainable_state import TrainableState
 
-SHOWN_AT_LEAST = 128  # pixels: toy pictures are enlarged, so that a reviewer sees them
+SHOWN_AT_LEAST = 128
+"""Pixels of a side: pictures of toy bases are enlarged to it, so that a reviewer can see them."""
 
 
 class Validator:
-    """Makes a job's validation pictures with its own seed, whatever else the lane has drawn."""
+    """Makes a job's validation pictures from its own seed, independent of all other random numbers of the lane."""
 
-    def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, learned: TrainableState) -> None:
-        self.spec, self.loaded, self.prompts, self.learned = spec, loaded, prompts, learned
+    def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, trainable: TrainableState) -> None:
+        self.spec, self.loaded, self.prompts, self.trainable = spec, loaded, prompts, trainable
         self.texts = validation_texts(spec)
         self._base_pictures: dict[str, Image.Image] = {}
-        self._last: list[Image.Image] | None = None  # of the last step, for the preview shows them again
+        self._last: list[Image.Image] | None = None  # pictures of the last step, which the preview shows again
 
     def is_due(self, step: int) -> bool:
-        """Whether pictures are wanted after this step."""
+        """Whether pictures are made after this step."""
         every = self.spec.validation.every
         return step == self.spec.steps or (every is not None and step % every == 0)
 
     def log_base(self, tracker: JobTracker) -> None:
-        """Step 0: what the base makes of the same prompts, the subject's token left out."""
+        """Logs the base's pictures of the same prompts, the subject's token left out, as step 0."""
         for i, text in enumerate(self.texts):
             tracker.image(f"val/p{i:02d}", 0, self.base_picture(text))
 
     def log(self, tracker: JobTracker, step: int) -> list[Image.Image]:
-        """The adapter as it is now: one picture a prompt."""
+        """Logs and returns one picture a prompt, made with the adapter as it is now."""
         pictures = [self.picture(text, 1.0) for text in self.texts]
         for i, picture in enumerate(pictures):
             tracker.image(f"val/p{i:02d}", step, picture)
@@ -46,7 +47,7 @@ class Validator:
         return pictures
 
     def preview(self) -> Image.Image:
-        """One row a prompt: base | adapter at scale 0 | adapter."""
+        """The preview of a bundle, one row a prompt: base | adapter at scale 0 | adapter."""
         adapted = self._last or [self.picture(text, 1.0) for text in self.texts]
         rows = [
             [self.base_picture(text), self.picture(text, 0.0), picture]
@@ -60,7 +61,7 @@ class Validator:
         return sheet
 
     def base_picture(self, text: str) -> Image.Image:
-        """What the base makes of a prompt with the subject left out; made once, for the base does not change."""
+        """The base's picture of a prompt with the subject left out; made once, since the base does not change."""
         if text not in self._base_pictures:
             self._base_pictures[text] = self.picture(without_subject(self.spec, text), None)
         return self._base_pictures[text]
@@ -71,7 +72,7 @@ class Validator:
         loaded, side = self.loaded, self.spec.recipe.resolution or self.loaded.base.resolution
         positive, empty = self.prompts.encode([text, ""], weight or 0.0).rows()
         validation = self.spec.validation
-        with loaded.carrying((UNET,), self.learned.adapters(loaded, (UNET,), weight or 0.0)):
+        with loaded.carrying((UNET,), self.trainable.adapters(loaded, (UNET,), weight or 0.0)):
             pixels = sample_pictures(loaded, positive, empty, [validation.seed], side=side, steps=validation.steps)
         image = to_image(pixels[0])
         factor = -(-SHOWN_AT_LEAST // side)
@@ -84,6 +85,6 @@ def validation_texts(spec: JobSpec) -> tuple[str, ...]:
 
 
 def without_subject(spec: JobSpec, text: str) -> str:
-    """A job's prompt as anybody reads it: "a photo of TOK dog" becomes "a photo of a dog"."""
-    named = re.sub(rf"<{re.escape(spec.adapter)}(/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b", "", text)
-    return re.sub(rf"\bof\s+(?={re.escape(spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", named).strip())
+    """A job's prompt without its token: "a photo of TOK dog" becomes "a photo of a dog"."""
+    text = re.sub(rf"<{re.escape(spec.adapter)}(/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b", "", text)
+    return re.sub(rf"\bof\s+(?={re.escape(spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", text).strip())

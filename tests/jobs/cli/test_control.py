@@ -221,8 +221,8 @@ def test_logs_of_a_job_as_text_as_json_and_followed_to_its_end(home, kitchen, ca
     assert lorafleet("logs", kitchen, "cup") == 0
     assert "cup has not begun" in capsys.readouterr().err
     log = JobLog(home.job_log(kitchen, job.id))
-    log.say("attempt 1, lane a-0")
-    log.say("Traceback:\n  boom \x1b[2J")
+    log.append("attempt 1, lane a-0")
+    log.append("Traceback:\n  boom \x1b[2J")
     assert lorafleet("logs", kitchen, job.id[:8]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("Z attempt 1, lane a-0")

@@ -20,7 +20,7 @@ from lorafleet_jobs.intake.estimate import Machine
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.status import load_submission, open_store, store_url
-from lorafleet_jobs.lane.followers import Followers, follow_lane
+from lorafleet_jobs.lane.followers import RankFollowers, follow_lane
 from lorafleet_jobs.lane.lane import Lane
 from lorafleet_jobs.submission.submit import record, submit
 from lorafleet_jobs.train import Follower
@@ -124,22 +124,22 @@ def worker(rank, folder, setup, specs):
     if rank:
         follow_lane(setup)
     else:
-        lead(Followers(), setup, specs)
+        lead(RankFollowers(), setup, specs)
     (folder / f"{rank}.done").touch()
     dist.destroy_process_group()
 
 
-def lead(mates, setup, specs):
+def lead(followers, setup, specs):
     from lorafleet.bases import find_base
     from lorafleet.loaded import LoadedBase
 
-    with pytest.raises(OSError, match="no room"), mates.starting(specs[0], setup.home / "half-way"):
+    with pytest.raises(OSError, match="no room"), followers.starting(specs[0], setup.home / "half-way"):
         raise OSError("no room")
-    mates.waiting()
-    with mates.starting(specs[1], setup.home / "half-way"):
-        mine = Follower(specs[1], LoadedBase.load(find_base("toy-sdxl")), mates.team)
+    followers.waiting()
+    with followers.starting(specs[1], setup.home / "half-way"):
+        mine = Follower(specs[1], LoadedBase.load(find_base("toy-sdxl")), followers.process_group)
     mine.run()
-    mates.leaving()
+    followers.leaving()
 
 
 def test_the_others_take_part_in_what_goes_ahead_and_in_nothing_else(tmp_path):
@@ -167,7 +167,8 @@ def member(rank, folder, setup, database, submission):
         follow_lane(setup)
     else:
         tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
-        assert Lane(setup, Cancelling(database, submission, workers=2), tracking, mates=Followers()).run() == "drained"
+        queue = Cancelling(database, submission, workers=2)
+        assert Lane(setup, queue, tracking, followers=RankFollowers()).run() == "drained"
     dist.destroy_process_group()
 
 

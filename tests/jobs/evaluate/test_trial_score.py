@@ -1,4 +1,4 @@
-"""Early stop without a cluster: real trainings of a sweep in one crew, judged by their pictures, answered from SQL."""
+"""Early stop without a cluster: a sweep is trained in one pack, compared by its pictures, answered from SQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lorafleet.toy.world import Scene, unseen_identity
 from lorafleet.util.addresses import sqlite_url
 from lorafleet_jobs.evaluate.encoders import Clip, Dino
 from lorafleet_jobs.evaluate.find import training_pictures
-from lorafleet_jobs.evaluate.trial_score import RECENT, ToyScore, contest_of, recent_loss
+from lorafleet_jobs.evaluate.trial_score import RECENT, ToyScore, recent_loss, trial_of
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
 from lorafleet_jobs.jobqueue.job_queue import JobQueue
@@ -39,7 +39,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 @pytest.fixture(scope="module")
-def warm():
+def loaded():
     return LoadedBase.load(find_base("toy-playground"))
 
 
@@ -79,25 +79,28 @@ class Kept(NullTracker):
         self.pictures.append((key, step))
 
 
-def train(warm, folder, specs, ask=None, checkpoints=False):
-    """Trains jobs in one crew; `ask(spec, rung, score)` answers their rungs. Returns ends and trackers by job."""
-    crew, ends, trackers = Pack(warm, calls=ExactBatching()), {}, {spec.id: Kept() for spec in specs}
+def train(loaded, folder, specs, ask=None, checkpoints=False):
+    """Trains jobs in one pack; `ask(spec, rung, score)` answers their rungs. Returns ends and trackers by job."""
+    pack, ends, trackers = Pack(loaded, batching=ExactBatching()), {}, {spec.id: Kept() for spec in specs}
     for spec in specs:
-        contest = contest_of(spec, lambda rung, score, spec=spec: ask(spec, rung, score), "cpu") if ask else NoTrial()
-        half_way = folder / "half-way" / spec.id if checkpoints else None
-        order = TrainJob(spec, folder / spec.id, trackers[spec.id], lambda step, loss: None, None, half_way, contest)
-        crew.join(order)
-    while crew.runs:
-        ends |= {run.order.spec.id: end for run, end in crew.step()}
+        trial = trial_of(spec, lambda rung, score, spec=spec: ask(spec, rung, score), "cpu") if ask else NoTrial()
+        checkpoint_dir = folder / "checkpoints" / spec.id if checkpoints else None
+        tracker = trackers[spec.id]
+        job = TrainJob(
+            spec, folder / spec.id, tracker, lambda step, loss: None, checkpoints=checkpoint_dir, trial=trial
+        )
+        pack.join(job)
+    while pack.runs:
+        ends |= {run.job.spec.id: end for run, end in pack.step()}
     return ends, trackers
 
 
-def test_the_worse_leave_and_the_better_end_as_without_them(warm, subjects, book, tmp_path):
+def test_the_worse_leave_and_the_better_end_as_without_them(loaded, subjects, book, tmp_path):
     """Four points of one subject in one pack: whoever goes on has the bits it has without early stop."""
     points = {"a": 1e-4, "b": 3e-3, "c": 1e-5, "d": 1e-3}
     specs = [spec_of(subjects[0], job, learning_rate=rate) for job, rate in points.items()]
     ends, trackers = train(
-        warm, tmp_path / "early", specs, lambda spec, rung, score: book.verdict(spec, 1, rung, score)
+        loaded, tmp_path / "early", specs, lambda spec, rung, score: book.verdict(spec, 1, rung, score)
     )
     stopped = {job: str(end) for job, end in ends.items() if isinstance(end, EarlyStopped)}
     assert stopped
@@ -110,7 +113,7 @@ def test_the_worse_leave_and_the_better_end_as_without_them(warm, subjects, book
     best = max(points, key=lambda job: trackers[job].scores[2])
     assert best not in stopped or "step 2" not in stopped[best]
 
-    whole, quiet = train(warm, tmp_path / "whole", [spec.with_changes(early_stop=None) for spec in specs])
+    whole, quiet = train(loaded, tmp_path / "whole", [spec.with_changes(early_stop=None) for spec in specs])
     for job, end in ends.items():
         assert quiet[job].scores == {}
         if isinstance(end, Bundle):
@@ -137,7 +140,7 @@ def test_subjects_and_submissions_are_compared_each_for_itself(subjects, book):
     assert book.verdict(spec_of(subjects[0], "c").with_changes(submission="other"), 1, 2, 0.1) == Verdict(True, None)
 
 
-def test_a_resumed_job_has_the_same_scores(warm, subjects, tmp_path, monkeypatch):
+def test_a_resumed_job_has_the_same_scores(loaded, subjects, tmp_path, monkeypatch):
     monkeypatch.setattr("lorafleet_jobs.train.job_run.CHECKPOINT_SECONDS", 0.0)
     spec, told = spec_of(subjects[0]), []
 
@@ -147,9 +150,9 @@ def test_a_resumed_job_has_the_same_scores(warm, subjects, tmp_path, monkeypatch
             raise Cancelled
         return Verdict(True, None)
 
-    ends, _ = train(warm, tmp_path, [spec], interrupted, checkpoints=True)
+    ends, _ = train(loaded, tmp_path, [spec], interrupted, checkpoints=True)
     assert isinstance(ends["a"], Cancelled)
-    ends, trackers = train(warm, tmp_path, [spec], interrupted, checkpoints=True)
+    ends, trackers = train(loaded, tmp_path, [spec], interrupted, checkpoints=True)
     assert isinstance(ends["a"], Bundle)
     assert [rung for rung, _ in told] == [2, 4, 4, 8], "it goes on from step 3, behind the first rung"
     assert told[1] == told[2]
@@ -179,10 +182,10 @@ def test_a_loss_looks_back_on_the_last_ones():
     assert recent_loss([], losses) == -fmean(range(RECENT))
 
 
-def test_a_loss_needs_no_pictures_and_says_so_in_its_own_units(warm, subjects, tmp_path):
+def test_a_loss_needs_no_pictures_and_says_so_in_its_own_units(loaded, subjects, tmp_path):
     early = EarlyStop(first=3, eta=3, metric="loss")
     spec = spec_of(subjects[0], early=early)
-    ends, trackers = train(warm, tmp_path, [spec], lambda spec, rung, score: Verdict(False, -0.001))
+    ends, trackers = train(loaded, tmp_path, [spec], lambda spec, rung, score: Verdict(False, -0.001))
     score = trackers["a"].scores[3]
     assert str(ends["a"]) == (
         f"stopped at step 3 of 9 by early_stop: loss {-score:.4g}, the best third begins at 0.001"
@@ -208,16 +211,16 @@ def encoders(tmp_path_factory):
 @pytest.mark.parametrize(("metric", "folder"), [("dino", "dino"), ("clip-i", "clip"), ("clip-t", "clip")])
 def test_encoders_score_pictures_by_their_embeddings(subjects, encoders, metric, folder):
     early = EarlyStop(first=2, metric=metric, weights=str(encoders / folder))
-    contest = contest_of(spec_of(subjects[0], early=early), lambda rung, score: Verdict(True, None), "cpu")
+    trial = trial_of(spec_of(subjects[0], early=early), lambda rung, score: Verdict(True, None), "cpu")
     tracker, given = Kept(), subjects[0].pictures()[:1]
-    contest.judge(2, given, [], tracker)
+    trial.report(2, given, [], tracker)
     x = torch.from_numpy(np.stack([np.asarray(picture) for picture in given]) / np.float32(255)).permute(0, 3, 1, 2)
     if metric == "clip-t":
         clip = Clip.load(encoders / "clip")
         expected = clip.embed(x) @ clip.embed_texts(["a photo of a mug"]).T
     else:
         encoder = (Dino if metric == "dino" else Clip).load(encoders / folder)
-        expected = encoder.embed(x) @ encoder.embed(training_pictures(contest.spec, 32)).T
+        expected = encoder.embed(x) @ encoder.embed(training_pictures(trial.spec, 32)).T
     assert tracker.scores == {2: pytest.approx(float(expected.mean()), abs=1e-6)}
 
 
@@ -227,8 +230,8 @@ def test_changed_pictures_are_refused_before_the_first_step(subjects, tmp_path):
     spec = spec_of(subjects[0]).with_changes(folder=str(folder))
     render(Scene(subjects[1].identity, "sea"), 64).save(folder / spec.images[0].file)
     with pytest.raises(DataError, match="has changed since"):
-        contest_of(spec, lambda rung, score: Verdict(True, None), "cpu")
-    assert isinstance(contest_of(spec.with_changes(early_stop=None), None, "cpu"), NoTrial)
+        trial_of(spec, lambda rung, score: Verdict(True, None), "cpu")
+    assert isinstance(trial_of(spec.with_changes(early_stop=None), None, "cpu"), NoTrial)
 
 
 def test_only_the_attempt_that_holds_a_job_is_answered(subjects, tmp_path):

@@ -12,7 +12,7 @@ from lorafleet_jobs.jobqueue.failures import classify
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.policy import TENURE_SECONDS, TRIES, Claim, Death, Deaths, advance, next_jobs, should_yield
 from lorafleet_jobs.lane.recycle import RECYCLE_JOBS, should_recycle
-from lorafleet_jobs.lane.watchdog import LifeSigns, Watchdog
+from lorafleet_jobs.lane.watchdog import Activity, Watchdog
 
 
 def row(name: str, position: int, **more) -> JobRow:
@@ -112,13 +112,13 @@ def test_every_problem_has_a_class(problem, kind):
 
 def test_a_lane_hangs_when_nothing_moves_for_too_long_however_long_its_steps_take():
     now = [0.0]
-    signs = LifeSigns(limit=10.0, clock=lambda: now[0])
+    activity = Activity(limit=10.0, clock=lambda: now[0])
     for at in (5.0, 14.0, 24.0):
         now[0] = at
-        assert signs.stalled() is None
-        signs.now("stepping 3 jobs")
+        assert activity.stalled() is None
+        activity.begin("stepping 3 jobs")
     now[0] = 34.1
-    assert signs.stalled() == "hung for 10 s while stepping 3 jobs"
+    assert activity.stalled() == "hung for 10 s while stepping 3 jobs"
 
 
 def test_the_watchdog_says_why_and_then_ends_the_process_even_if_nobody_listens():
@@ -128,7 +128,7 @@ def test_the_watchdog_says_why_and_then_ends_the_process_even_if_nobody_listens(
         said.append(f"words: {reason}")
         raise RuntimeError("the desk is gone")
 
-    watchdog = Watchdog(LifeSigns(limit=-1.0), last_words, lambda reason: said.append(f"end: {reason}"))
+    watchdog = Watchdog(Activity(limit=-1.0), last_words, lambda reason: said.append(f"end: {reason}"))
     watchdog._thread.join(30)
     assert [one.partition(":")[0] for one in said] == ["words", "end"]
 

@@ -28,7 +28,7 @@ from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue import job_state as rows
 from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.status import load_submission, open_store, store_url
-from lorafleet_jobs.lane import heartbeat as pulse
+from lorafleet_jobs.lane import heartbeat
 from lorafleet_jobs.lane.lane import stays
 from lorafleet_jobs.submission.submit import record
 
@@ -40,7 +40,7 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 def at_once(monkeypatch):
     monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
     monkeypatch.setattr(rows, "WAITS", 1)
-    monkeypatch.setattr(pulse, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(heartbeat, "PROGRESS_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from lorafleet_jobs.lane.job_log import STAMP, Entry, JobLog, entries, follow
 
 def test_what_is_said_is_one_dated_entry_however_many_lines_it_has(tmp_path):
     log = JobLog(tmp_path / "new" / "job.log")
-    log.say("attempt 1, lane a-0")
-    log.say("Traceback:\n  File x\nMemoryError: no room\n")
+    log.append("attempt 1, lane a-0")
+    log.append("Traceback:\n  File x\nMemoryError: no room\n")
     first, *rest = log.path.read_text().splitlines()
     assert STAMP.fullmatch(first)[2] == "attempt 1, lane a-0"
     assert rest[1:] == ["    File x", "  MemoryError: no room"]
@@ -26,7 +26,7 @@ def test_a_log_that_begins_in_the_middle_loses_nothing():
 
 def test_processes_do_not_tear_each_others_lines(tmp_path):
     code = "import sys; from pathlib import Path; from lorafleet_jobs.lane.job_log import JobLog\n"
-    code += "for n in range(200): JobLog(Path(sys.argv[1])).say(sys.argv[2] * 300)"
+    code += "for n in range(200): JobLog(Path(sys.argv[1])).append(sys.argv[2] * 300)"
     writers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "log"), name]) for name in "ab"]
     assert [writer.wait() for writer in writers] == [0, 0]
     lines = (tmp_path / "log").read_text().splitlines()
@@ -36,7 +36,7 @@ def test_processes_do_not_tear_each_others_lines(tmp_path):
 
 def test_a_log_that_cannot_be_written_is_a_warning(tmp_path, caplog):
     (tmp_path / "file").touch()
-    JobLog(tmp_path / "file" / "job.log").say("step 5")
+    JobLog(tmp_path / "file" / "job.log").append("step 5")
     assert "not logged there: step 5" in caplog.text
 
 

@@ -15,8 +15,7 @@ from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.jobqueue import job_state as rows
 from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.status import open_store, store_url
-from lorafleet_jobs.lane import heartbeat as pulse
-from lorafleet_jobs.lane import recycle
+from lorafleet_jobs.lane import heartbeat, recycle
 from lorafleet_jobs.submission.mlflow_runs import open_runs
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -25,7 +24,7 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch):
     monkeypatch.setattr(rows, "BACKOFF_SECONDS", 0.0)
-    monkeypatch.setattr(pulse, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(heartbeat, "PROGRESS_SECONDS", 0.0)
 
 
 def log_of(home, job):

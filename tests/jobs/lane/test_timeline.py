@@ -7,9 +7,9 @@ from lorafleet_jobs.lane.timeline import Span, Timeline, read_spans
 
 def test_stretches_follow_each_other_and_the_same_kind_goes_on(tmp_path):
     path, ticks = tmp_path / "new" / "lane.jsonl", count(100)
-    spans = Timeline(path, lambda: float(next(ticks)))
+    timeline = Timeline(path, lambda: float(next(ticks)))
     for kind in ("load", "start", "train", "train", "train", "publish", None):
-        spans.now(kind)
+        timeline.begin(kind)
     assert read_spans(path) == [
         Span("load", 100, 101), Span("start", 101, 102), Span("train", 102, 103), Span("publish", 103, 104),
     ]  # fmt: skip
@@ -20,6 +20,6 @@ def test_stretches_follow_each_other_and_the_same_kind_goes_on(tmp_path):
 
 def test_a_place_that_cannot_be_written_stops_nothing(tmp_path):
     (tmp_path / "file").touch()
-    spans = Timeline(tmp_path / "file" / "lane.jsonl")
-    spans.now("train")
-    spans.now(None)
+    timeline = Timeline(tmp_path / "file" / "lane.jsonl")
+    timeline.begin("train")
+    timeline.begin(None)

@@ -18,7 +18,7 @@ from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train import Pack, TrainJob
 from lorafleet_jobs.train import job_run as run_module
 from lorafleet_jobs.train.checkpoint import KEPT, REST, TENSORS, resume, save_checkpoint
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.progress import History
 from lorafleet_jobs.train.training import Training
 
@@ -33,7 +33,7 @@ RECIPES = {
 
 
 @pytest.fixture(scope="module")
-def warm():
+def loaded():
     return LoadedBase.load(find_base("toy-playground"))
 
 
@@ -45,52 +45,52 @@ def photos(tmp_path_factory):
     return folder
 
 
-def fresh(warm, photos, job="0" * 16, **recipe):
+def fresh(loaded, photos, job="0" * 16, **recipe):
     images = tuple(ImageSpec(file=f"{i}.png", caption=None, sha256=sha256_of(photos / f"{i}.png")) for i in range(3))
     spec = JobSpec(
-        id=job, submission="test", subject="rex", adapter="rex", base=warm.base.name, folder=str(photos),
+        id=job, submission="test", subject="rex", adapter="rex", base=loaded.base.name, folder=str(photos),
         images=images, class_noun="dog", instance_prompt="a photo of TOK dog",
         recipe=Recipe(**{"rank": 2, "batch_size": 2} | recipe), steps=STEPS, validation=Validation(),
         dataset_fingerprint="",
     )  # fmt: skip
-    return Training.prepare(spec, warm)
+    return Training.prepare(spec, loaded)
 
 
 def run(training, first, last):
-    return [step_alone(training, step) for step in range(first, last + 1)]
+    return [train_step_alone(training, step) for step in range(first, last + 1)]
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("stop", [2, 4])  # before the pivot and after it
-def test_a_resumed_job_goes_on_to_the_bit(warm, photos, tmp_path, recipe, stop):
-    whole = fresh(warm, photos, **recipe)
+def test_a_resumed_job_goes_on_to_the_bit(loaded, photos, tmp_path, recipe, stop):
+    whole = fresh(loaded, photos, **recipe)
     losses = run(whole, 1, STEPS)
-    half = fresh(warm, photos, **recipe)
+    half = fresh(loaded, photos, **recipe)
     save_checkpoint(tmp_path, half, History(stop, run(half, 1, stop), 12.5))
-    later = fresh(warm, photos, **recipe)
+    later = fresh(loaded, photos, **recipe)
     assert resume(tmp_path, later) == History(stop, losses[:stop], 12.5)
     assert run(later, stop + 1, STEPS) == losses[stop:]
-    with whole.published(), later.published():
-        for a, b in zip(whole.learned.parameters(), later.learned.parameters(), strict=True):
+    with whole.ema_swapped_in(), later.ema_swapped_in():
+        for a, b in zip(whole.trainable.parameters(), later.trainable.parameters(), strict=True):
             assert torch.equal(a, b)
-    assert later.learned.frozen == whole.learned.frozen
+    assert later.trainable.frozen == whole.trainable.frozen
 
 
-def test_tokens_survive_and_stay_frozen_after_the_pivot(warm, photos, tmp_path):
+def test_tokens_survive_and_stay_frozen_after_the_pivot(loaded, photos, tmp_path):
     """The reference loses learned tokens on resume, and trains them again if the pivot has passed (P1, P3)."""
-    half = fresh(warm, photos)
+    half = fresh(loaded, photos)
     save_checkpoint(tmp_path, half, History(4, run(half, 1, 4)))
-    later = fresh(warm, photos)
+    later = fresh(loaded, photos)
     resume(tmp_path, later)
-    kept = [vectors.detach().clone() for vectors in half.learned.vectors]
-    assert all(torch.equal(a, b) for a, b in zip(later.learned.vectors, kept, strict=True))
+    kept = [vectors.detach().clone() for vectors in half.trainable.vectors]
+    assert all(torch.equal(a, b) for a, b in zip(later.trainable.vectors, kept, strict=True))
     run(later, 5, STEPS)
-    assert all(torch.equal(a, b) for a, b in zip(later.learned.vectors, kept, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(later.trainable.vectors, kept, strict=True))
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no card", "not json"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(warm, photos, tmp_path, damage):
-    training = fresh(warm, photos)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(loaded, photos, tmp_path, damage):
+    training = fresh(loaded, photos)
     run(training, 1, 2)
     save_checkpoint(tmp_path, training, History(2, [0.5, 0.25]))
     run(training, 3, 3)
@@ -104,53 +104,53 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(warm, photos, tm
         (newest / REST).unlink()
     else:
         (newest / REST).write_text("{")
-    assert resume(tmp_path, fresh(warm, photos)) == History(2, [0.5, 0.25])
+    assert resume(tmp_path, fresh(loaded, photos)) == History(2, [0.5, 0.25])
 
 
-def test_a_checkpoint_that_holds_what_is_no_number_is_passed_over_for_the_one_before(warm, photos, tmp_path):
-    training = fresh(warm, photos)
+def test_a_checkpoint_that_holds_what_is_no_number_is_passed_over_for_the_one_before(loaded, photos, tmp_path):
+    training = fresh(loaded, photos)
     history = History(1, run(training, 1, 1))
     save_checkpoint(tmp_path, training, history)
     with torch.no_grad():
-        training.learned.parameters()[0][-1] = float("nan")
+        training.trainable.parameters()[0][-1] = float("nan")
     save_checkpoint(tmp_path, training, History(2, [*history.losses, 0.5]))
-    assert resume(tmp_path, fresh(warm, photos)) == history
+    assert resume(tmp_path, fresh(loaded, photos)) == history
 
 
-def test_another_job_s_checkpoint_is_not_taken(warm, photos, tmp_path):
-    training = fresh(warm, photos)
+def test_another_job_s_checkpoint_is_not_taken(loaded, photos, tmp_path):
+    training = fresh(loaded, photos)
     save_checkpoint(tmp_path, training, History(1, run(training, 1, 1)))
-    assert resume(tmp_path, fresh(warm, photos, job="1" * 16)) == History()
-    assert resume(tmp_path / "nowhere", fresh(warm, photos)) == History()
+    assert resume(tmp_path, fresh(loaded, photos, job="1" * 16)) == History()
+    assert resume(tmp_path / "nowhere", fresh(loaded, photos)) == History()
 
 
-def test_the_last_two_are_kept(warm, photos, tmp_path):
-    training = fresh(warm, photos)
+def test_the_last_two_are_kept(loaded, photos, tmp_path):
+    training = fresh(loaded, photos)
     for step in range(1, 5):
         save_checkpoint(tmp_path, training, History(step, run(training, step, step)))
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000003", "step-000004"]
     assert KEPT == 2
 
 
-def test_a_crew_that_was_killed_is_taken_up_by_another(warm, photos, tmp_path, monkeypatch):
-    """The bundle is the one that an uninterrupted run writes, and the half-way state is gone."""
+def test_a_pack_that_was_killed_is_taken_up_by_another(loaded, photos, tmp_path, monkeypatch):
+    """The bundle is the one that an uninterrupted run writes, and its checkpoints are gone."""
     monkeypatch.setattr(run_module, "CHECKPOINT_SECONDS", 0.0)
-    spec = fresh(warm, photos).spec.with_changes(validation=Validation(steps=1))
+    spec = fresh(loaded, photos).spec.with_changes(validation=Validation(steps=1))
     told = []
 
-    def order(name, **more):
+    def job(name, **more):
         return TrainJob(spec, tmp_path / name, NullTracker(), lambda step, loss: told.append((step, loss)), **more)
 
-    whole = Pack(warm)
-    whole.join(order("whole"))
+    whole = Pack(loaded)
+    whole.join(job("whole"))
     straight = [end for _ in range(STEPS) for _, end in whole.step()]
     first, told = told, []
-    killed = Pack(warm)
-    killed.join(order("halves", checkpoints=tmp_path / "half"))
+    killed = Pack(loaded)
+    killed.join(job("halves", checkpoints=tmp_path / "half"))
     for _ in range(4):
         assert killed.step() == []
-    second = Pack(warm)
-    assert second.join(order("halves", checkpoints=tmp_path / "half")).step == 4
+    second = Pack(loaded)
+    assert second.join(job("halves", checkpoints=tmp_path / "half")).step == 4
     halves = [end for _ in range(STEPS - 4) for _, end in second.step()]
     assert told == first, "the curve has no seam"
     (one,), (two,) = straight, halves

@@ -20,7 +20,7 @@ from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train import Cancelled, Follower, Pack, TrainJob
 from lorafleet_jobs.train.data_parallel import ProcessGroup
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 
 STEPS = 4
@@ -43,16 +43,16 @@ def spec(tmp_path_factory):
 def joined(rank, rendezvous):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
-    return LoadedBase.load(find_base("toy-sdxl")), ProcessGroup.here()
+    return LoadedBase.load(find_base("toy-sdxl")), ProcessGroup.current()
 
 
 def share(rank, rendezvous, spec, out):
     """A worker's whole life: trains, and leaves its parameters."""
-    warm, team = joined(rank, rendezvous)
-    training = Training.prepare(spec, warm, team=team)
-    losses = [step_alone(training, step) for step in range(1, STEPS + 1)]
-    learned = training.learned.parameters()
-    torch.save((losses, [p.detach() for p in learned], [p.grad for p in learned]), out / f"{rank}.pt")
+    loaded, process_group = joined(rank, rendezvous)
+    training = Training.prepare(spec, loaded, process_group=process_group)
+    losses = [train_step_alone(training, step) for step in range(1, STEPS + 1)]
+    trainable = training.trainable.parameters()
+    torch.save((losses, [p.detach() for p in trainable], [p.grad for p in trainable]), out / f"{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -63,8 +63,8 @@ def test_two_workers_come_to_what_one_does(spec, tmp_path):
     assert losses == same
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     alone = Training.prepare(spec, LoadedBase.load(find_base("toy-sdxl")))
-    assert losses == pytest.approx([step_alone(alone, step) for step in range(1, STEPS + 1)], rel=1e-4)
-    for found, gradient, expected in zip(first, gradients, alone.learned.parameters(), strict=True):
+    assert losses == pytest.approx([train_step_alone(alone, step) for step in range(1, STEPS + 1)], rel=1e-4)
+    for found, gradient, expected in zip(first, gradients, alone.trainable.parameters(), strict=True):
         assert (found - expected).norm() <= 1e-3 * expected.norm()
         assert (gradient is None) == (expected.grad is None)  # tokens are frozen by then
         if gradient is not None:
@@ -73,26 +73,26 @@ def test_two_workers_come_to_what_one_does(spec, tmp_path):
 
 def leave(rank, rendezvous, spec, out):
     """The first worker is cancelled after two steps; the other knows nothing of it."""
-    warm, team = joined(rank, rendezvous)
+    loaded, process_group = joined(rank, rendezvous)
     try:
         if rank == 0:
-            lead(spec, warm, team, out)
+            lead(spec, loaded, process_group, out)
         else:
-            Follower(spec, warm, team).run()
+            Follower(spec, loaded, process_group).run()
     except (NonFiniteError, Cancelled) as problem:
         (out / f"{rank}.txt").write_text(type(problem).__name__)
     dist.destroy_process_group()
 
 
-def lead(spec, warm, team, out):
+def lead(spec, loaded, process_group, out):
     def on_step(step, loss):
         if step == 2:
             raise Cancelled
 
-    crew = Pack(warm)
-    crew.join(TrainJob(spec, out / "bundle", NullTracker(), on_step, team=team))
-    while crew.runs:
-        for _, end in crew.step():
+    pack = Pack(loaded)
+    pack.join(TrainJob(spec, out / "bundle", NullTracker(), on_step, process_group=process_group))
+    while pack.runs:
+        for _, end in pack.step():
             if isinstance(end, Exception):
                 raise end
 

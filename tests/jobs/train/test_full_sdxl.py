@@ -7,6 +7,7 @@ import random
 
 import pytest
 import torch
+from packs_here import train_job
 
 from lorafleet.bundle.bundle import sha256_of
 from lorafleet.bundle.ports import NullTracker
@@ -14,7 +15,6 @@ from lorafleet.config import Recipe, Validation
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train import train_job
 from sdxl_random import UNET_PARAMETERS, sdxl_random
 
 SIDE = 256

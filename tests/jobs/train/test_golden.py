@@ -19,7 +19,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec, JobSpec, MaskSpec
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
@@ -112,13 +112,9 @@ def spec_of(folder: Path, base: str, recipe: dict[str, object]) -> JobSpec:
     )  # fmt: skip
 
 
-def losses(warm: LoadedBase, folder: Path, recipe: dict[str, object]) -> list[float]:
-    training = Training.prepare(spec_of(folder, warm.base.name, recipe), warm)
-    try:
-        return [step_alone(training, step) for step in range(1, 11)]
-    finally:
-        warm.clear()
-        warm.unet.disable_gradient_checkpointing()
+def losses(loaded: LoadedBase, folder: Path, recipe: dict[str, object]) -> list[float]:
+    training = Training.prepare(spec_of(folder, loaded.base.name, recipe), loaded)
+    return [train_step_alone(training, step) for step in range(1, 11)]
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +125,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=BASES)
-def warm(request, tmp_path_factory):
+def named_base(request, tmp_path_factory):
     name = request.param
     base = v_base(tmp_path_factory.mktemp("v")) if name == "toy-v" else find_base(name)
     return name, LoadedBase.load(base)
 
 
 @pytest.mark.parametrize("technique", sorted({name for techniques in BASES.values() for name in techniques}))
-def test_ten_losses_are_what_they_were(warm, folder, technique):
-    name, loaded = warm
+def test_ten_losses_are_what_they_were(named_base, folder, technique):
+    name, loaded = named_base
     if technique not in BASES[name]:
         pytest.skip(f"{name} has no {technique}")
     golden = json.loads(FILE.read_text())[name][technique]

@@ -13,7 +13,7 @@ from lorafleet_jobs.train.memory import MemoryBudget
 def filled(capacity, fixed, each):
     """A device filled job by job as a lane does; how many it held."""
     room, jobs = MemoryBudget(capacity), 0
-    while room.has_room_beside(jobs) and jobs < 64:
+    while room.fits_one_more(jobs) and jobs < 64:
         jobs += 1
         room.took(jobs, fixed + jobs * each)
     return jobs
@@ -28,18 +28,18 @@ def test_a_pack_grows_to_what_fits_and_not_beyond(capacity, fixed, each):
 
 def test_a_second_job_waits_until_the_first_was_measured():
     room = MemoryBudget(1000)
-    assert room.has_room_beside(0)
-    assert not room.has_room_beside(1)
+    assert room.fits_one_more(0)
+    assert not room.fits_one_more(1)
     room.took(1, 300)
-    assert room.has_room_beside(1)
+    assert room.fits_one_more(1)
     room.took(2, 900)  # the second took 600
-    assert not room.has_room_beside(2)
+    assert not room.fits_one_more(2)
 
 
 def test_without_a_capacity_there_is_always_room():
     room = MemoryBudget.beside(torch.device("cpu"))
     room.measure(3, torch.device("cpu"))
-    assert room.has_room_beside(3)
+    assert room.fits_one_more(3)
 
 
 @pytest.mark.gpu
@@ -48,5 +48,5 @@ def test_a_cards_room_is_measured():
     room = MemoryBudget.beside(device)
     kept = torch.zeros(64, 2**20, dtype=torch.uint8, device=device)
     room.measure(1, device)
-    assert room.has_room_beside(1)
+    assert room.fits_one_more(1)
     assert room._next(1) == pytest.approx(len(kept), rel=0.1)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from lorafleet.config import Recipe
 from lorafleet.errors import ManifestError
-from lorafleet_jobs.train.learned import ParameterSet
 from lorafleet_jobs.train.optimizers import adaptive_rate, optimizer_for, phase_end, schedule_for
+from lorafleet_jobs.train.trainable_state import ParameterSet
 
 SHAPES = [torch.Size(s) for s in ((4, 12), (9, 4), (9,), (4, 9), (12, 4))]
 TOKENS = torch.Size((2, 6))

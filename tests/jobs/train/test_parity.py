@@ -23,8 +23,8 @@ from lorafleet.targets import PRESETS
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.generators import stream
-from lorafleet_jobs.train.pack import step_alone
+from lorafleet_jobs.train.generators import generator_for
+from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 
 STEPS = 20
@@ -47,31 +47,31 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=["toy-playground", "toy-sdxl"])
-def warm(request):
+def loaded(request):
     return LoadedBase.load(find_base(request.param))
 
 
-def training(warm, photos, **recipe):
+def training(loaded, photos, **recipe):
     files = [f"{i}.png" for i in range(3)]
     spec = JobSpec(
-        id="0" * 16, submission="test", subject="rex", adapter="rex", base=warm.base.name, folder=str(photos),
+        id="0" * 16, submission="test", subject="rex", adapter="rex", base=loaded.base.name, folder=str(photos),
         images=tuple(ImageSpec(file=f, caption=None, sha256=sha256_of(photos / f)) for f in files), class_noun="dog",
         instance_prompt="a photo of TOK dog", recipe=Recipe(rank=4, batch_size=2, **recipe), steps=STEPS,
         validation=Validation(), dataset_fingerprint="",
     )  # fmt: skip
-    return Training.prepare(spec, warm)
+    return Training.prepare(spec, loaded)
 
 
 class PlainLoop:
     """Stock parts, with the start and the draws of `ours`."""
 
-    def __init__(self, ours, warm):
-        self.ours, self.recipe, self.base = ours, ours.spec.recipe, warm.base
-        self.pipe = StableDiffusionXLPipeline.from_pretrained(warm.base.path, dtype=torch.float32)
+    def __init__(self, ours, loaded):
+        self.ours, self.recipe, self.base = ours, ours.spec.recipe, loaded.base
+        self.pipe = StableDiffusionXLPipeline.from_pretrained(loaded.base.path, dtype=torch.float32)
         for model in (self.pipe.unet, self.pipe.text_encoder, self.pipe.text_encoder_2):
             model.requires_grad_(False)
-        self.edm = warm.base.prediction == "edm"
-        self.scheduler = EDMEulerScheduler() if self.edm else DDPMScheduler.from_config(_plain(warm.base.scheduler))
+        self.edm = loaded.base.prediction == "edm"
+        self.scheduler = EDMEulerScheduler() if self.edm else DDPMScheduler.from_config(_plain(loaded.base.scheduler))
         self.models = {"unet": self.pipe.unet}
         if self.recipe.text_encoder_lora:
             self.models |= {"text_encoder": self.pipe.text_encoder, "text_encoder_2": self.pipe.text_encoder_2}
@@ -98,7 +98,7 @@ class PlainLoop:
     def pairs(self, part):
         """(ours, stock) tensors of every layer of a model."""
         modules = {name.removeprefix("text_model."): m for name, m in self.models[part].named_modules()}
-        for name, factors in self.ours.learned.low_rank[part].factors().items():
+        for name, factors in self.ours.trainable.low_rank[part].factors().items():
             module = modules[name]
             yield factors.A, module.lora_A["default"].weight
             yield factors.B, module.lora_B["default"].weight
@@ -113,7 +113,7 @@ class PlainLoop:
             tokenizer.add_tokens(["<s0>", "<s1>"])
             encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             table = encoder.get_input_embeddings()
-            table.weight.data[-2:] = self.ours.learned.vectors[i].detach()
+            table.weight.data[-2:] = self.ours.trainable.vectors[i].detach()
             table.weight.requires_grad_(True)
             table.weight.register_hook(lambda grad: torch.cat([torch.zeros_like(grad[:-2]), grad[-2:]]))
             tables.append(table)
@@ -121,8 +121,8 @@ class PlainLoop:
 
     def loss(self, index):
         batch, seed = self.ours.dataset.batch(index), self.recipe.seed
-        z, n = batch.z, torch.randn(batch.z.shape, generator=stream(seed, "noise", index))
-        sigma = self.ours.objective.draw(len(z), stream(seed, "levels", index))
+        z, n = batch.z, torch.randn(batch.z.shape, generator=generator_for(seed, "noise", index))
+        sigma = self.ours.objective.draw(len(z), generator_for(seed, "levels", index))
         prompts = ["a photo of <s0><s1> dog" if self.tables else "a photo of TOK dog"] * len(z)
         context, _, pooled, _ = self.pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
         extra = {"text_embeds": pooled, "time_ids": batch.time_ids}
@@ -175,10 +175,10 @@ def _plain(config):
         *(pytest.param("adamw", case, marks=[pytest.mark.slow] if case != "lora" else []) for case in CASES),
     ],
 )
-def test_twenty_steps_equal_diffusers_and_peft(warm, photos, case, optimizer):
+def test_twenty_steps_equal_diffusers_and_peft(loaded, photos, case, optimizer):
     options = {"weight_decay": 0.0} if case == "pivotal" else {}  # theirs would decay the whole vocabulary
-    ours = training(warm, photos, optimizer=optimizer, optimizer_options=options, **CASES[case])
-    theirs = PlainLoop(ours, warm)
+    ours = training(loaded, photos, optimizer=optimizer, optimizer_options=options, **CASES[case])
+    theirs = PlainLoop(ours, loaded)
     if options:
         for group in theirs.optimizer.param_groups:
             group["weight_decay"] = 0.0
@@ -189,12 +189,11 @@ def test_twenty_steps_equal_diffusers_and_peft(warm, photos, case, optimizer):
         if case == "accumulated":
             for group, lr in zip(theirs.optimizer.param_groups, start, strict=True):
                 group["lr"] = lr * rates[step - 1]
-        losses.append((step_alone(ours, step), theirs.step(step)))
-    warm.clear()
+        losses.append((train_step_alone(ours, step), theirs.step(step)))
     mine, stock = zip(*losses, strict=True)
     torch.testing.assert_close(torch.tensor(mine), torch.tensor(stock), rtol=2e-4, atol=1e-6)
     for part in theirs.models:
         for a, b in theirs.pairs(part):
             assert (a - b).norm() <= 2e-3 * b.norm() + 1e-7
-    for vectors, table in zip(ours.learned.vectors or (), theirs.tables, strict=True):
+    for vectors, table in zip(ours.trainable.vectors or (), theirs.tables, strict=True):
         torch.testing.assert_close(vectors, table.weight[-2:], rtol=1e-4, atol=1e-5)

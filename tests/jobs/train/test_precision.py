@@ -15,8 +15,8 @@ from lorafleet.numerics.text import Conditioning
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.pack import step_alone
-from lorafleet_jobs.train.training import MicroBatch, Training
+from lorafleet_jobs.train import pack
+from lorafleet_jobs.train.training import Training
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,15 @@ def test_the_loss_is_worked_out_in_fp32(half, tmp_path, monkeypatch):
         images=(image,), class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(rank=2), steps=1,
         validation=Validation(), dataset_fingerprint="",
     )  # fmt: skip
-    seen, loss = [], MicroBatch.loss
+    seen, loss = [], pack.weighted_squared_error
 
-    def watched(question, F):
-        found = loss(question, F)
-        seen.extend([F.dtype, question.target.dtype, question.noisy.x.dtype, found.dtype])
-        return found
+    def watched(F, F_target, w, mask):
+        value = loss(F, F_target, w, mask)
+        seen.extend([F.dtype, F_target.dtype, w.dtype, value.dtype])
+        return value
 
-    monkeypatch.setattr(MicroBatch, "loss", watched)
-    step_alone(Training.prepare(spec, half), 1)
+    monkeypatch.setattr(pack, "weighted_squared_error", watched)
+    training = Training.prepare(spec, half)
+    pack.train_step_alone(training, 1)
     assert seen == [torch.float32] * 4
+    assert training.micro_batch(0).noisy.x.dtype == torch.float32

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from packs_here import spec_of, write_photos
+from packs_here import spec_of
 
 from lorafleet.bases import find_base
 from lorafleet.config import Validation
@@ -42,13 +42,8 @@ class Allocator:
 
 
 @pytest.fixture(scope="module")
-def warm():
+def loaded():
     return LoadedBase.load(find_base("toy-sdxl"))
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture
@@ -59,33 +54,33 @@ def clock(monkeypatch):
     return now
 
 
-def test_the_peak_of_a_step_is_told_before_the_device_forgets_it(warm, photos, tmp_path, monkeypatch):
+def test_the_peak_of_a_step_is_told_before_the_device_forgets_it(loaded, photos, tmp_path, monkeypatch):
     device = Allocator()
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda *_: device.peak)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: setattr(device, "peak", device.allocated))
-    handle = warm.unet.register_forward_hook(lambda *_: device.step(extra=900))
-    tracker, crew = Kept(), Pack(warm)
-    crew.room = MemoryBudget(capacity=10_000, idle=100)
-    spec = spec_of(warm, photos, 3, rank=2).with_changes(validation=Validation(steps=1))
+    handle = loaded.unet.register_forward_hook(lambda *_: device.step(extra=900))
+    tracker, pack = Kept(), Pack(loaded)
+    pack.memory = MemoryBudget(capacity=10_000, idle=100)
+    spec = spec_of(loaded, photos, 3, rank=2).with_changes(validation=Validation(steps=1))
     try:
-        crew.join(TrainJob(spec, tmp_path / "out", tracker, lambda step, loss: None))
-        while crew.runs:
-            crew.step()
+        pack.join(TrainJob(spec, tmp_path / "out", tracker, lambda step, loss: None))
+        while pack.runs:
+            pack.step()
     finally:
         handle.remove()
     assert [tracker.values[step]["perf/peak_memory_mib"] for step in (1, 2, 3)] == [1000, 1000, 1000]
 
 
-def test_without_a_device_the_peak_is_the_process_s_own(warm, photos):
+def test_without_a_device_the_peak_is_the_process_s_own(loaded, photos):
     tracker = Kept()
-    progress = Progress(tracker, spec_of(warm, photos), lambda step, loss: None, History())
+    progress = Progress(tracker, spec_of(loaded, photos), lambda step, loss: None, History())
     progress.after(1, 0.5, torch.optim.SGD([torch.zeros(1)], lr=0.1))
     assert 50 < tracker.values[1]["perf/peak_memory_mib"] < 100_000
 
 
-def test_rates_are_of_this_life_and_seconds_of_all(warm, photos, clock):
+def test_rates_are_of_this_life_and_seconds_of_all(loaded, photos, clock):
     tracker, optimizer = Kept(), torch.optim.SGD([torch.zeros(1)], lr=0.1)
-    spec = spec_of(warm, photos, 500, rank=2)
+    spec = spec_of(loaded, photos, 500, rank=2)
     progress = Progress(tracker, spec, lambda step, loss: None, History(400, [1.0] * 400, 50.0))
     for step in range(401, 411):
         clock.seconds += 2
@@ -96,11 +91,11 @@ def test_rates_are_of_this_life_and_seconds_of_all(warm, photos, clock):
     assert len(progress.history(410).losses) == 410
 
 
-def test_seconds_outlive_a_life_that_was_cut_short(warm, photos, tmp_path):
-    spec = spec_of(warm, photos, 4, rank=2).with_changes(validation=Validation(steps=1))
+def test_seconds_outlive_a_life_that_was_cut_short(loaded, photos, tmp_path):
+    spec = spec_of(loaded, photos, 4, rank=2).with_changes(validation=Validation(steps=1))
 
-    def join(crew):
-        return crew.join(
+    def join(pack):
+        return pack.join(
             TrainJob(
                 spec,
                 tmp_path / "out",
@@ -111,12 +106,12 @@ def test_seconds_outlive_a_life_that_was_cut_short(warm, photos, tmp_path):
             )
         )
 
-    first = Pack(warm)
+    first = Pack(loaded)
     run = join(first)
     first.step(), first.step()
     kept = resume(tmp_path / "kept", run.training)
     assert kept.step == 2
     assert kept.seconds > 0
-    second = join(Pack(warm))
+    second = join(Pack(loaded))
     assert second.progress.summary()["train/seconds"] >= kept.seconds
     assert second.progress.losses == kept.losses

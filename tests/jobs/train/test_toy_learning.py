@@ -17,7 +17,7 @@ from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
 from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.pack import step_together
+from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.training import Training
 
 NOUN, SUBJECTS = "mug", 6
@@ -39,33 +39,33 @@ def spec_of(subject, base, preset="object"):
     )  # fmt: skip
 
 
-def samples(job, warm, subject_word):
+def samples(job, loaded, subject_word):
     """One picture on each background, [8, 3, 32, 32] in [-1, 1]."""
     positive = job.prompts.encode([f"a photo of {subject_word} {NOUN} {words}" for words in BACKGROUNDS.values()])
-    negative = warm.unconditional(len(BACKGROUNDS))
+    negative = loaded.unconditional(len(BACKGROUNDS))
     noise = Noise(range(len(BACKGROUNDS)), (4, 8, 8))
     time_ids = torch.tensor([[32.0, 32, 0, 0, 32, 32]]).repeat(len(BACKGROUNDS), 1)
-    table = sampler_table(warm.base, None, warm.base.default_steps)
+    table = sampler_table(loaded.base, None, loaded.base.default_steps)
     with torch.no_grad():
-        z = sample(warm.predict, table, noise, positive, negative, time_ids, warm.base.default_guidance)
-        return warm.decode(z) * 2 - 1
+        z = sample(loaded.predict, table, noise, positive, negative, time_ids, loaded.base.default_guidance)
+        return loaded.decode(z) * 2 - 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("base", ["toy-sdxl", "toy-playground"])
 def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
-    judge, warm = load_judge(), LoadedBase.load(find_base(base))
+    judge, loaded = load_judge(), LoadedBase.load(find_base(base))
     subjects = write_subjects(tmp_path, [NOUN] * SUBJECTS)
     galleries = [as_tensor(subject.gallery()) for subject in subjects]
     hits, places, base_hits = 0, 0, 0
-    jobs = [Training.prepare(spec_of(subject, base), warm) for subject in subjects]
-    plain = [samples(job, warm, "a") for job in jobs]
+    jobs = [Training.prepare(spec_of(subject, base), loaded) for subject in subjects]
+    plain = [samples(job, loaded, "a") for job in jobs]
     for step in range(1, jobs[0].spec.steps + 1):
-        losses = step_together([(job, step) for job in jobs])
+        losses = train_step([(job, step) for job in jobs])
     assert all(isinstance(loss, float) for loss in losses)
     for index, (job, base_made) in enumerate(zip(jobs, plain, strict=True)):
-        with warm.carrying((UNET,), job.learned.adapters(warm, (UNET,))):
-            made = samples(job, warm, "TOK")
+        with loaded.carrying((UNET,), job.trainable.adapters(loaded, (UNET,))):
+            made = samples(job, loaded, "TOK")
         hits += sum(found == index for found in recognise(judge, made, galleries))
         base_hits += sum(found == index for found in recognise(judge, base_made, galleries))
         places += sum(seen["background"] == b for seen, b in zip(judge.read(made), BACKGROUNDS, strict=True))
@@ -79,15 +79,15 @@ def test_the_judges_tell_six_subjects_of_one_class_apart(base, tmp_path):
 @pytest.mark.parametrize("base", ["toy-sdxl", pytest.param("toy-playground", marks=pytest.mark.slow)])
 def test_the_few_steps_of_fast_can_be_seen(base, tmp_path):
     """Of 255, how far the adapter's pictures are from its own at scale 0; Prodigy from 1e-6 moved no pixel by 2."""
-    warm = LoadedBase.load(find_base(base))
+    loaded = LoadedBase.load(find_base(base))
     (subject,) = write_subjects(tmp_path, [NOUN])
-    job = Training.prepare(spec_of(subject, base, "fast"), warm)
+    job = Training.prepare(spec_of(subject, base, "fast"), loaded)
     for step in range(1, job.spec.steps + 1):
-        step_together([(job, step)])
+        train_step([(job, step)])
     at = []
     for weight in (0.0, 1.0):
-        with warm.carrying((UNET,), job.learned.adapters(warm, (UNET,), weight)):
-            at.append(samples(job, warm, "TOK"))
+        with loaded.carrying((UNET,), job.trainable.adapters(loaded, (UNET,), weight)):
+            at.append(samples(job, loaded, "TOK"))
     assert (at[1] - at[0]).abs().mean() * 127.5 > 5
     judge = load_judge()
     gallery = judge.embed(as_tensor(subject.gallery())).mean(0)

@@ -8,7 +8,7 @@ from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import AdapterCard
 from lorafleet.config import Recipe
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.learned import TrainableState
+from lorafleet_jobs.train.trainable_state import TrainableState
 from lorafleet_jobs.train.write_bundle import in_order, lora_file
 
 
@@ -26,7 +26,7 @@ def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
 
 def test_the_same_adapter_is_the_same_bytes():
     loaded = LoadedBase.load(find_base("toy-sdxl"))
-    learned = TrainableState.new(
+    trainable = TrainableState.new(
         Recipe(rank=2, text_encoder_lora={"rank": 1}), loaded, torch.Generator().manual_seed(0)
     )
     card = AdapterCard(
@@ -34,4 +34,4 @@ def test_the_same_adapter_is_the_same_bytes():
         triggers=(), class_noun="dog", instance_prompt="a photo of TOK dog", recipe={}, dataset_fingerprint="d",
         images=1, steps=1, licence="apache-2.0", job_id="j", lorafleet_version="0",
     )  # fmt: skip
-    assert len({lora_file(learned, card) for _ in range(12)}) == 1
+    assert len({lora_file(trainable, card) for _ in range(12)}) == 1

@@ -1,7 +1,7 @@
 """Sizes that training pictures are cut to, and which pictures each batch shows: pure functions of the batch's index.
 
-A batch has one size. Each bucket (the pictures of one size) has an endless stream of epochs of its own, and buckets
-take turns in proportion to their pictures, so that over time every picture comes equally often.
+A batch has one size. Each bucket (the pictures of one size) has an endless stream of epochs of its own, and batches
+come from the buckets in proportion to their pictures, so that over time every picture is used equally often.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 
 from lorafleet.sizes import bucket_sizes as shared_sizes
 from lorafleet_jobs.train.data.geometry import Size
-from lorafleet_jobs.train.generators import stream
+from lorafleet_jobs.train.generators import generator_for
 
 
 def bucket_sizes(resolution: int) -> list[Size]:
@@ -33,53 +33,53 @@ def nearest(original: Size, sizes: Sequence[Size]) -> Size:
 
 
 @dataclass(frozen=True)
-class Endless:
+class EpochStream:
     """An endless stream of epochs over `count` things, each epoch in an order of its own."""
 
     count: int
     seed: int
     purpose: str
     number: int = 0
-    """Tells the streams of one purpose apart."""
+    """Distinguishes the streams of one purpose."""
 
     def take(self, start: int, length: int) -> list[int]:
-        """The things at places start ... start + length - 1 of the stream."""
+        """The elements start ... start + length - 1 of the stream, each in 0 ... count - 1."""
         orders = {
             epoch: self._order(epoch) for epoch in range(start // self.count, (start + length - 1) // self.count + 1)
         }
-        return [orders[place // self.count][place % self.count] for place in range(start, start + length)]
+        return [orders[i // self.count][i % self.count] for i in range(start, start + length)]
 
     def _order(self, epoch: int) -> list[int]:
-        generator = stream(self.seed, self.purpose, self.number, epoch)
+        generator = generator_for(self.seed, self.purpose, self.number, epoch)
         return torch.randperm(self.count, generator=generator).tolist()
 
 
 @dataclass(frozen=True)
-class Turn:
-    """Whose turn a batch is."""
+class BucketBatch:
+    """The bucket that a batch is taken from."""
 
     bucket: int
     ordinal: int
-    """How many batches this bucket has had before."""
+    """How many batches were taken from this bucket before."""
 
 
 @dataclass(frozen=True)
-class Turns:
-    """How buckets of so many pictures take turns: in each cycle in proportion, and as evenly spread as can be."""
+class BucketCycle:
+    """The repeating order of buckets: in each cycle in proportion to their pictures, as evenly spread as can be."""
 
     cycle: tuple[int, ...]
-    """Bucket by bucket."""
+    """The bucket of each batch of a cycle."""
 
     @classmethod
-    def of(cls, counts: Sequence[int]) -> Turns:
-        """For buckets of `counts` pictures, none of them empty."""
+    def of(cls, counts: Sequence[int]) -> BucketCycle:
+        """The cycle for buckets of `counts` pictures, none of them empty."""
         divisor = math.gcd(*counts)
         shares = [count // divisor for count in counts]
-        places = sorted(((j + 0.5) / share, bucket) for bucket, share in enumerate(shares) for j in range(share))
-        return cls(tuple(bucket for _, bucket in places))
+        positions = sorted(((j + 0.5) / share, bucket) for bucket, share in enumerate(shares) for j in range(share))
+        return cls(tuple(bucket for _, bucket in positions))
 
-    def at(self, index: int) -> Turn:
-        """The turn of the index-th batch, counted from 0."""
-        cycles, place = divmod(index, len(self.cycle))
-        bucket = self.cycle[place]
-        return Turn(bucket, cycles * Counter(self.cycle)[bucket] + self.cycle[:place].count(bucket))
+    def at(self, index: int) -> BucketBatch:
+        """The bucket of the index-th batch, counted from 0."""
+        cycles, position = divmod(index, len(self.cycle))
+        bucket = self.cycle[position]
+        return BucketBatch(bucket, cycles * Counter(self.cycle)[bucket] + self.cycle[:position].count(bucket))

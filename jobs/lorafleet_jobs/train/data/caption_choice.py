@@ -1,4 +1,7 @@
-"""What a caption becomes as it is drawn: prefix, shuffle, dropout. Knows text alone: `TOK` is a word like others."""
+"""The text of one use of an image: its caption with prefix, shuffle and dropout.
+
+Knows text alone: `TOK` is a word like others.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,19 @@ from lorafleet.config import Recipe
 from lorafleet_jobs.jobspec import JobSpec
 
 NO_CAPTION = ""
-"""Stands for no conditioning, as guidance uses it; never an encoded empty text."""
+"""Means no conditioning, as guidance uses it; it is never encoded as an empty text."""
 
 
-def drawn_caption(caption: str | None, instance_prompt: str, recipe: Recipe, draws: torch.Generator) -> str:
-    """The text of one use of an image; the instance prompt, which takes no prefix, where it has no caption."""
+def drawn_caption(caption: str | None, instance_prompt: str, recipe: Recipe, generator: torch.Generator) -> str:
+    """The text of one use of an image; without a caption it is the instance prompt, which takes no prefix."""
     spec = recipe.caption
-    if torch.rand((), generator=draws).item() < spec.dropout:
+    if torch.rand((), generator=generator).item() < spec.dropout:
         return NO_CAPTION
     text = instance_prompt if caption is None else caption
     if spec.shuffle:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         kept, rest = parts[: spec.keep_tokens], parts[spec.keep_tokens :]
-        text = ", ".join([*kept, *(rest[i] for i in torch.randperm(len(rest), generator=draws).tolist())])
+        text = ", ".join([*kept, *(rest[i] for i in torch.randperm(len(rest), generator=generator).tolist())])
     return text if caption is None else spec.prefix + text
 
 

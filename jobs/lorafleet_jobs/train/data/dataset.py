@@ -1,10 +1,10 @@
-"""The batches of a job: the index-th is a function of the job and the index alone, so a resumed job needs no state.
+"""The micro-batches of a job: each is a function of the job and its index alone, so a resumed job needs no state.
 
 Knows images, texts and their draws; refuses to know noise levels, losses and optimizers.
 
-Every image is read and verified when the job opens. Latents are encoded then too where an image has one or two views
-(centre crop); those of random crops and of class images are encoded when first drawn, for there may be many that a
-short job never draws.
+Every image is read and verified when the job begins. With centre crop, where an image has one or two views, latents are
+encoded then too; those of random crops and of class images are encoded when first drawn, since there may be many that
+a short job never draws.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.data.buckets import Endless, Turns, bucket_sizes, nearest
+from lorafleet_jobs.train.data.buckets import BucketCycle, EpochStream, bucket_sizes, nearest
 from lorafleet_jobs.train.data.caption_choice import class_prompt, drawn_caption
 from lorafleet_jobs.train.data.geometry import Size, View, views
 from lorafleet_jobs.train.data.latents import Latents
 from lorafleet_jobs.train.data.loss_masks import Masks
 from lorafleet_jobs.train.data.prior import class_sources
 from lorafleet_jobs.train.data.sources import Source
-from lorafleet_jobs.train.generators import stream
+from lorafleet_jobs.train.generators import generator_for
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class _Bucket:
 
 @dataclass
 class Dataset:
-    """What one job is trained on."""
+    """The images and captions that one job is trained on."""
 
     spec: JobSpec
     loaded: LoadedBase
@@ -102,66 +102,66 @@ class Dataset:
     def batch(self, index: int) -> Batch:
         """The index-th micro-batch of the job, counted from 0."""
         rows, classes = self._rows(index)
-        both = [*rows, *classes]
-        posteriors = [self.latents.posterior(row.source.file, row.view) for row in both]
+        all_rows = [*rows, *classes]
+        posteriors = [self.latents.posterior(row.source.file, row.view) for row in all_rows]
         mean, std = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
-        noise = torch.randn(mean.shape, generator=self._stream("latents", index))
+        noise = torch.randn(mean.shape, generator=self._generator("latents", index))
 
         prior, device = self.spec.recipe.prior, self.loaded.device
         weights = [1 / len(rows)] * len(rows)
         if prior is not None:
             weights += [prior.weight / len(classes)] * len(classes)
         mask: Tensor | None = None
-        if self.masks is not None and any(row.source.mask is not None for row in both):
-            mask, counts = self.masks.of([(row.source, row.view) for row in both])
-            weights = [weight * count for weight, count in zip(weights, counts, strict=True)]
+        if self.masks is not None and any(row.source.mask is not None for row in all_rows):
+            mask, factors = self.masks.of([(row.source, row.view) for row in all_rows])
+            weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
             mask = mask.to(device)
         predicted = prior is not None and prior.mode == "predict"
         return Batch(
             z=self.loaded.scale.to_model((mean + std * noise).to(device)),
-            captions=[row.caption for row in both],
-            time_ids=torch.cat([row.view.time_ids(row.source.size) for row in both]).to(device),
+            captions=[row.caption for row in all_rows],
+            time_ids=torch.cat([row.view.time_ids(row.source.size) for row in all_rows]).to(device),
             weights=torch.tensor(weights, device=device),
             mask=mask,
             predicted=torch.tensor([False] * len(rows) + [predicted] * len(classes), device=device),
         )
 
     def _rows(self, index: int) -> tuple[list[_Row], list[_Row]]:
-        """The subject's rows and the class's."""
+        """The subject's rows and the class's rows of a micro-batch."""
         recipe, seed = self.spec.recipe, self.spec.recipe.seed
-        turn = Turns.of([len(bucket.sources) for bucket in self.buckets]).at(index)
-        bucket, size = self.buckets[turn.bucket], recipe.batch_size
-        order = Endless(len(bucket.sources) * recipe.repeats, seed, "order", turn.bucket)
-        chosen = [bucket.sources[i // recipe.repeats] for i in order.take(turn.ordinal * size, size)]
-        texts, prompt = self._stream("captions", index), self.spec.instance_prompt
-        captions = [drawn_caption(source.caption, prompt, recipe, texts) for source in chosen]
-        rows = self._drawn(chosen, captions, bucket.window, "views", index)
+        drawn = BucketCycle.of([len(bucket.sources) for bucket in self.buckets]).at(index)
+        bucket, size = self.buckets[drawn.bucket], recipe.batch_size
+        order = EpochStream(len(bucket.sources) * recipe.repeats, seed, "order", drawn.bucket)
+        sources = [bucket.sources[i // recipe.repeats] for i in order.take(drawn.ordinal * size, size)]
+        generator, prompt = self._generator("captions", index), self.spec.instance_prompt
+        captions = [drawn_caption(source.caption, prompt, recipe, generator) for source in sources]
+        rows = self._drawn(sources, captions, bucket.window, "views", index)
         if recipe.prior is None:
             return rows, []
         size = recipe.prior.batch_size or recipe.batch_size
-        shown = Endless(len(self.class_images), seed, "class order").take(index * size, size)
-        others = [self.class_images[i] for i in shown]
-        return rows, self._drawn(others, [class_prompt(self.spec)] * size, bucket.window, "class views", index)
+        order = EpochStream(len(self.class_images), seed, "class order")
+        of_class = [self.class_images[i] for i in order.take(index * size, size)]
+        return rows, self._drawn(of_class, [class_prompt(self.spec)] * size, bucket.window, "class views", index)
 
     def _drawn(
         self, sources: Sequence[Source], captions: Sequence[str], window: Size, purpose: str, index: int
     ) -> list[_Row]:
-        draws, rows = self._stream(purpose, index), []
+        generator, rows = self._generator(purpose, index), []
         for source, caption in zip(sources, captions, strict=True):
             choices = self._views(source, window)
-            chosen = choices[int(torch.randint(len(choices), (), generator=draws))]
-            rows.append(_Row(source, chosen, caption))
+            view = choices[int(torch.randint(len(choices), (), generator=generator))]
+            rows.append(_Row(source, view, caption))
         return rows
 
     def _views(self, source: Source, window: Size) -> list[View]:
         return views(source.size, window, self.spec.recipe.flip, self.spec.recipe.crop)
 
-    def _stream(self, purpose: str, index: int) -> torch.Generator:
-        return stream(self.spec.recipe.seed, purpose, index)
+    def _generator(self, purpose: str, index: int) -> torch.Generator:
+        return generator_for(self.spec.recipe.seed, purpose, index)
 
 
 def _in_buckets(sources: Sequence[Source], sizes: Sequence[Size]) -> list[_Bucket]:
-    """Every source in the bucket of the nearest shape; buckets that nothing comes to are left out."""
+    """Every source in the bucket of the nearest shape; empty buckets are left out."""
     by_size: dict[Size, list[Source]] = {}
     for source in sources:
         by_size.setdefault(nearest(source.size, sizes), []).append(source)

@@ -1,6 +1,6 @@
 """How a picture is cut for training, and SDXL's record of it. Knows sizes and pixels; refuses to know files and models.
 
-Every way in which a picture may be cut is a `View`, and there are few of them, so that all their latents can be cached.
+Every way in which a picture may be cut is a `View`, and there are few, so that the latents of all can be cached.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-PLACES = 9
-"""Windows that a random crop chooses from, along each axis: enough to vary, few enough to cache."""
+OFFSETS = 9
+"""Offsets along each axis that a random crop chooses from: enough to vary, few enough to cache."""
 
 
 class Size(NamedTuple):
@@ -51,7 +51,7 @@ def views(original: Size, window: Size, flip: bool, crop: Literal["center", "ran
     """Every view of a picture that is resized to just cover the window; a use of the picture draws one of them."""
     factor = max(window.height / original.height, window.width / original.width)
     resized = Size(*(max(w, round(o * factor)) for o, w in zip(original, window, strict=True)))
-    tops, lefts = (_places(r - w, crop) for r, w in zip(resized, window, strict=True))
+    tops, lefts = (_offsets(r - w, crop) for r, w in zip(resized, window, strict=True))
     return [
         View(mirrored, resized, top, left, window)
         for mirrored in ((False, True) if flip else (False,))
@@ -76,13 +76,13 @@ def latent_mask(mask: Image.Image, view: View, factor: int) -> Tensor:
 
 
 def _cut(picture: Image.Image, view: View, resampling: Image.Resampling) -> Image.Image:
-    turned = ImageOps.mirror(picture) if view.mirrored else picture
-    resized = turned.resize((view.resized.width, view.resized.height), resampling)
+    mirrored = ImageOps.mirror(picture) if view.mirrored else picture
+    resized = mirrored.resize((view.resized.width, view.resized.height), resampling)
     return resized.crop((view.left, view.top, view.left + view.window.width, view.top + view.window.height))
 
 
-def _places(slack: int, crop: Literal["center", "random"]) -> list[int]:
+def _offsets(slack: int, crop: Literal["center", "random"]) -> list[int]:
     if crop == "center" or slack == 0:
         return [slack // 2]
-    count = min(PLACES, slack + 1)
+    count = min(OFFSETS, slack + 1)
     return [round(i * slack / (count - 1)) for i in range(count)]

@@ -1,4 +1,4 @@
-"""Latents of pictures, by picture and view, never by step: what is kept is the VAE's posterior, drawn from at each use.
+"""Latents of pictures, by picture and view, never by step: the cache keeps the VAE's posterior, sampled at each use.
 
 On disk they are shared by all jobs of a home. A file is named after everything that it depends on, so nothing in the
 cache is ever out of date, and it holds a hash of its tensors: one that does not match is made again.
@@ -7,11 +7,11 @@ cache is ever out of date, and it holds a hash of its tensors: one that does not
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from cachetools import LRUCache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -22,9 +22,9 @@ from lorafleet_jobs.train.data.geometry import View, pixels
 from lorafleet_jobs.train.data.sources import File
 
 FIT_CODE = "2"
-"""Raised when `geometry`, or how a picture is read, changes what a view's pixels are; part of every file's name."""
-KEPT = 1024
-"""Posteriors kept in memory; at 1024 pixels one takes 512 KiB."""
+"""To be raised when `geometry` or the reading of a picture changes a view's pixels; part of every file's name."""
+CACHED = 1024
+"""Posteriors in memory, the least recently used dropped first; at 1024 pixels one takes 512 KiB."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Posterior:
     std: Tensor
 
     def digest(self) -> str:
-        """Of shapes and values."""
+        """sha256 of shapes and values."""
         digest = hashlib.sha256(f"{tuple(self.mean.shape)}".encode())
         for tensor in (self.mean, self.std):
             digest.update(tensor.numpy().tobytes())
@@ -44,19 +44,19 @@ class Posterior:
 
 @dataclass
 class Latents:
-    """Posteriors of one base's VAE, made when first asked for."""
+    """Posteriors of one base's VAE, computed at first use."""
 
     loaded: LoadedBase
     cache: Path | None
-    """The home's; None keeps them in memory alone."""
-    _kept: OrderedDict[tuple[str, View], Posterior] = field(default_factory=OrderedDict)
+    """The home's folder of caches; None keeps posteriors in memory alone."""
+    _memory: LRUCache[tuple[str, View], Posterior] = field(default_factory=lambda: LRUCache(CACHED))
 
     def posterior(self, file: File, view: View) -> Posterior:
-        """Of one view of a picture. Raises DataError if the file is needed and is gone, damaged or changed."""
+        """The posterior of one view of a picture. Raises DataError if its file must be read and is not as planned."""
         key = (file.sha256, view)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        posterior: Posterior | None = self._memory.get(key)
+        if posterior is not None:
+            return posterior
         path = self._path(file.sha256, view)
         posterior = _read(path) if path is not None else None
         if posterior is None:
@@ -64,27 +64,25 @@ class Latents:
             if path is not None:
                 tensors = {"mean": posterior.mean, "std": posterior.std}
                 write_whole(path, save(tensors, {"sha256": posterior.digest()}))
-        self._kept[key] = posterior
-        if len(self._kept) > KEPT:
-            self._kept.popitem(last=False)
+        self._memory[key] = posterior
         return posterior
 
     @torch.no_grad()
     def _encode(self, file: File, view: View) -> Posterior:
-        """One picture at a time, so that its latents do not depend on others."""
+        """Encodes one picture at a time, so that its latents do not depend on others."""
         encoded = self.loaded.vae.encode(pixels(file.picture(), view).to(self.loaded.device)).latent_dist
         return Posterior(encoded.mean.float().cpu().contiguous(), encoded.std.float().cpu().contiguous())
 
     def _path(self, sha256: str, view: View) -> Path | None:
         if self.cache is None:
             return None
-        said = f"{FIT_CODE}/{sha256}/{view}/{self.loaded.base.vae_fingerprint}"
-        name = hashlib.sha256(said.encode()).hexdigest()
+        contents = f"{FIT_CODE}/{sha256}/{view}/{self.loaded.base.vae_fingerprint}"
+        name = hashlib.sha256(contents.encode()).hexdigest()
         return self.cache / "latents" / name[:2] / f"{name}.safetensors"
 
 
 def _read(path: Path) -> Posterior | None:
-    """What a cache file holds; None if there is none, or it is damaged in any way."""
+    """The posterior in a cache file; None if there is no such file, or it is damaged in any way."""
     try:
         with safe_open(path, "pt") as file:
             posterior = Posterior(file.get_tensor("mean"), file.get_tensor("std"))

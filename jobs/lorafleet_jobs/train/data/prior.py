@@ -25,7 +25,7 @@ from lorafleet_jobs.train.data.caption_choice import class_prompt
 from lorafleet_jobs.train.data.sources import File, Source
 
 MAKING_CODE = "1"
-"""Raised when the same settings come to other pictures; part of their key."""
+"""To be raised when the same settings give other pictures; part of their key."""
 CARD = "images.json"
 
 
@@ -44,7 +44,7 @@ def class_sources(spec: JobSpec, loaded: LoadedBase, own: list[Source], cache: P
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes class images with the base alone, image i with seed i."""
+    """Makes class images with the base without adapters, image i with seed i."""
 
     loaded: LoadedBase
     prompt: str
@@ -52,7 +52,7 @@ class Maker:
 
     @classmethod
     def of(cls, spec: JobSpec, loaded: LoadedBase) -> Maker:
-        """For a job's class, at its resolution."""
+        """The maker of images of a job's class at its resolution."""
         return cls(loaded, class_prompt(spec), spec.recipe.resolution or loaded.base.resolution)
 
     @property
@@ -100,13 +100,13 @@ class Maker:
 
 
 def _hashes(card: Path) -> dict[str, str]:
-    """Of the images that are there, by name; those without one before them are not counted. Empty if damaged."""
+    """sha256 of the images by file name; empty if the card is damaged or an image is missing in the sequence."""
     try:
         images = json.loads(card.read_bytes())["images"]
-        found = {str(image["file"]): str(image["sha256"]) for image in images}
+        hashes = {str(image["file"]): str(image["sha256"]) for image in images}
     except (OSError, ValueError, LookupError, TypeError):
         return {}
-    return found if list(found) == [_name(seed) for seed in range(len(found))] else {}
+    return hashes if list(hashes) == [_name(seed) for seed in range(len(hashes))] else {}
 
 
 def _name(seed: int) -> str:

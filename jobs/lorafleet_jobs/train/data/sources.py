@@ -18,31 +18,31 @@ from lorafleet_jobs.train.data.geometry import Size
 class File:
     """A picture's file, or its bytes where nothing is kept on disk."""
 
-    place: Path | bytes
+    data: Path | bytes
     sha256: str
 
     def read(self) -> bytes:
-        """The bytes that were planned with. Raises DataError that continues the file's name."""
-        data = self.place if isinstance(self.place, bytes) else read_image_bytes(self.place)
+        """The bytes that the job was planned with. The message of a DataError begins after the file's name."""
+        data = self.data if isinstance(self.data, bytes) else read_image_bytes(self.data)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise DataError("is not the file that was planned with; submit the manifest again")
         return data
 
     def picture(self) -> Image.Image:
-        """The picture, as `decode_image` gives it. Raises DataError."""
+        """The picture, decoded by `decode_image`. Raises DataError."""
         try:
             return decode_image(self.read())
         except DataError as problem:
             raise self.named(problem) from None
 
     def named(self, problem: DataError) -> DataError:
-        """A problem that begins with the file's name."""
-        return type(problem)(f"{self.place if isinstance(self.place, Path) else 'a class image'} {problem}")
+        """The same error with the file's name in front of its message."""
+        return type(problem)(f"{self.data if isinstance(self.data, Path) else 'a class image'} {problem}")
 
 
 @dataclass(frozen=True)
 class Source:
-    """One image of a job: where it is, its size, and what is said and shown of it."""
+    """One image of a job: its file, size, caption and mask."""
 
     file: File
     size: Size

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lorafleet.bases import find_base
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.data.buckets import Endless, Turns, bucket_sizes, nearest
+from lorafleet_jobs.train.data.buckets import BucketCycle, EpochStream, bucket_sizes, nearest
 from lorafleet_jobs.train.data.geometry import Size
 
 # Podell et al. 2023, appendix I: height x width, those with the widest shape at each height up to the square.
@@ -62,7 +62,7 @@ def test_the_toy_unet_takes_every_toy_size(base):
 @settings(deadline=None)
 @given(st.integers(1, 9), st.integers(1, 7), st.integers(0, 40))
 def test_an_endless_stream_is_whole_epochs_wherever_it_is_cut(count, length, start):
-    endless = Endless(count, seed=3, purpose="order")
+    endless = EpochStream(count, seed=3, purpose="order")
     whole = endless.take(0, count * 60)
     assert all(sorted(whole[i : i + count]) == list(range(count)) for i in range(0, len(whole), count))
     assert endless.take(start, length) == whole[start : start + length]
@@ -74,10 +74,10 @@ def test_an_endless_stream_is_whole_epochs_wherever_it_is_cut(count, length, sta
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(1, 4))
 def test_over_time_every_image_comes_equally_often(counts, batch_size):
     """In as many batches as there are images, each image comes once for each row of a batch."""
-    turns, seen = Turns.of(counts), Counter()
+    turns, seen = BucketCycle.of(counts), Counter()
     for index in range(sum(counts)):
         turn = turns.at(index)
-        order = Endless(counts[turn.bucket], 0, "order", turn.bucket)
+        order = EpochStream(counts[turn.bucket], 0, "order", turn.bucket)
         seen.update((turn.bucket, i) for i in order.take(turn.ordinal * batch_size, batch_size))
     assert seen == {(bucket, i): batch_size for bucket, count in enumerate(counts) for i in range(count)}
 
@@ -85,7 +85,7 @@ def test_over_time_every_image_comes_equally_often(counts, batch_size):
 @given(st.lists(st.integers(1, 12), min_size=2, max_size=5), st.integers(1, 200))
 def test_buckets_take_turns_in_proportion_all_along(counts, batches):
     """Never further than one batch from its share for each other bucket; and ordinals count without a gap."""
-    turns = [Turns.of(counts).at(index) for index in range(batches)]
+    turns = [BucketCycle.of(counts).at(index) for index in range(batches)]
     for bucket, count in enumerate(counts):
         had = [turn.ordinal for turn in turns if turn.bucket == bucket]
         assert had == list(range(len(had)))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lorafleet_jobs.images import decode_image, measure_image
-from lorafleet_jobs.train.data.geometry import PLACES, Size, latent_mask, pixels, views
+from lorafleet_jobs.train.data.geometry import OFFSETS, Size, latent_mask, pixels, views
 
 
 def jpeg(width, height, orientation):
@@ -66,7 +66,7 @@ def test_the_crop_is_where_the_mirrored_picture_was_cut():
 @given(st.integers(1, 400), st.integers(1, 400), st.sampled_from([(32, 32), (24, 40), (64, 16)]), st.booleans())
 def test_every_view_lies_within_the_picture_and_there_are_few(height, width, window, flip):
     found = views(Size(height, width), Size(*window), flip, "random")
-    assert len(set(found)) == len(found) <= 2 * PLACES
+    assert len(set(found)) == len(found) <= 2 * OFFSETS
     for view in found:
         assert 0 <= view.top <= view.resized.height - view.window.height
         assert 0 <= view.left <= view.resized.width - view.window.width

@@ -26,7 +26,7 @@ GENERATE = {"mode": "generate", "count": 2}
 
 
 @pytest.fixture(scope="module")
-def warm():
+def loaded():
     return LoadedBase.load(find_base("toy-sdxl"))
 
 
@@ -45,44 +45,44 @@ def stamps(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_ino for path in folder.rglob("*") if path.suffix in (".safetensors", ".png", ".json")}
 
 
-def test_latents_are_shared_between_jobs_of_the_same_picture(warm, tmp_path):
+def test_latents_are_shared_between_jobs_of_the_same_picture(loaded, tmp_path):
     one, two = job(tmp_path / "one"), job(tmp_path / "two", rank=2, seed=3)
-    first = Dataset.open(one, warm, tmp_path / "cache").batch(0)
+    first = Dataset.open(one, loaded, tmp_path / "cache").batch(0)
     before = stamps(tmp_path / "cache")
     assert len(before) == 1
     assert next(iter(before)).parent.parent == tmp_path / "cache" / "latents"
-    Dataset.open(two, warm, tmp_path / "cache").batch(0)
+    Dataset.open(two, loaded, tmp_path / "cache").batch(0)
     assert stamps(tmp_path / "cache") == before  # a file that is made again is another file
-    assert torch.equal(Dataset.open(one, warm).batch(0).z, first.z)
+    assert torch.equal(Dataset.open(one, loaded).batch(0).z, first.z)
 
 
 @pytest.mark.parametrize("recipe", [{"flip": True}, {"resolution": 40}, {"buckets": True}, {"crop": "random"}])
-def test_another_view_is_another_file(warm, tmp_path, recipe):
-    Dataset.open(job(tmp_path / "one"), warm, tmp_path / "cache").batch(0)
-    dataset = Dataset.open(job(tmp_path / "one", **recipe), warm, tmp_path / "cache")
+def test_another_view_is_another_file(loaded, tmp_path, recipe):
+    Dataset.open(job(tmp_path / "one"), loaded, tmp_path / "cache").batch(0)
+    dataset = Dataset.open(job(tmp_path / "one", **recipe), loaded, tmp_path / "cache")
     for index in range(8):
         dataset.batch(index)
     assert len(stamps(tmp_path / "cache")) > 1
 
 
-def test_another_vae_is_another_file(warm, tmp_path):
+def test_another_vae_is_another_file(loaded, tmp_path):
     """The fingerprint changes with the weights and with the configuration, and not with the UNet."""
     base = Base("copy", tmp_path / "base")
-    shutil.copytree(warm.base.path, base.path)
-    assert base.vae_fingerprint == warm.base.vae_fingerprint
+    shutil.copytree(loaded.base.path, base.path)
+    assert base.vae_fingerprint == loaded.base.vae_fingerprint
     config = base.path / "vae" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.5}))
     scaled = Base("scaled", base.path).vae_fingerprint
     weights = next((base.path / "vae").glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert len({base.vae_fingerprint, scaled, Base("changed", base.path).vae_fingerprint}) == 3
-    assert Base("changed", base.path).fingerprint == warm.base.fingerprint
+    assert Base("changed", base.path).fingerprint == loaded.base.fingerprint
 
 
-def test_no_latents_of_another_vae_are_trained_on(warm, tmp_path):
+def test_no_latents_of_another_vae_are_trained_on(loaded, tmp_path):
     """The same picture on two bases with the same UNet and different VAEs, sharing a cache."""
     spec = job(tmp_path / "one", prior={**GENERATE, "count": 1})
-    shutil.copytree(warm.base.path, tmp_path / "base")
+    shutil.copytree(loaded.base.path, tmp_path / "base")
     one = LoadedBase.load(Base("copy", tmp_path / "base"))
     first = Dataset.open(spec, one, tmp_path / "cache").batch(0)
     weights = tmp_path / "base" / "vae" / "diffusion_pytorch_model.safetensors"
@@ -102,69 +102,69 @@ def flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("harm", [flipped, lambda d: d[:-40], lambda d: d[:5], lambda d: b"", lambda d: d[:8] + d[9:]])
-def test_a_damaged_file_is_made_again(warm, tmp_path, harm):
+def test_a_damaged_file_is_made_again(loaded, tmp_path, harm):
     spec = job(tmp_path / "one")
-    good = Dataset.open(spec, warm, tmp_path / "cache").batch(0)
+    good = Dataset.open(spec, loaded, tmp_path / "cache").batch(0)
     [path] = stamps(tmp_path / "cache")
     data = path.read_bytes()
     path.write_bytes(harm(data))
-    assert torch.equal(Dataset.open(spec, warm, tmp_path / "cache").batch(0).z, good.z)
+    assert torch.equal(Dataset.open(spec, loaded, tmp_path / "cache").batch(0).z, good.z)
     assert path.read_bytes() == data
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # nothing half written
 
 
-def test_a_cache_that_cannot_be_written_says_so(warm, tmp_path):
+def test_a_cache_that_cannot_be_written_says_so(loaded, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(DataError, match="choose another LORAFLEET_HOME"):
-        Dataset.open(job(tmp_path / "one"), warm, tmp_path / "cache")
+        Dataset.open(job(tmp_path / "one"), loaded, tmp_path / "cache")
 
 
-def test_generated_class_images_are_the_bases_own_each_with_its_seed(warm, tmp_path):
+def test_generated_class_images_are_the_bases_own_each_with_its_seed(loaded, tmp_path):
     spec = job(tmp_path / "one", prior=GENERATE)
-    Dataset.open(spec, warm, tmp_path / "cache")
+    Dataset.open(spec, loaded, tmp_path / "cache")
     [folder] = (path for path in (tmp_path / "cache" / "prior").iterdir() if path.is_dir())
     card = json.loads((folder / CARD).read_text())
-    assert (card["prompt"], card["base"]) == ("a photo of a dog", warm.base.fingerprint)
+    assert (card["prompt"], card["base"]) == ("a photo of a dog", loaded.base.fingerprint)
     assert [(i["file"], i["seed"]) for i in card["images"]] == [("0000.png", 0), ("0001.png", 1)]
     one, two = (Image.open(folder / i["file"]) for i in card["images"])
     assert one.size == (32, 32)
     assert one.tobytes() != two.tobytes()
-    assert (folder / "0001.png").read_bytes() == Maker.of(spec, warm).make(1)
+    assert (folder / "0001.png").read_bytes() == Maker.of(spec, loaded).make(1)
 
     before = stamps(folder)
-    again = Dataset.open(job(tmp_path / "two", prior={**GENERATE, "count": 3}, seed=5), warm, tmp_path / "cache")
+    again = Dataset.open(job(tmp_path / "two", prior={**GENERATE, "count": 3}, seed=5), loaded, tmp_path / "cache")
     after = stamps(folder)
     assert {path: ino for path, ino in after.items() if path in before and path.name != CARD} == {
         path: ino for path, ino in before.items() if path.name != CARD
     }
     assert len(again.class_images) == len([path for path in after if path.suffix == ".png"]) == 3
-    assert len(Dataset.open(spec, warm, tmp_path / "cache").class_images) == 2  # the two it asked for
+    assert len(Dataset.open(spec, loaded, tmp_path / "cache").class_images) == 2  # the two it asked for
 
 
-def test_generated_class_images_are_kept_apart_by_what_they_depend_on(warm, tmp_path):
+def test_generated_class_images_are_kept_apart_by_what_they_depend_on(loaded, tmp_path):
     other = LoadedBase.load(find_base("toy-playground"))
     half = LoadedBase.load(find_base("toy-sdxl"), precision="bf16")
-    plain = Maker.of(job(tmp_path / "one", prior=GENERATE), warm).settings
+    plain = Maker.of(job(tmp_path / "one", prior=GENERATE), loaded).settings
     different = [
-        Maker.of(job(tmp_path / "one", prior={**GENERATE, "prompt": "a cat"}), warm).settings,
-        Maker.of(job(tmp_path / "one", prior=GENERATE, resolution=40), warm).settings,
+        Maker.of(job(tmp_path / "one", prior={**GENERATE, "prompt": "a cat"}), loaded).settings,
+        Maker.of(job(tmp_path / "one", prior=GENERATE, resolution=40), loaded).settings,
         Maker.of(job(tmp_path / "one", prior=GENERATE), other).settings,
         Maker.of(job(tmp_path / "one", prior=GENERATE), half).settings,
     ]
     assert all(settings != plain for settings in different)
-    assert Maker.of(job(tmp_path / "two", prior={**GENERATE, "weight": 3}, rank=2), warm).settings == plain
+    assert Maker.of(job(tmp_path / "two", prior={**GENERATE, "weight": 3}, rank=2), loaded).settings == plain
 
 
 @pytest.mark.parametrize("name", ["0000.png", CARD])
-def test_damaged_class_images_are_made_again(warm, tmp_path, name):
+def test_damaged_class_images_are_made_again(loaded, tmp_path, name):
     spec = job(tmp_path / "one", prior=GENERATE)
-    good = Dataset.open(spec, warm, tmp_path / "cache").batch(0)
+    good = Dataset.open(spec, loaded, tmp_path / "cache").batch(0)
     [path] = (tmp_path / "cache" / "prior").glob(f"*/{name}")
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
-    assert torch.equal(Dataset.open(spec, warm, tmp_path / "cache").batch(0).z, good.z)
+    assert torch.equal(Dataset.open(spec, loaded, tmp_path / "cache").batch(0).z, good.z)
     assert path.read_bytes() == data
-    assert torch.equal(Dataset.open(spec, warm).batch(0).z, good.z)  # made in memory, the same
+    assert torch.equal(Dataset.open(spec, loaded).batch(0).z, good.z)  # made in memory, the same
 
 
 PROCESS = """

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packs_here import BASES, alone, equal, prepared, spec_of, together, write_photos
+from packs_here import BASES, alone, equal, prepared, spec_of, together
 
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.train.batching import ExactBatching
-from lorafleet_jobs.train.pack import step_together
+from lorafleet_jobs.train.pack import train_step
 
 RECIPES = (
     {"rank": 4, "batch_size": 2, "text_encoder_lora": {"rank": 2}},
@@ -24,59 +24,54 @@ RECIPES = (
 STEPS = 3
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
 @pytest.fixture(scope="module", params=BASES)
-def warm(request):
+def loaded(request):
     return LoadedBase.load(find_base(request.param))
 
 
 @pytest.fixture(scope="module")
-def lonely(warm, photos):
+def lonely(loaded, photos):
     """Each job without a pack: trainings and losses."""
-    return [alone(warm, spec_of(warm, photos, STEPS, **recipe)) for recipe in RECIPES]
+    return [alone(loaded, spec_of(loaded, photos, STEPS, **recipe)) for recipe in RECIPES]
 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(joins=st.lists(st.integers(0, 4), min_size=5, max_size=5), order=st.permutations(range(5)))
-def test_every_job_comes_out_the_same_to_the_bit_whoever_joins_and_leaves(warm, photos, lonely, joins, order):
-    specs = [spec_of(warm, photos, STEPS, **RECIPES[i]) for i in order]
-    trainings, losses = together(warm, specs, joins, ExactBatching())
+def test_every_job_comes_out_the_same_to_the_bit_whoever_joins_and_leaves(loaded, photos, lonely, joins, order):
+    specs = [spec_of(loaded, photos, STEPS, **RECIPES[i]) for i in order]
+    trainings, losses = together(loaded, specs, joins, ExactBatching())
     for i, training, trace in zip(order, trainings, losses, strict=True):
         assert trace == lonely[i][1]
         assert equal(training, lonely[i][0])
 
 
-def test_in_shared_calls_bits_differ(warm, photos, lonely):
+def test_in_shared_calls_bits_differ(loaded, photos, lonely):
     """So the test above can fail; to rounding the results agree."""
-    specs = [spec_of(warm, photos, STEPS, **recipe) for recipe in RECIPES]
-    trainings, _ = together(warm, specs, [0] * len(specs))
+    specs = [spec_of(loaded, photos, STEPS, **recipe) for recipe in RECIPES]
+    trainings, _ = together(loaded, specs, [0] * len(specs))
     assert not all(equal(training, alone_) for training, (alone_, _) in zip(trainings, lonely, strict=True))
 
 
 @pytest.mark.parametrize("poison", ["rate", "image"])
-def test_a_poisoned_job_changes_no_bit_of_the_others(warm, photos, poison):
-    good = [prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, seed=seed)) for seed in (1, 2)]
-    jobs = [good[0], poisoned(warm, photos, poison), good[1]]
+def test_a_poisoned_job_changes_no_bit_of_the_others(loaded, photos, poison):
+    good = [prepared(loaded, spec_of(loaded, photos, rank=2, batch_size=2, seed=seed)) for seed in (1, 2)]
+    jobs = [good[0], poisoned(loaded, photos, poison), good[1]]
     reasons = []
     for step in (1, 2, 3, 4):
-        outcomes = step_together([(job, step) for job in jobs], ExactBatching())
+        outcomes = train_step([(job, step) for job in jobs], ExactBatching())
         reasons += [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, float)]
     assert [type(reason) for reason in reasons] == [NonFiniteError]
     for training in good:
-        assert equal(training, alone(warm, training.spec)[0])
+        assert equal(training, alone(loaded, training.spec)[0])
 
 
-def poisoned(warm, photos, poison):
+def poisoned(loaded, photos, poison):
     """A job whose learning rate has exploded, or with a picture that is not a number."""
-    bad = prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, optimizer="adamw", seed=5))
+    bad = prepared(loaded, spec_of(loaded, photos, rank=2, batch_size=2, optimizer="adamw", seed=5))
     if poison == "rate":
         with torch.no_grad():
-            bad.learned.low_rank["unet"].flat.fill_(1e30)
+            bad.trainable.low_rank["unet"].flat.fill_(1e30)
     else:
         picture = bad.dataset.batch(0)
         bad.dataset.batch = lambda index: type(picture)(**{**vars(picture), "z": picture.z * float("nan")})

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from packs_here import double, nothing_is_left_on, prepared, spec_of, write_photos
+from packs_here import double, nothing_is_left_on, prepared, spec_of
 
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.targets import PARTS, TEXT_PARTS, UNET
-from lorafleet_jobs.train.pack import step_together
+from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.validate import Validator
 
 EVERYTHING = {
@@ -25,18 +25,13 @@ class BrokenError(RuntimeError):
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def warm():
+def loaded():
     return double(LoadedBase.load(find_base("toy-sdxl")))
 
 
 @pytest.fixture(scope="module")
-def training(warm, photos):
-    return prepared(warm, spec_of(warm, photos, **EVERYTHING))
+def training(loaded, photos):
+    return prepared(loaded, spec_of(loaded, photos, **EVERYTHING))
 
 
 @pytest.fixture
@@ -52,29 +47,29 @@ def breaking():
         handle.remove()
 
 
-def parts_of(warm):
+def parts_of(loaded):
     """A layer of each model: at the end of the UNet, and inside each text encoder."""
     return {
-        "unet": warm.unet.conv_out,
-        "first encoder": warm.lora[TEXT_PARTS[0]].layers["encoder.layers.1.self_attn.q_proj"],
-        "second encoder": warm.lora[TEXT_PARTS[1]].layers["encoder.layers.1.self_attn.q_proj"],
+        "unet": loaded.unet.conv_out,
+        "first encoder": loaded.lora[TEXT_PARTS[0]].layers["encoder.layers.1.self_attn.q_proj"],
+        "second encoder": loaded.lora[TEXT_PARTS[1]].layers["encoder.layers.1.self_attn.q_proj"],
     }
 
 
-def test_a_step_leaves_nothing(warm, training):
-    assert isinstance(step_together([(training, 1)])[0], float)
-    assert nothing_is_left_on(warm)
+def test_a_step_leaves_nothing(loaded, training):
+    assert isinstance(train_step([(training, 1)])[0], float)
+    assert nothing_is_left_on(loaded)
 
 
 @pytest.mark.parametrize("part", ["unet", "first encoder", "second encoder"])
-def test_a_step_that_breaks_leaves_nothing(warm, training, breaking, part):
-    breaking(parts_of(warm)[part])
+def test_a_step_that_breaks_leaves_nothing(loaded, training, breaking, part):
+    breaking(parts_of(loaded)[part])
     with pytest.raises(BrokenError):
-        step_together([(training, 1)])
-    assert nothing_is_left_on(warm)
+        train_step([(training, 1)])
+    assert nothing_is_left_on(loaded)
 
 
-def test_a_backward_pass_that_breaks_leaves_nothing(warm, training):
+def test_a_backward_pass_that_breaks_leaves_nothing(loaded, training):
     """Checkpointing calls the layers again in it, with the adapters that the forward pass had."""
     calls = []
 
@@ -84,51 +79,51 @@ def test_a_backward_pass_that_breaks_leaves_nothing(warm, training):
             raise BrokenError
 
     handle = (
-        warm.unet.down_blocks[1]
+        loaded.unet.down_blocks[1]
         .attentions[0]
         .transformer_blocks[0]
         .attn1.to_q.register_forward_pre_hook(fail_in_the_backward_pass)
     )
     try:
         with pytest.raises(BrokenError):
-            step_together([(training, 1)])
+            train_step([(training, 1)])
     finally:
         handle.remove()
-    assert nothing_is_left_on(warm)
+    assert nothing_is_left_on(loaded)
 
 
 @pytest.mark.parametrize("part", [None, "unet", "first encoder"])
-def test_a_validation_picture_leaves_nothing(warm, photos, breaking, part):
-    spec = spec_of(warm, photos, **EVERYTHING | {"seed": 1})
-    training = prepared(warm, spec.with_changes(validation=spec.validation.with_changes(steps=1)))
-    validator = Validator(training.spec, warm, training.prompts, training.learned)
+def test_a_validation_picture_leaves_nothing(loaded, photos, breaking, part):
+    spec = spec_of(loaded, photos, **EVERYTHING | {"seed": 1})
+    training = prepared(loaded, spec.with_changes(validation=spec.validation.with_changes(steps=1)))
+    validator = Validator(training.spec, loaded, training.prompts, training.trainable)
     if part is None:
         validator.picture("a photo of TOK dog", 1.0)
     else:
-        breaking(parts_of(warm)[part])
+        breaking(parts_of(loaded)[part])
         with pytest.raises(BrokenError):
             validator.picture("a photo of TOK dog", 1.0)
-    assert nothing_is_left_on(warm)
+    assert nothing_is_left_on(loaded)
 
 
-def test_a_job_that_is_not_finite_leaves_nothing(warm, photos):
-    bad = prepared(warm, spec_of(warm, photos, **EVERYTHING | {"seed": 2}))
+def test_a_job_that_is_not_finite_leaves_nothing(loaded, photos):
+    bad = prepared(loaded, spec_of(loaded, photos, **EVERYTHING | {"seed": 2}))
     with torch.no_grad():
-        bad.learned.low_rank[UNET].flat.fill_(1e200)
-    assert isinstance(step_together([(bad, 1)])[0], NonFiniteError)
-    assert nothing_is_left_on(warm)
+        bad.trainable.low_rank[UNET].flat.fill_(1e200)
+    assert isinstance(train_step([(bad, 1)])[0], NonFiniteError)
+    assert nothing_is_left_on(loaded)
 
 
-def test_the_check_can_fail(warm, training):
+def test_the_check_can_fail(loaded, training):
     """Each kind of rest is seen."""
     for part in PARTS:
-        with warm.carrying((part,), training.learned.adapters(warm, (part,))):
-            assert not nothing_is_left_on(warm)
-        with warm.carrying((part,), {}, RowDropout([0.5], [1])):
-            assert not nothing_is_left_on(warm)
-    with warm.checkpointing(True):
-        assert not nothing_is_left_on(warm)
-    warm.prompts.embeddings[0].held = (torch.zeros(1, 1),)
-    assert not nothing_is_left_on(warm)
-    warm.prompts.embeddings[0].held = ()
-    assert nothing_is_left_on(warm)
+        with loaded.carrying((part,), training.trainable.adapters(loaded, (part,))):
+            assert not nothing_is_left_on(loaded)
+        with loaded.carrying((part,), {}, RowDropout([0.5], [1])):
+            assert not nothing_is_left_on(loaded)
+    with loaded.checkpointing(True):
+        assert not nothing_is_left_on(loaded)
+    loaded.prompts.embeddings[0].held = (torch.zeros(1, 1),)
+    assert not nothing_is_left_on(loaded)
+    loaded.prompts.embeddings[0].held = ()
+    assert nothing_is_left_on(loaded)

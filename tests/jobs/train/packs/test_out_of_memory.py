@@ -20,29 +20,23 @@ from packs_here import (
     prepared,
     spec_of,
     together,
-    write_photos,
 )
 
 from lorafleet.bases import find_base
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.train.batching import PATIENCE, CompiledBatching, DynamicBatching, ExactBatching
-from lorafleet_jobs.train.pack import step_alone, step_together
+from lorafleet_jobs.train.pack import train_step, train_step_alone
 
 EXACT = 1e-9
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-@pytest.fixture(scope="module")
-def warm():
+def loaded():
     return double(LoadedBase.load(find_base("toy-sdxl")))
 
 
 @contextmanager
-def device_of(warm, rows):
+def device_of(loaded, rows):
     """While it lasts, a step fails once hidden states of more than so many rows are alive; yields each call's rows."""
     alive, calls = weakref.WeakSet(), []
 
@@ -54,8 +48,8 @@ def device_of(warm, rows):
         if sum(len(states) for states in alive) > rows:
             raise torch.OutOfMemoryError("no room")
 
-    last = warm.unet.up_blocks[-1]
-    handles = [last.register_forward_hook(keep), warm.unet.conv_out.base.register_forward_pre_hook(check)]
+    last = loaded.unet.up_blocks[-1]
+    handles = [last.register_forward_hook(keep), loaded.unet.conv_out.base.register_forward_pre_hook(check)]
     try:
         yield calls
     finally:
@@ -63,35 +57,35 @@ def device_of(warm, rows):
             handle.remove()
 
 
-def specs(warm, photos, count, **recipe):
-    return [spec_of(warm, photos, 2, rank=2, batch_size=1, seed=seed, **recipe) for seed in range(count)]
+def specs(loaded, photos, count, **recipe):
+    return [spec_of(loaded, photos, 2, rank=2, batch_size=1, seed=seed, **recipe) for seed in range(count)]
 
 
-def test_halves_are_asked_after_the_failed_call_has_let_its_memory_go(warm, photos):
-    jobs = [(prepared(warm, spec), 1) for spec in specs(warm, photos, 4)]
-    with device_of(warm, 3) as calls:
-        outcomes = step_together(jobs, DynamicBatching())
+def test_halves_are_asked_after_the_failed_call_has_let_its_memory_go(loaded, photos):
+    jobs = [(prepared(loaded, spec), 1) for spec in specs(loaded, photos, 4)]
+    with device_of(loaded, 3) as calls:
+        outcomes = train_step(jobs, DynamicBatching())
     assert all(isinstance(outcome, float) for outcome in outcomes)
     assert calls == [4, 2, 2], "two jobs fit at once, so one by one would be a failed call's memory still held"
 
 
-def test_no_gradient_counts_twice_and_results_are_those_of_jobs_alone(warm, photos):
-    wanted = specs(warm, photos, 5, gradient_accumulation=2)
-    with device_of(warm, 3):
-        trainings, losses = together(warm, wanted, [0] * 5)
+def test_no_gradient_counts_twice_and_results_are_those_of_jobs_alone(loaded, photos):
+    wanted = specs(loaded, photos, 5, gradient_accumulation=2)
+    with device_of(loaded, 3):
+        trainings, losses = together(loaded, wanted, [0] * 5)
     for spec, training, trace in zip(wanted, trainings, losses, strict=True):
-        lonely, expected = alone(warm, spec)
+        lonely, expected = alone(loaded, spec)
         assert trace == pytest.approx(expected, rel=EXACT)
         compare(training, lonely, EXACT)
 
 
-def test_one_job_that_does_not_fit_alone_says_so_and_moves_nothing(warm, photos):
-    training = prepared(warm, spec_of(warm, photos, 1, rank=2, batch_size=4))
-    before = prepared(warm, training.spec)
-    with device_of(warm, 3), pytest.raises(torch.OutOfMemoryError):
-        step_alone(training, 1)
+def test_one_job_that_does_not_fit_alone_says_so_and_moves_nothing(loaded, photos):
+    training = prepared(loaded, spec_of(loaded, photos, 1, rank=2, batch_size=4))
+    before = prepared(loaded, training.spec)
+    with device_of(loaded, 3), pytest.raises(torch.OutOfMemoryError):
+        train_step_alone(training, 1)
     assert difference(training, before) == 0
-    assert nothing_is_left_on(warm)
+    assert nothing_is_left_on(loaded)
 
 
 def sizes(calls, jobs, fits, rounds):
@@ -128,10 +122,10 @@ def test_a_size_that_did_not_fit_once_is_tried_again_later():
     assert all(later >= 2 * before for before, later in pairwise(waits))
 
 
-def test_one_job_a_call_stays_one_and_seats_do_not_grow_back(warm):
+def test_one_job_a_call_stays_one_and_slots_do_not_grow_back(loaded):
     assert sizes(ExactBatching(), 3, 1, 2 * PATIENCE) == [[1, 1, 1]] * (2 * PATIENCE)
-    seats = CompiledBatching(warm, 4, backend="eager")
-    seats.overflowed("shape", 4)
+    batching = CompiledBatching(loaded, 4, backend="eager")
+    batching.overflowed("shape", 4)
     for _ in range(3 * PATIENCE):
-        seats.fitted("shape", 2)
-    assert len(seats.seated("shape", ["a"])) == 2, "another number would be compiled anew"
+        batching.fitted("shape", 2)
+    assert len(batching.slots("shape", ["a"])) == 2, "another number would be compiled anew"

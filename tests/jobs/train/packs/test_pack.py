@@ -6,20 +6,15 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from packs_here import BASES, alone, compare, double, prepared, spec_of, together, write_photos
+from packs_here import BASES, alone, compare, double, prepared, spec_of, together
 
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching
-from lorafleet_jobs.train.pack import step_alone, step_together
+from lorafleet_jobs.train.pack import train_step, train_step_alone
 
 EXACT, CLOSE = 1e-9, 1e-3
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module", params=BASES)
@@ -29,7 +24,7 @@ def doubled(request):
 
 
 @pytest.fixture(scope="module", params=BASES)
-def warm(request):
+def loaded(request):
     return LoadedBase.load(find_base(request.param))
 
 
@@ -59,11 +54,11 @@ PACKS = st.lists(st.tuples(RECIPES, st.integers(0, 3), st.integers(1, 4)), min_s
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-def check_pack(warm, photos, pack, bar):
-    specs = [spec_of(warm, photos, steps, **recipe) for recipe, _, steps in pack]
-    trainings, losses = together(warm, specs, [join for _, join, _ in pack])
+def check_pack(loaded, photos, pack, bar):
+    specs = [spec_of(loaded, photos, steps, **recipe) for recipe, _, steps in pack]
+    trainings, losses = together(loaded, specs, [join for _, join, _ in pack])
     for spec, training, trace in zip(specs, trainings, losses, strict=True):
-        lonely, expected = alone(warm, spec)
+        lonely, expected = alone(loaded, spec)
         assert trace == pytest.approx(expected, rel=bar, abs=bar)
         compare(training, lonely, bar)
 
@@ -76,8 +71,8 @@ def test_a_pack_changes_nothing_in_float64(doubled, photos, pack):
 
 @settings(max_examples=3, deadline=None, suppress_health_check=QUIET)
 @given(pack=PACKS)
-def test_a_pack_changes_nothing_to_speak_of_in_float32(warm, photos, pack):
-    check_pack(warm, photos, pack, CLOSE)
+def test_a_pack_changes_nothing_to_speak_of_in_float32(loaded, photos, pack):
+    check_pack(loaded, photos, pack, CLOSE)
 
 
 @pytest.mark.slow
@@ -90,92 +85,92 @@ def test_a_pack_changes_nothing_over_twenty_steps(doubled, photos, part, pack):
     check_pack(doubled, photos, pack, EXACT)
 
 
-def test_two_equal_jobs_in_one_pack_come_out_identical(warm, photos):
-    spec = spec_of(warm, photos, rank=4, batch_size=2)
-    other = spec_of(warm, photos, rank=4, batch_size=2, dora=True, seed=3)
-    (one, _, two), losses = together(warm, [spec, other, spec], [0, 0, 0])
+def test_two_equal_jobs_in_one_pack_come_out_identical(loaded, photos):
+    spec = spec_of(loaded, photos, rank=4, batch_size=2)
+    other = spec_of(loaded, photos, rank=4, batch_size=2, dora=True, seed=3)
+    (one, _, two), losses = together(loaded, [spec, other, spec], [0, 0, 0])
     assert losses[0] == losses[2]
-    assert all(torch.equal(a, b) for a, b in zip(one.learned.parameters(), two.learned.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one.trainable.parameters(), two.trainable.parameters(), strict=True))
 
 
-def test_one_call_of_the_base_for_jobs_of_one_shape_and_turns_for_others(warm, photos):
+def test_one_call_of_the_base_for_jobs_of_one_shape_and_turns_for_others(loaded, photos):
     calls = []
-    handle = warm.unet.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
-    specs = [spec_of(warm, photos, 1, rank=2, batch_size=size) for size in (2, 2, 1, 2)]
-    together(warm, specs, [0, 0, 0, 0])
+    handle = loaded.unet.register_forward_hook(lambda module, args, output: calls.append(len(args[0])))
+    specs = [spec_of(loaded, photos, 1, rank=2, batch_size=size) for size in (2, 2, 1, 2)]
+    together(loaded, specs, [0, 0, 0, 0])
     handle.remove()
     assert sorted(calls) == [1, 6]
 
 
-def poisoned(warm, photos, poison):
+def poisoned(loaded, photos, poison):
     """A job whose learning rate has exploded, or with a picture that is not a number."""
-    bad = prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, optimizer="adamw", seed=5))
+    bad = prepared(loaded, spec_of(loaded, photos, rank=2, batch_size=2, optimizer="adamw", seed=5))
     if poison == "rate":
         with torch.no_grad():
-            bad.learned.low_rank["unet"].flat.fill_(1e30)
+            bad.trainable.low_rank["unet"].flat.fill_(1e30)
     elif poison == "image":
         picture = bad.dataset.batch(0)
         bad.dataset.batch = lambda index: type(picture)(**{**vars(picture), "z": picture.z * float("nan")})
     return bad
 
 
-def beside(warm, photos, poison, calls):
+def beside(loaded, photos, poison, calls):
     """Two good jobs after four steps with a third beside them, which leaves if it breaks."""
-    good = [prepared(warm, spec_of(warm, photos, rank=2, batch_size=2, seed=seed)) for seed in (1, 2)]
-    jobs = [good[0], poisoned(warm, photos, poison), good[1]]
+    good = [prepared(loaded, spec_of(loaded, photos, rank=2, batch_size=2, seed=seed)) for seed in (1, 2)]
+    jobs = [good[0], poisoned(loaded, photos, poison), good[1]]
     reasons = []
     for step in (1, 2, 3, 4):
-        outcomes = step_together([(job, step) for job in jobs], calls)
+        outcomes = train_step([(job, step) for job in jobs], calls)
         reasons += [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         jobs = [job for job, outcome in zip(jobs, outcomes, strict=True) if isinstance(outcome, float)]
     return good, reasons
 
 
 @pytest.mark.parametrize("poison", ["rate", "image"])
-def test_a_poisoned_job_leaves_and_the_others_come_out_the_same(warm, photos, poison):
-    good, (reason,) = beside(warm, photos, poison, DynamicBatching())
+def test_a_poisoned_job_leaves_and_the_others_come_out_the_same(loaded, photos, poison):
+    good, (reason,) = beside(loaded, photos, poison, DynamicBatching())
     assert isinstance(reason, NonFiniteError)
     assert "lower learning_rate" in str(reason)
     for training in good:
-        compare(training, alone(warm, training.spec)[0], CLOSE)
-        assert all(torch.isfinite(parameter).all() for parameter in training.learned.parameters())
+        compare(training, alone(loaded, training.spec)[0], CLOSE)
+        assert all(torch.isfinite(parameter).all() for parameter in training.trainable.parameters())
 
 
 def test_a_compiled_pack_is_not_compiled_again_when_jobs_join_and_leave(photos):
     """`aot_eager` traces as `inductor` does, and needs no C++ compiler."""
-    warm = LoadedBase.load(find_base("toy-sdxl"))
-    calls = CompiledBatching(warm, 3, rank=4, backend="aot_eager")
+    loaded = LoadedBase.load(find_base("toy-sdxl"))
+    calls = CompiledBatching(loaded, 3, rank=4, backend="aot_eager")
     recipes = ({"rank": 4}, {"rank": 2, "dora": True}, {"rank": 1, "pivotal": {"tokens": 1}}, {"rank": 3, "alpha": 1})
-    specs = [spec_of(warm, photos, 4, batch_size=2, **recipe) for recipe in recipes]
-    first, rest = [(prepared(warm, spec), 1) for spec in specs[:2]], [prepared(warm, spec) for spec in specs]
-    step_together(first, calls)
+    specs = [spec_of(loaded, photos, 4, batch_size=2, **recipe) for recipe in recipes]
+    first, rest = [(prepared(loaded, spec), 1) for spec in specs[:2]], [prepared(loaded, spec) for spec in specs]
+    train_step(first, calls)
     with torch.compiler.set_stance("fail_on_recompile"):
-        step_together([(rest[0], 1)], calls)
-        step_together([(rest[0], 2), (rest[2], 1), (rest[1], 1)], calls)
-        step_together([(rest[2], 2), (rest[3], 1)], calls)
-    step_together([(rest[3], 2)], calls)
-    compare(rest[3], prepared_for(warm, specs[3], 2), CLOSE)
+        train_step([(rest[0], 1)], calls)
+        train_step([(rest[0], 2), (rest[2], 1), (rest[1], 1)], calls)
+        train_step([(rest[2], 2), (rest[3], 1)], calls)
+    train_step([(rest[3], 2)], calls)
+    compare(rest[3], prepared_for(loaded, specs[3], 2), CLOSE)
 
 
 @pytest.mark.slow
 def test_every_shape_of_aspect_buckets_is_compiled(photos):
     """Torch gives up after eight shapes unless it is told otherwise, and calls the rest uncompiled."""
-    warm, graphs = LoadedBase.load(find_base("toy-sdxl")), []
+    loaded, graphs = LoadedBase.load(find_base("toy-sdxl")), []
 
     def backend(graph, inputs):
         graphs.append(graph)
         return graph.forward
 
-    unet, one = CompiledBatching(warm, 1, backend=backend).unet, torch.zeros(1)
-    conditioning = warm.unconditional(1)
+    unet, one = CompiledBatching(loaded, 1, backend=backend).unet, torch.zeros(1)
+    conditioning = loaded.unconditional(1)
     for height in range(4, 40, 4):
         with torch.no_grad():
-            warm.predict(torch.zeros(1, 4, height, 8), one, conditioning, torch.zeros(1, 6), unet)
+            loaded.predict(torch.zeros(1, 4, height, 8), one, conditioning, torch.zeros(1, 6), unet)
     assert len(graphs) == 9
 
 
-def prepared_for(warm, spec, steps):
-    training = prepared(warm, spec)
+def prepared_for(loaded, spec, steps):
+    training = prepared(loaded, spec)
     for step in range(1, steps + 1):
-        step_alone(training, step)
+        train_step_alone(training, step)
     return training

@@ -1,7 +1,8 @@
-"""What one job learns: low-rank factors of the UNet and the text encoders, and token vectors; fp32 master weights.
+"""What one job trains: low-rank factors of the UNet and the text encoders, and token vectors; fp32 master weights.
 
 All factors of one model are views of one flat parameter. Optimizers work element by element, so this changes nothing
 but the number of kernel launches: a step of Prodigy on 112 small matrices takes longer than the UNet they adapt.
+Called `trainable` elsewhere, for optimizers, schedules and checkpoints have a `state` too.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from lorafleet.numerics.rowlora import RowLoRA
 from lorafleet.numerics.text import Vectors, new_vectors
 from lorafleet.targets import PARTS, TEXT, TEXT_PARTS, UNET, select
 
-Kind = Literal["unet", "text", "tokens"]
+ParameterKind = Literal["unet", "text", "tokens"]
 
 
 @dataclass
 class ParameterSet:
     """Parameters that share a learning rate and are frozen together."""
 
-    kind: Kind
+    kind: ParameterKind
     parameters: list[nn.Parameter]
     shapes: list[list[torch.Size]]
     """For each parameter, the matrices and vectors that lie in it one after another."""
@@ -59,12 +60,12 @@ class LowRank:
 
     @cached_property
     def shapes(self) -> list[torch.Size]:
-        """Of the tensors in `flat`, in their order."""
-        found = []
+        """Shapes of the tensors in `flat`, in their order."""
+        shapes = []
         for n_in, n_out in self.layers.values():
-            found += [torch.Size((self.rank, n_in)), torch.Size((n_out, self.rank))]
-            found += [torch.Size((n_out,))] if self.dora else []
-        return found
+            shapes += [torch.Size((self.rank, n_in)), torch.Size((n_out, self.rank))]
+            shapes += [torch.Size((n_out,))] if self.dora else []
+        return shapes
 
     def factors(self, flat: Tensor | None = None) -> dict[str, Factors]:
         """By layer name, as differentiable views of the flat parameter, or of a stack [groups, ...] of such."""
@@ -81,14 +82,14 @@ class LowRank:
 
 @dataclass
 class TrainableState:
-    """The trainable state of one job."""
+    """All parameters of one job."""
 
     low_rank: dict[str, LowRank]
     """By `lorafleet.targets.PARTS`; empty for textual inversion alone."""
     scale: float
     vectors: tuple[nn.Parameter, nn.Parameter] | None
     """Token vectors of both encoders, [n, w1] and [n, w2]."""
-    frozen: set[Kind] = field(default_factory=set)
+    frozen: set[ParameterKind] = field(default_factory=set)
 
     @classmethod
     def new(cls, recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> TrainableState:
@@ -108,7 +109,7 @@ class TrainableState:
     def adapters(
         self, base: LoadedBase, parts: Sequence[str] = PARTS, weight: float = 1.0
     ) -> dict[str, dict[str, Stacked]]:
-        """What has been learned, by part of the base, for one group of rows; nothing at weight 0."""
+        """The factors as they are now, by part of the base, for one group of rows; empty at weight 0."""
         if not weight:
             return {}
         return {
@@ -118,24 +119,24 @@ class TrainableState:
         }
 
     def sets(self) -> list[ParameterSet]:
-        """Everything trainable, by learning rate."""
-        found = []
+        """All parameters, in sets of one learning rate."""
+        sets = []
         if UNET in self.low_rank:
             unet = self.low_rank[UNET]
-            found.append(ParameterSet("unet", [unet.flat], [unet.shapes]))
+            sets.append(ParameterSet("unet", [unet.flat], [unet.shapes]))
         text = [self.low_rank[part] for part in TEXT_PARTS if part in self.low_rank]
         if text:
-            found.append(ParameterSet("text", [low.flat for low in text], [low.shapes for low in text]))
+            sets.append(ParameterSet("text", [low.flat for low in text], [low.shapes for low in text]))
         if self.vectors is not None:
-            found.append(ParameterSet("tokens", list(self.vectors), [[v.shape] for v in self.vectors]))
-        return found
+            sets.append(ParameterSet("tokens", list(self.vectors), [[v.shape] for v in self.vectors]))
+        return sets
 
     def parameters(self) -> list[nn.Parameter]:
-        """Everything that was or is trained."""
+        """All parameters, those that are frozen by now included."""
         return [parameter for each in self.sets() for parameter in each.parameters]
 
-    def freeze(self, kind: Kind) -> None:
-        """From here on these are constants: no gradient, so that no optimizer touches them, weight decay included."""
+    def freeze(self, kind: ParameterKind) -> None:
+        """Makes parameters constants: without a gradient no optimizer touches them, weight decay included."""
         if kind in self.frozen:
             return
         self.frozen.add(kind)
@@ -172,5 +173,5 @@ def _new_tokens(recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> t
         new_vectors(loaded.prompts, recipe.pivotal.tokens, draws, recipe.pivotal.init_of(word))
         for word in recipe.pivotal.abstractions
     ]
-    one, two = (torch.cat([vectors[i].detach() for vectors in each]).float().to(loaded.device) for i in (0, 1))
-    return nn.Parameter(one), nn.Parameter(two)
+    first, second = (torch.cat([vectors[i].detach() for vectors in each]).float().to(loaded.device) for i in (0, 1))
+    return nn.Parameter(first), nn.Parameter(second)
