@@ -1,7 +1,7 @@
 """The command line: finds the groups of commands, and turns errors into one line and an exit code.
 
 Knows only the platform's own commands. Training and serving register theirs through the entry-point group
-`lorafleet.commands`; heavy modules are imported inside commands, so that `--help` answers at once.
+`lorafleet.commands`. A command's module is imported when the command is used, so that `--help` answers at once.
 
 Exit codes: 0 fine; 1 done, but some jobs failed or findings block; 2 bad input or configuration; 3 not found; 4 cluster
 or service out of reach; 130 interrupted.
@@ -19,6 +19,8 @@ import typer
 from typer.exceptions import TyperException
 
 from lorafleet import __version__
+from lorafleet.commands.lazy import register_commands
+from lorafleet.commands.table import DEMO, register
 from lorafleet.console import escape_unwritable, note
 from lorafleet.errors import LorafleetError
 
@@ -60,14 +62,11 @@ def _frame(
 
 def build_app() -> typer.Typer:
     """The application with every installed command."""
-    from lorafleet.commands import adapters as commands_adapters
-    from lorafleet.commands import demo as commands_demo
-
     app = new_app()
-    commands_demo.register(app)
+    register_commands(app, [DEMO])
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         entry.load()(app)
-    commands_adapters.register(app)
+    register(app)
     return app
 
 

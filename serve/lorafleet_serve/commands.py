@@ -1,185 +1,21 @@
-"""The commands of this room: `serve` and `generate`. Heavy modules are imported inside them."""
+"""The serving commands: what the entry point `lorafleet.commands` loads. Imports none of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
 import typer
 
-if TYPE_CHECKING:
-    from lorafleet_serve.adapters.spec import AdapterSpec
-    from lorafleet_serve.engine.requests import GeneratedImage
+from lorafleet.commands.lazy import Command, register_commands
 
-DEFAULT_BASE = "toy-playground"
-SCHEDULER_HELP = (
-    "By default the base's own. EDM bases: edm-dpmpp-2m, edm-euler; others: euler, euler-ancestral, dpmpp-2m, "
-    "dpmpp-2m-karras, ddim, lcm, tcd."
+COMMANDS = (
+    Command("serve", "lorafleet_serve.serve_commands:serve", "Serve images over HTTP until Ctrl-C."),
+    Command(
+        "generate",
+        "lorafleet_serve.serve_commands:generate",
+        "Make one image in this process, without a server.",
+    ),
 )
 
 
-BASE_HELP = "toy-playground, toy-sdxl, sdxl, playground-v2.5, a folder or a hub id."
-HostOption = Annotated[str, typer.Option(help="Address to listen on.")]
-PortOption = Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")]
-RowsOption = Annotated[int, typer.Option(min=1, max=256, help="Images that a replica denoises at the same time.")]
-StepMsOption = Annotated[
-    float | None, typer.Option(help="Milliseconds a step may take: fewer images step together where it takes longer.")
-]
-ExactOption = Annotated[
-    bool, typer.Option("--exact", help="A UNet call for each image: slower, and the same to the bit always.")
-]
-ReplicasOption = Annotated[int, typer.Option(min=1, max=1000, help="Engines, each with its own copy of the base.")]
-MaxReplicasOption = Annotated[
-    int | None, typer.Option(min=1, max=1000, help="Add engines up to this number while images wait.")
-]
-GpusOption = Annotated[float, typer.Option(help="GPUs of each engine; with a fraction several share one.")]
-BundlesOption = Annotated[Path | None, typer.Option(help="Serve this folder of bundles instead of MLflow's registry.")]
-AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster; by default one is started here.")]
-DebugOption = Annotated[bool, typer.Option(help="Show Ray's logs.")]
-
-PromptArgument = Annotated[
-    str,
-    typer.Argument(
-        help="What the image shows; an adapter's trigger, as in <dog-rex>, stands for its subject; (words:1.2) "
-        "gives words a weight, <lora:NAME:SCALE> is --adapter NAME=SCALE."
-    ),
-]
-OwnBaseOption = Annotated[str | None, typer.Option(help="By default the adapters' own, else toy-playground.")]
-AdapterOption = Annotated[
-    list[str] | None, typer.Option(help=r"NAME\[@VERSION|ALIAS]\[=SCALE] or a bundle's folder; repeat for several.")
-]
-NegativeOption = Annotated[
-    str | None, typer.Option("--negative-prompt", "--negative", help="What to keep out of the image.")
-]
-StepsOption = Annotated[int | None, typer.Option(help="Denoising steps; by default the base's.")]
-GuidanceOption = Annotated[
-    float | None, typer.Option(help="By default the base's for the scheduler; 1 is no guidance.")
-]
-RescaleOption = Annotated[
-    float, typer.Option(help="0 to 1: how much of the excess contrast that guidance adds is removed.")
-]
-SchedulerOption = Annotated[str | None, typer.Option(help=SCHEDULER_HELP)]
-ClipSkipOption = Annotated[
-    int | None, typer.Option(help="How many more of the text encoders' last layers are skipped, as in diffusers.")
-]
-SeedOption = Annotated[int | None, typer.Option(help="Drawn if absent, and always printed.")]
-PixelsOption = Annotated[int | None, typer.Option(help="Pixels; by default the base's.")]
-OutOption = Annotated[Path | None, typer.Option(help="The PNG to write; by default lorafleet-SEED.png.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-
 def register(app: typer.Typer) -> None:
-    """Adds this room's commands to the application."""
-    app.command("serve")(serve)
-    app.command("generate")(generate)
-
-
-def serve(
-    base: Annotated[str, typer.Option(help=BASE_HELP)] = DEFAULT_BASE,
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 8000,
-    max_rows: RowsOption = 8,
-    max_step_ms: StepMsOption = None,
-    exact: ExactOption = False,
-    replicas: ReplicasOption = 1,
-    max_replicas: MaxReplicasOption = None,
-    gpus_per_replica: GpusOption = 1.0,
-    bundles: BundlesOption = None,
-    address: AddressOption = None,
-    debug: DebugOption = False,
-) -> None:
-    """Serve images over HTTP until Ctrl-C."""
-    from lorafleet.bases import find_base
-    from lorafleet.config.strict import parse
-    from lorafleet.console import err, out
-    from lorafleet.errors import RequestError
-    from lorafleet_serve.replicas.serve_args import ServeArgs
-
-    options = {
-        "base": find_base(base).name,
-        "max_rows": max_rows,
-        "max_step_ms": max_step_ms,
-        "exact": exact,
-        "replicas": replicas,
-        "max_replicas": max_replicas,
-        "gpus_per_replica": gpus_per_replica,
-        "bundles": None if bundles is None else str(bundles.resolve()),
-    }
-    args = parse(ServeArgs, options, "serve", RequestError)
-    err.print(f"starting Ray Serve with {base} ...")
-    from lorafleet_serve.replicas.server import curl_line, serving
-    from lorafleet_serve.signals import wait_for_stop_signal
-
-    with serving(args, host, port, address=address, debug=debug) as url:
-        out.print(f"serving {base} at {url} (documentation: {url}/docs); stop with Ctrl-C")
-        out.print(curl_line(url), markup=False)
-        wait_for_stop_signal()
-        err.print("finishing accepted requests ...")
-
-
-def generate(
-    prompt: PromptArgument,
-    base: OwnBaseOption = None,
-    adapter: AdapterOption = None,
-    negative_prompt: NegativeOption = None,
-    steps: StepsOption = None,
-    guidance_scale: GuidanceOption = None,
-    guidance_rescale: RescaleOption = 0.0,
-    scheduler: SchedulerOption = None,
-    clip_skip: ClipSkipOption = None,
-    seed: SeedOption = None,
-    width: PixelsOption = None,
-    height: PixelsOption = None,
-    out: OutOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Make one image in this process, without a server."""
-    import secrets
-
-    from lorafleet_serve.adapters.spec import AdapterSpec, parse_adapter
-    from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
-
-    specs = [parse_adapter(text) for text in adapter or []]  # a mistyped one is refused before the slow imports
-    check_untagged(negative_prompt)
-    prompt, tags = read_tags(prompt)
-    specs += [AdapterSpec(tag.name, scale=tag.scale) for tag in tags]
-    options = {
-        "negative_prompt": negative_prompt,
-        "steps": steps,
-        "guidance_scale": guidance_scale,
-        "guidance_rescale": guidance_rescale,
-        "scheduler": scheduler,
-        "clip_skip": clip_skip,
-        "width": width,
-        "height": height,
-    }
-    seed = secrets.randbelow(2**32) if seed is None else seed
-    image = _generate(prompt, seed, specs, base, options)
-    _write(image, out or Path(f"lorafleet-{seed}.png"), json)
-
-
-def _generate(
-    prompt: str, seed: int, specs: Sequence[AdapterSpec], base: str | None, options: Mapping[str, object]
-) -> GeneratedImage:
-    from lorafleet.console import note
-    from lorafleet_serve import local
-    from lorafleet_serve.engine.requests import GenerateRequest
-
-    uses = local.resolve(specs)
-    for text in local.notes_on(prompt, uses):
-        note(text)
-    base = base or local.base_of(uses, DEFAULT_BASE)
-    return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, **options), base)
-
-
-def _write(made: GeneratedImage, path: Path, json: bool) -> None:
-    from lorafleet.console import out, print_json
-    from lorafleet_serve.api.png import png_bytes, provenance
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png_bytes(made))
-    if json:
-        print_json({"path": str(path.resolve()), **provenance(made.settings)})
-    else:
-        out.print(f"{path} (seed {made.settings.request.seed})", markup=False)
+    """Adds `serve` and `generate`."""
+    register_commands(app, COMMANDS)

@@ -33,7 +33,7 @@ def parent(tracking):
 def lorafleet(tmp_path, monkeypatch, with_mlflow):
     """lorafleet("adapters", "ls") runs a command on adapters; returns its exit code."""
     from lorafleet.cli import new_app, run
-    from lorafleet.commands.adapters import register
+    from lorafleet.commands.table import register
 
     monkeypatch.setenv("LORAFLEET_HOME", str(with_mlflow(tmp_path / "home")))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

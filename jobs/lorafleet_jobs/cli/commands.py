@@ -1,18 +1,65 @@
-"""The training commands: what the entry point `lorafleet.commands` loads. Imports neither torch nor ray."""
+"""The training commands: what the entry point `lorafleet.commands` loads. Imports none of them."""
 
 from __future__ import annotations
 
 import typer
 
-from lorafleet_jobs.cli.control_commands import register_control
-from lorafleet_jobs.cli.evaluate_command import register_evaluate
-from lorafleet_jobs.cli.plan_commands import register_intake
-from lorafleet_jobs.cli.submit_command import register_submit
+from lorafleet.commands.lazy import Command, register_commands
+
+COMMANDS = (
+    Command(
+        "check",
+        "lorafleet_jobs.cli.plan_commands:check",
+        "Look at every subject's images and captions, and say what is wrong with them.",
+    ),
+    Command(
+        "plan",
+        "lorafleet_jobs.cli.plan_commands:plan",
+        "Show what a submission would do: jobs, steps, packs, lanes, time and memory. Starts nothing.",
+    ),
+    Command(
+        "submit",
+        "lorafleet_jobs.cli.submit_command:submit",
+        "Train every subject of a manifest, and publish its adapters.",
+    ),
+    Command(
+        "status",
+        "lorafleet_jobs.cli.submit_command:status",
+        "Show how a submission stands. Exit code 3: there is no such submission.",
+    ),
+    Command(
+        "watch",
+        "lorafleet_jobs.cli.submit_command:watch",
+        "Follow a submission until it ends. Exit code 1: not everything succeeded.",
+    ),
+    Command(
+        "cancel",
+        "lorafleet_jobs.cli.control_commands:cancel",
+        "Cancel a submission, or some of its jobs; what is finished stays. Exit code 3: there is no such thing.",
+    ),
+    Command(
+        "retry",
+        "lorafleet_jobs.cli.control_commands:retry",
+        "Queue failed and cancelled jobs again, and go on in the background with whatever has not ended.",
+    ),
+    Command(
+        "logs",
+        "lorafleet_jobs.cli.control_commands:logs",
+        "Show what happened to a job: attempts, steps, failures with their tracebacks.",
+    ),
+    Command(
+        "wait",
+        "lorafleet_jobs.cli.control_commands:wait",
+        "Wait until submissions have ended, detached ones too.",
+    ),
+    Command(
+        "evaluate",
+        "lorafleet_jobs.cli.evaluate_command:evaluate",
+        "Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.",
+    ),
+)
 
 
 def register(app: typer.Typer) -> None:
     """Adds `check` and `plan`, everything about submissions, and `evaluate`."""
-    register_intake(app)
-    register_submit(app)
-    register_control(app)
-    register_evaluate(app)
+    register_commands(app, COMMANDS)

@@ -7,8 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorafleet.console import note, one_line, out, print_json
+from lorafleet.home import Home
 from lorafleet_jobs.cli.plan_commands import AsJson
 from lorafleet_jobs.cli.submit_command import Address, SubmissionId, say, say_end, say_orphan
+from lorafleet_jobs.jobqueue.job_state import ENDED
+from lorafleet_jobs.jobqueue.status import load_submission, open_store
+from lorafleet_jobs.lane.job_log import entries, follow
+from lorafleet_jobs.submission import control
+from lorafleet_jobs.submission.control import wait_for
+from lorafleet_jobs.submission.driver_lease import has_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,24 +32,11 @@ Jobs = Annotated[
 FOLLOW_SECONDS = 0.5
 
 
-def register_control(app: typer.Typer) -> None:
-    """Adds the four."""
-    app.command("cancel")(cancel)
-    app.command("retry")(retry)
-    app.command("logs")(logs)
-    app.command("wait")(wait)
-
-
 def cancel(submission: SubmissionId, jobs: Jobs = None) -> int:
     """Cancel a submission, or some of its jobs; what is finished stays. Exit code 3: there is no such thing.
 
     What runs ends between two steps, and the other jobs of its lane go on.
     """
-    from lorafleet.console import note
-    from lorafleet.home import Home
-    from lorafleet_jobs.jobqueue.status import load_submission
-    from lorafleet_jobs.submission import control
-
     home = Home.from_environment()
     found = load_submission(home, submission)
     ended = control.cancel(home, found.id, jobs or [])
@@ -62,11 +57,6 @@ def retry(
 
     Adapters that are finished stay. Exit code 3: there is no such submission or job. 4: Ray does not answer.
     """
-    from lorafleet.console import note
-    from lorafleet.home import Home
-    from lorafleet_jobs.jobqueue.status import load_submission
-    from lorafleet_jobs.submission import control
-
     home = Home.from_environment()
     found = load_submission(home, submission)
     done = control.retry(home, found.id, jobs or [], only_failed=failed, address=address)
@@ -95,11 +85,6 @@ def logs(
 
     Exit code 3: there is no such job.
     """
-    from lorafleet.console import note, one_line, out, print_json
-    from lorafleet.home import Home
-    from lorafleet_jobs.jobqueue.status import load_submission, open_store
-    from lorafleet_jobs.lane.job_log import entries
-
     if follow and as_json:
         raise typer.BadParameter("--json is one document, --follow has no end; use one of them")
     if len(words) > 2:
@@ -134,11 +119,6 @@ def wait(
     Exit code 0: every job of all of them succeeded. 1: some did not, or nobody is training one any more. 3: there is no
     such submission.
     """
-    from lorafleet.console import print_json
-    from lorafleet.home import Home
-    from lorafleet_jobs.jobqueue.status import load_submission
-    from lorafleet_jobs.submission.control import wait_for
-
     home = Home.from_environment()
     names: Sequence[str | None] = submissions or [None]
     wanted = dict.fromkeys(load_submission(home, name).id for name in names)  # all of them exist
@@ -152,11 +132,6 @@ def wait(
 
 
 def _lines(home: Home, job: JobRow, go_on: bool) -> Iterator[str]:
-    from lorafleet_jobs.jobqueue.job_state import ENDED
-    from lorafleet_jobs.jobqueue.status import open_store
-    from lorafleet_jobs.lane.job_log import follow
-    from lorafleet_jobs.submission.driver_lease import has_driver
-
     def is_over() -> bool:
         if not go_on:
             return True

@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
+
+from lorafleet.console import note, one_line, out, print_json
+from lorafleet_jobs.intake.prepare import examine, prepare
+from lorafleet_jobs.intake.warnings_told import loud_findings, warning_lines
+from lorafleet_jobs.jobqueue.asha import Halving, share
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,20 +37,11 @@ NOT_SHOWN = "with who set what (other keys have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 
 
-def register_intake(app: typer.Typer) -> None:
-    """Adds `check` and `plan`."""
-    app.command("check")(check)
-    app.command("plan")(plan)
-
-
 def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
     """Look at every subject's images and captions, and say what is wrong with them.
 
     Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
     """
-    from lorafleet.console import note, print_json
-    from lorafleet_jobs.intake.prepare import examine
-
     checked = examine(manifest, base)
     if checked.base is None:
         note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
@@ -59,10 +57,6 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 
     Exit code 0: every subject will train. 1: some are left out. 2: nothing can be trained.
     """
-    from lorafleet.console import print_json
-    from lorafleet_jobs.intake.prepare import prepare
-    from lorafleet_jobs.intake.warnings_told import loud_findings
-
     prepared = prepare(manifest, base)
     if as_json:
         findings = loud_findings(prepared.reports)
@@ -74,8 +68,6 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 
 def show_plan(prepared: Prepared) -> None:
     """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
-    from lorafleet.console import out
-
     plan, base = prepared.plan, prepared.base
     recipes = [resolved.recipe for resolved in prepared.recipes]
     table = _table("job", "subject", "images", "steps", "recipe")
@@ -100,9 +92,6 @@ def show_plan(prepared: Prepared) -> None:
 
 def show_left_out(prepared: Prepared) -> None:
     """What the check found, from warnings up, and which subjects are left out for it; on stderr."""
-    from lorafleet.console import note
-    from lorafleet_jobs.intake.warnings_told import warning_lines
-
     for line in warning_lines(prepared.reports):
         note(line, "warning")
     for skipped in prepared.plan.skipped:
@@ -111,9 +100,6 @@ def show_left_out(prepared: Prepared) -> None:
 
 def _show_sweep(prepared: Prepared) -> None:
     """How many points there are, and when they are compared."""
-    from lorafleet.console import out
-    from lorafleet_jobs.jobqueue.asha import Halving, share
-
     count, written, early = len(prepared.recipes), prepared.manifest.sweep.count, prepared.manifest.early_stop
     if written > 1:
         alike = f" ({written} written or drawn, some alike)" if written > count else ""
@@ -127,8 +113,6 @@ def _show_sweep(prepared: Prepared) -> None:
 
 def _show_recipes(recipes: Sequence[Resolved]) -> None:
     """The first recipe whole, of the others what differs; YAML with who set each key as a comment."""
-    from lorafleet.console import out
-
     first = recipes[0].lines()
     for number, resolved in enumerate(recipes, start=1):
         lines = [line for line in resolved.lines() if number == 1 or line not in first]
@@ -148,10 +132,6 @@ def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
 
 
 def _show_reports(reports: Sequence[SubjectReport]) -> None:
-    from rich.text import Text
-
-    from lorafleet.console import one_line, out
-
     table = _table("subject", "images", "", "id", "finding")
     for report in reports:
         state = Text("cannot train", "red") if report.errors else Text("ready", "green")
@@ -168,8 +148,6 @@ def _show_reports(reports: Sequence[SubjectReport]) -> None:
 
 
 def _table(*columns: str) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from lorafleet.console import escape_unwritable
 from lorafleet.errors import LorafleetError, ManifestError
+from lorafleet.home import Home
+from lorafleet_jobs.cli.watch import onlooker
+from lorafleet_jobs.intake.prepare import prepare
+from lorafleet_jobs.submission.submit import submit
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,11 +32,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _train(manifest: Path, submission: str, base: str | None) -> int:
-    from lorafleet.home import Home
-    from lorafleet_jobs.cli.watch import onlooker
-    from lorafleet_jobs.intake.prepare import prepare
-    from lorafleet_jobs.submission.submit import submit
-
     if "LORAFLEET_HOME" not in os.environ:
         raise ManifestError("LORAFLEET_HOME is not set on the cluster; start its nodes with a folder they all see")
     prepared = prepare(manifest, base)

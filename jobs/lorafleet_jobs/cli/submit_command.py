@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorafleet.console import err, note, one_line, out, print_json
+from lorafleet.home import Home
 from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, show_left_out
+from lorafleet_jobs.cli.watch import board, onlooker
+from lorafleet_jobs.cluster.ray_job import hand_over, job_api
+from lorafleet_jobs.intake.prepare import prepare
+from lorafleet_jobs.jobqueue.status import counts, failures, load_submission, open_store
+from lorafleet_jobs.submission import submit as submission_driver
+from lorafleet_jobs.submission.driver_lease import has_driver
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,13 +39,6 @@ Address = Annotated[
 ]
 
 
-def register_submit(app: typer.Typer) -> None:
-    """Adds `submit`, `status` and `watch`."""
-    app.command("submit")(submit)
-    app.command("status")(status)
-    app.command("watch")(watch)
-
-
 def submit(
     manifest: ManifestPath,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
@@ -51,12 +53,6 @@ def submit(
     Exit code 0: every subject succeeded. 1: some failed or were left out. 2: nothing can be trained. 4: Ray or MLflow
     does not answer.
     """
-    from lorafleet.console import print_json
-    from lorafleet.home import Home
-    from lorafleet_jobs.cluster.ray_job import job_api
-    from lorafleet_jobs.intake.prepare import prepare
-    from lorafleet_jobs.submission.submit import submit_detached
-
     home = Home.from_environment()
     prepared = prepare(manifest, base)
     _announce(prepared)
@@ -64,7 +60,7 @@ def submit(
         typer.confirm("start?", default=True, abort=True, err=True)
     if (cluster := job_api(address)) is not None:
         return _hand_over(prepared, manifest, base, cluster, as_json)
-    done = submit_detached(prepared, home, address) if detach else _attached(prepared, home, address)
+    done = submission_driver.submit_detached(prepared, home, address) if detach else _attached(prepared, home, address)
     if as_json:
         skipped = [one.model_dump(mode="json") for one in prepared.plan.skipped]
         print_json({**done.as_json(), "skipped": skipped})
@@ -78,13 +74,6 @@ def submit(
 
 def status(submission: NewestSubmission = None, as_json: AsJson = False) -> int:
     """Show how a submission stands. Exit code 3: there is no such submission."""
-    import time
-
-    from lorafleet.console import out, print_json
-    from lorafleet.home import Home
-    from lorafleet_jobs.cli.watch import board
-    from lorafleet_jobs.jobqueue.status import load_submission
-
     home = Home.from_environment()
     found = load_submission(home, submission)
     if as_json:
@@ -100,16 +89,11 @@ def watch(submission: NewestSubmission = None) -> int:
 
     Ctrl-C leaves it to train on, and is no failure: exit code 0.
     """
-    from lorafleet.home import Home
-    from lorafleet_jobs.cli.watch import onlooker
-    from lorafleet_jobs.jobqueue.status import load_submission
-    from lorafleet_jobs.submission.submit import follow
-
     home = Home.from_environment()
     found = load_submission(home, submission)
     try:
         with onlooker() as show:
-            done = follow(found.id, home, show)
+            done = submission_driver.follow(found.id, home, show)
     except KeyboardInterrupt:
         _say_farewell(found.id)
         return 0
@@ -119,14 +103,9 @@ def watch(submission: NewestSubmission = None) -> int:
 
 
 def _attached(prepared: Prepared, home: Home, address: str | None) -> Submission:
-    from lorafleet_jobs.cli.watch import onlooker
-    from lorafleet_jobs.jobqueue.status import open_store
-    from lorafleet_jobs.submission.driver_lease import has_driver
-    from lorafleet_jobs.submission.submit import submit
-
     try:
         with onlooker() as show:
-            return submit(prepared, home, address, show)
+            return submission_driver.submit(prepared, home, address, show)
     except KeyboardInterrupt:
         if has_driver(open_store(home), prepared.plan.submission):  # another process, which this one only watched
             _say_farewell(prepared.plan.submission)
@@ -134,9 +113,6 @@ def _attached(prepared: Prepared, home: Home, address: str | None) -> Submission
 
 
 def _hand_over(prepared: Prepared, manifest: Path, base: str | None, cluster: str, as_json: bool) -> int:
-    from lorafleet.console import print_json
-    from lorafleet_jobs.cluster.ray_job import hand_over
-
     handed = hand_over(prepared, manifest, base, cluster)
     if as_json:
         skipped = [one.model_dump(mode="json") for one in prepared.plan.skipped]
@@ -147,8 +123,6 @@ def _hand_over(prepared: Prepared, manifest: Path, base: str | None, cluster: st
 
 
 def _announce(prepared: Prepared) -> None:
-    from lorafleet.console import note
-
     plan = prepared.plan
     show_left_out(prepared)
     secret = prepared.manifest.notify and prepared.manifest.notify.secret_env
@@ -161,8 +135,6 @@ def _announce(prepared: Prepared) -> None:
 
 def say_end(done: Submission, home: Home | None = None) -> None:
     """How a submission ended, for people: counts, what failed and where to read more; with a home also its report."""
-    from lorafleet_jobs.jobqueue.status import counts, failures
-
     if not done.has_ended:
         return
     say(f"{done.id}: {counts(done.jobs)}")
@@ -175,18 +147,12 @@ def say_end(done: Submission, home: Home | None = None) -> None:
 
 def say_orphan(found: Submission, home: Home) -> None:
     """What to do about a submission that has not ended and that nobody drives."""
-    from lorafleet.console import note
-    from lorafleet_jobs.jobqueue.status import open_store
-    from lorafleet_jobs.submission.driver_lease import has_driver
-
     if not found.has_ended and not has_driver(open_store(home), found.id):
         note(f"nobody is training {found.id} now; go on with: lorafleet retry {found.id}")
 
 
 def say(text: str) -> None:
     """One line on stderr."""
-    from lorafleet.console import err, one_line
-
     err.print(one_line(text), markup=False)
 
 

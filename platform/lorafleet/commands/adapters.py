@@ -1,11 +1,22 @@
-"""The group of commands `adapters`, which lists, shows, exports and imports adapters, and the command `ui`."""
+"""The commands `adapters ls`, `show` and `export`, and `ui`."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from rich.table import Table
+
+from lorafleet.bundle.bundle import read_bundle
+from lorafleet.console import err, note, out, print_json
+from lorafleet.errors import UnreachableError
+from lorafleet.formats.export import DORA_READERS, FORMATS
+from lorafleet.home import Home
+from lorafleet.tracking import MlflowRegistry
+from lorafleet.tracking.client import connect
 
 if TYPE_CHECKING:
     from lorafleet.bundle.bundle import AdapterCard
@@ -15,25 +26,8 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Adds the group `adapters`, and `ui`."""
-    from lorafleet.commands.adapters_import import import_file
-
-    group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
-    group.command("ls")(ls)
-    group.command("show")(show)
-    group.command("export")(export)
-    group.command("import")(import_file)
-    app.add_typer(group, name="adapters")
-    app.command("ui")(ui)
-
-
 def ls(as_json: AsJson = False) -> int:
     """List every adapter version."""
-    from rich.table import Table
-
-    from lorafleet.console import note, out, print_json
-
     adapters = _registry().list()
     if as_json:
         print_json({"adapters": [document(adapter) for adapter in adapters]})
@@ -56,9 +50,6 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)], as_json: AsJson = False
 ) -> int:
     """Show one adapter version: how to prompt it, what it came from, where it lies. Exit code 3: there is none."""
-    from lorafleet.bundle.bundle import read_bundle
-    from lorafleet.console import out, print_json
-
     adapter, _, version = name.partition("@")
     registered = _registry().resolve(adapter, version or None)
     card = read_bundle(registered.path).card
@@ -90,14 +81,9 @@ def export(
     as_json: AsJson = False,
 ) -> int:
     """Write one adapter version for other programs. Exit code 3: there is none."""
-    from lorafleet.bundle.bundle import read_bundle
-    from lorafleet.console import note, out, print_json
-
     adapter, _, version = name.partition("@")
     registered = _registry().resolve(adapter, version or None)
     bundle = read_bundle(registered.path)
-
-    from lorafleet.formats.export import DORA_READERS, FORMATS
 
     written = FORMATS[to](bundle, folder)
     if bundle.card.dora and to == "kohya":
@@ -113,14 +99,6 @@ def export(
 
 def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) -> int:
     """Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted."""
-    import subprocess
-    import sys
-
-    from lorafleet.console import err
-    from lorafleet.errors import UnreachableError
-    from lorafleet.home import Home
-    from lorafleet.tracking.client import connect
-
     home = Home.from_environment()
     if home.tracking_uri.startswith(("http://", "https://")):
         err.print(f"runs are kept by the MLflow server at {home.tracking_uri}", markup=False)
@@ -141,9 +119,6 @@ def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) ->
 
 
 def _registry() -> MlflowRegistry:
-    from lorafleet.home import Home
-    from lorafleet.tracking import MlflowRegistry
-
     home = Home.from_environment()
     return MlflowRegistry(home.tracking_uri, home.adapter_cache)
 

@@ -8,6 +8,11 @@ from typing import Annotated
 import typer
 
 from lorafleet.commands.adapters import AsJson, document
+from lorafleet.config.strict import parse
+from lorafleet.console import note, out, print_json
+from lorafleet.errors import BundleError
+from lorafleet.formats.importing import Import, import_adapter
+from lorafleet.home import Home
 
 
 def import_file(
@@ -28,12 +33,6 @@ def import_file(
     as_json: AsJson = False,
 ) -> int:
     """Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to serve it."""
-    from lorafleet.config.strict import parse
-    from lorafleet.console import note, out, print_json
-    from lorafleet.errors import BundleError
-    from lorafleet.formats.importing import Import, import_adapter
-    from lorafleet.home import Home
-
     asked = {"file": file, "name": name, "base": base, "words": words, "embeddings": embeddings, "licence": licence}
     made = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment())
     for text in made.notes:

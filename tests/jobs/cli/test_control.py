@@ -17,9 +17,8 @@ from lorafleet.bundle.ports import RunEnd
 from lorafleet.cli import new_app, run
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
-from lorafleet_jobs.cli import submit_command as commands_submit
-from lorafleet_jobs.cli.control_commands import register_control
-from lorafleet_jobs.cli.submit_command import register_submit
+from lorafleet_jobs.cli import submit_command
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.lane.job_log import JobLog
@@ -60,8 +59,7 @@ def submitted(home, folder, **more) -> str:
 
 def lorafleet(*arguments):
     app = new_app()
-    register_submit(app)
-    register_control(app)
+    register(app)
     return run(app, [str(argument) for argument in arguments])
 
 
@@ -291,5 +289,5 @@ def test_whatever_goes_wrong_at_the_end_is_only_noted(home, tmp_path, capsys):
 
 def test_a_webhook_without_its_secret_is_said_before_anything_starts(home, tmp_path, capsys):
     submitted(home, tmp_path, notify={"url": "http://127.0.0.1:1", "secret_env": "NOT_SET_ANYWHERE"})
-    commands_submit._announce(prepare(tmp_path / "manifest.yaml"))
+    submit_command._announce(prepare(tmp_path / "manifest.yaml"))
     assert "NOT_SET_ANYWHERE, which is not set here" in capsys.readouterr().err

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from own_lane import send
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -19,7 +20,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_manifest, write_subjects
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet_jobs.cli.evaluate_command import register_evaluate
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.evaluate.find import find, real_pictures, training_pictures
 from lorafleet_jobs.evaluate.publish_scores import publish
 from lorafleet_jobs.evaluate.run import Evaluation, Row
@@ -47,6 +48,7 @@ def trained(tmp_path_factory, with_mlflow):
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     setup = LaneConfig(name="a", home=home.root, tracking_uri=tracking.uri, cpus=1, device="cpu")
     Lane(setup, JobQueue(store_url(home), prepared.plan.submission), tracking).run()
+    send(home, tracking, prepared.plan.submission)
     return home, prepared.plan.submission
 
 
@@ -54,7 +56,7 @@ def trained(tmp_path_factory, with_mlflow):
 def lorafleet(trained, monkeypatch):
     monkeypatch.setenv("LORAFLEET_HOME", str(trained[0].root))
     app = new_app()
-    register_evaluate(app)
+    register(app)
     return lambda *arguments: run(app, ["evaluate", *map(str, arguments)])
 
 
@@ -111,8 +113,8 @@ def test_an_outage_or_a_missing_run_is_told_and_not_fatal(trained, caplog):
     assert problems[0] == "mug-02@1 has no MLflow run; its scores are only here"
     assert "does not answer; scores from mug-01@1 on are only here" in problems[1]
     gone = replace(adapters[0], run_id="0" * 32)
-    assert publish(found, [gone], MlflowTracking(home.tracking_uri, home.artifacts)) == []
-    assert "MLflow refuses step 2 of run 0000" in caplog.text
+    (problem,) = publish(found, [gone], MlflowTracking(home.tracking_uri, home.artifacts))
+    assert "does not know run 0000" in problem
 
 
 def test_what_is_neither_is_exit_3_and_a_base_without_encoders_exit_2(lorafleet, capsys):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lorafleet.cli import new_app, run
-from lorafleet_jobs.cli.plan_commands import register_intake
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.intake.prepare import prepare
 
 REX = "{name: rex, images: rex, class: dog}"
@@ -31,7 +31,7 @@ def here(tmp_path: Path) -> Path:
 def call(here: Path, command: str, manifest: str, *options: str) -> int:
     (here / "m.yaml").write_text(manifest)
     app = new_app()
-    register_intake(app)
+    register(app)
     return run(app, [command, str(here / "m.yaml"), *options])
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lorafleet.cli import new_app, run
 from lorafleet.home import Home
-from lorafleet_jobs.cli.submit_command import register_submit
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.cli.watch import PlainLines, line
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_state import JobRow
@@ -43,7 +43,7 @@ def manifest(tmp_path):
 
 def lorafleet(*arguments):
     app = new_app()
-    register_submit(app)
+    register(app)
     return run(app, [str(argument) for argument in arguments])
 
 

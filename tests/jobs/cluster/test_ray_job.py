@@ -20,7 +20,7 @@ from PIL import Image
 
 from lorafleet.cli import new_app, run
 from lorafleet_jobs.cli import ray_job_main
-from lorafleet_jobs.cli.submit_command import register_submit
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.cluster import ray_job
 from lorafleet_jobs.cluster.ray_job import Handed, entrypoint, job_api, next_step
 from lorafleet_jobs.intake.prepare import prepare
@@ -46,7 +46,7 @@ def write_manifest(folder, name, steps=2):
 
 def lorafleet(*arguments):
     app = new_app()
-    register_submit(app)
+    register(app)
     return run(app, [str(argument) for argument in arguments])
 
 

@@ -4,51 +4,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from subject_folders import Files, examined, fill, found, good, manifest, photo
 
-from lorafleet.config import Manifest
-from lorafleet_jobs.dataset.about_texts import Texts
-from lorafleet_jobs.dataset.doctor import Needs, SubjectReport, check
+from lorafleet_jobs.dataset.doctor import SubjectReport, check
 from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.listing import list_folder
 from lorafleet_jobs.dataset.subjects import slug
-
-Files = dict[str, bytes | str | Image.Image]
-
-
-def photo(seed: int, width: int = 48, height: int = 48) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def fill(folder: Path, files: Files) -> Path:
-    folder.mkdir(parents=True)
-    for name, content in files.items():
-        if isinstance(content, Image.Image):
-            content.save(folder / name, None if Path(name).suffix else "PNG")
-        else:
-            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
-    return folder
-
-
-def good(count: int = 4, seed: int = 0) -> Files:
-    return {f"{n:02}.png": photo(seed * 100 + n) for n in range(count)}
-
-
-def manifest(*subjects: dict[str, object]) -> Manifest:
-    return Manifest.model_validate({"name": "m", "subjects": list(subjects)})
-
-
-def examined(tmp_path: Path, files: Files, **spec: object) -> SubjectReport:
-    fill(tmp_path / "rex", files)
-    [report] = check(manifest({"images": "rex", "class": "dog", **spec}), tmp_path, Needs(resolution=32))
-    return report
-
-
-def found(report: SubjectReport, *, but: str = "D010") -> list[tuple[str, str, str | None]]:
-    return [(f.id, f.level, f.file) for f in report.findings if f.id not in but]
 
 
 def test_a_good_subject(tmp_path: Path) -> None:
@@ -226,68 +189,6 @@ def test_two_subjects_that_share_pictures(tmp_path: Path) -> None:
     reports = check(manifest(*({"images": name, "class": "dog"} for name in "abc")), tmp_path)
     assert [found(report) for report in reports] == [[("D018", "warn", None)]] * 2 + [[]]
     assert "shares 1 picture with 'b'" in reports[0].findings[-1].message
-
-
-@pytest.mark.parametrize("caption", ["a TOK <|endoftext|> dog", "TOK, >_<, <o>_<o>", "a TOK <my-dog>"])
-def test_what_is_no_trigger_of_the_submission_is_text(tmp_path: Path, caption: str) -> None:
-    report = examined(tmp_path, {**good(), "00.txt": caption})
-    assert (found(report), report.images[0].caption) == ([], caption)
-
-
-@pytest.mark.parametrize(
-    ("caption", "said"),
-    [
-        ("a TOK <mimi>", "holds '<mimi>', which is reserved; write TOK where the subject is named"),
-        ("a <rex> dog", "holds '<rex>', which is reserved; write TOK"),
-        ("a <rex/TOK2>, TOK", "holds '<rex/TOK2>'"),
-        ("a TOK \x1b[2J", "holds '\\x1b', which is reserved; remove it"),
-    ],
-)
-def test_triggers_of_the_submission_are_reserved(tmp_path: Path, caption: str, said: str) -> None:
-    fill(tmp_path / "rex", {**good(), "00.txt": caption})
-    fill(tmp_path / "mimi", good(seed=1))
-    reports = check(manifest(*({"images": name, "class": "dog"} for name in ("rex", "mimi"))), tmp_path)
-    [problem] = reports[0].errors
-    assert (problem.id, problem.file, reports[1].errors) == ("D014", "00.txt", ())
-    assert said in problem.message
-
-
-def test_captions_that_lack_tok(tmp_path: Path) -> None:
-    report = examined(tmp_path, {**good(), "00.txt": "a dog in the snow"})  # the others have the instance prompt
-    assert found(report) == [("D011", "warn", "00.png")]
-    assert "1 of 4 captions lack TOK" in report.findings[-1].message
-
-
-@pytest.mark.parametrize(
-    ("texts", "level"),
-    [
-        (Texts(), "error"),
-        (Texts(token=False), None),
-        (Texts(prefixes=("TOK, ",)), None),
-        (Texts(prefixes=("TOK, ", "")), "error"),
-    ],
-)
-def test_a_subject_none_of_whose_captions_holds_tok_cannot_train_it(
-    tmp_path: Path, texts: Texts, level: str | None
-) -> None:
-    fill(tmp_path / "rex", {**good(), **{f"{n:02}.txt": f"a photo of sks dog {n}" for n in range(4)}})
-    [report] = check(manifest({"images": "rex", "class": "dog"}), tmp_path, Needs(texts=texts))
-    assert [(f.id, f.level) for f in report.findings] == ([("D011", level)] if level else [])
-
-
-def test_the_instance_prompt_must_hold_what_is_learned(tmp_path: Path) -> None:
-    fill(tmp_path / "rex", good())
-    for prompt, token, ids in [
-        ("a photo of TOK dog", True, []),
-        ("a photo of rex", True, ["D011"]),
-        ("a photo of TOKEN", True, ["D011"]),
-        ("a photo of rex", False, []),
-        ("TOK <rex>", True, ["D014"]),
-        ("TOK <x>", True, []),
-    ]:
-        spec = {"images": "rex", "class": "dog", "instance_prompt": prompt}
-        [report] = check(manifest(spec), tmp_path, Needs(texts=Texts(token=token)))
-        assert [f.id for f in report.errors] == ids
 
 
 def test_every_message_is_one_line_of_json(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from lorafleet.cli import new_app, run
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet_jobs.cli.submit_command import register_submit
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue import job_state as rows
 from lorafleet_jobs.jobqueue.job_queue import JobQueue
@@ -110,7 +110,7 @@ def lane(home: Home, submission: str, must_leave=stays, pack: int = 1) -> str:
 def submit(manifest: Path) -> int:
     """As a user does; returns the exit code."""
     app = new_app()
-    register_submit(app)
+    register(app)
     return run(app, ["submit", str(manifest), "-y"])
 
 

@@ -13,7 +13,7 @@ from lorafleet.cli import new_app, run
 from lorafleet.config import EarlyStop
 from lorafleet.errors import ManifestError
 from lorafleet.toy.subjects import write_subjects
-from lorafleet_jobs.cli.plan_commands import register_intake
+from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.intake.conflicts import refuse_early_stop
 from lorafleet_jobs.intake.prepare import examine, prepare
 
@@ -60,7 +60,7 @@ def test_an_early_stop_changes_the_submission_and_no_job(photos: Path) -> None:
 def test_plan_shows_every_point(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(photos, sweep={"points": [{"rank": 4}, {"pivotal.tokens": 3}, {"rank": 4}]}, early_stop=EARLY)
     app = new_app()
-    register_intake(app)
+    register(app)
     assert run(app, ["plan", str(path), "--json"]) == 0
     recipes = json.loads(capsys.readouterr().out)["recipes"]
     assert [recipe["point"] for recipe in recipes] == [{"rank": 4}, {"pivotal": {"tokens": 3}}]

@@ -31,8 +31,6 @@ from lorafleet_jobs.jobqueue.outbox import Outbox, QueueTracker
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.submission.outbox_sender import (
-    LINGER_SECONDS,
-    LONGEST_PAUSE_SECONDS,
     OutboxSender,
     flush,
     send_waiting,
@@ -63,8 +61,6 @@ def new_run(direct):
     experiment = direct.client.create_experiment("outages", artifact_location="mlflow-artifacts:/outages")
     return lambda: direct.client.create_run(experiment).info.run_id
 
-
-# ------------------------------------------------------------------------------------------------ any course of events
 
 KEYS = ("train/loss", "train/lr")
 STATES = st.sampled_from(["whole", "cut", "deaf"])
@@ -158,9 +154,6 @@ def check_pictures(server, run_id, expected):
         if name.endswith(".png"):
             with Image.open(client.download_artifacts(run_id, f"images/{name}")) as image:
                 assert image.getpixel((0, 0)) == colour(int(name.split("+")[2]))
-
-
-# ------------------------------------------------------------------------------------------ toy jobs and a dead server
 
 
 @pytest.fixture(scope="module")
@@ -262,25 +255,6 @@ def test_a_run_is_not_closed_before_its_numbers_are_there(server, direct, new_ru
     assert flush(box, tracking, [SUBMISSION], 10) == 0
     run = direct.client.get_run(run_id)
     assert (run.info.status, run.data.metrics, run.data.tags["attempt"]) == ("FINISHED", {"train/loss": 0.5}, "1")
-
-
-def test_pauses_grow_to_a_bound_and_end_with_the_outage(tmp_path):
-    box, pauses = Outbox(JobStore("sqlite://").engine), []
-    box.record(SUBMISSION, "0" * 32, [RunEntry("metric", "train/loss", 1, "0.5")], 1.0)
-    enough = threading.Event()
-
-    def sleep(stopped, seconds):
-        pauses.append(seconds)
-        if len(pauses) > 8:
-            enough.set()
-        return enough.is_set()
-
-    sender = OutboxSender(box, MlflowTracking("http://127.0.0.1:1", tmp_path), SUBMISSION, sleep)
-    assert enough.wait(60)
-    sender.stop()
-    assert pauses[:4] == [LINGER_SECONDS, 2 * LINGER_SECONDS, 4 * LINGER_SECONDS, 8 * LINGER_SECONDS]
-    assert pauses[-1] == LONGEST_PAUSE_SECONDS
-    assert box.count([SUBMISSION]) == 1
 
 
 def test_one_run_that_fails_alone_holds_up_no_other(server, direct, new_run, tmp_path, monkeypatch):

@@ -114,13 +114,13 @@ def test_a_folder_that_no_address_can_say_is_refused_by_name(tmp_path, folder, o
 
 @pytest.mark.parametrize("group", ["adapters", "generate"])
 def test_commands_refuse_a_file_store_in_one_line(group, monkeypatch, capsys, tmp_path):
-    from lorafleet.commands import adapters as commands_adapters
+    from lorafleet.commands import table
     from lorafleet_serve import commands
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
     monkeypatch.chdir(tmp_path)
     app = new_app()
-    commands_adapters.register(app)
+    table.register(app)
     commands.register(app)
     words = {"adapters": ["adapters", "ls"], "generate": ["generate", "a dog", "--adapter", "rex"]}[group]
     assert run(app, words) == 2

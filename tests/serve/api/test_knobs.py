@@ -10,8 +10,8 @@ from diffusers import StableDiffusionXLPipeline
 from lorafleet.numerics.samplers import TCD_GAMMA, scheduler_for
 from lorafleet_serve.api.schemas import ImagesRequest
 from lorafleet_serve.api.service import to_engine
-from lorafleet_serve.commands import generate
 from lorafleet_serve.engine.requests import GenerateRequest, ImageOptions, with_defaults
+from lorafleet_serve.serve_commands import generate
 
 BAR = 2
 

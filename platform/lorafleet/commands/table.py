@@ -1,0 +1,45 @@
+"""The platform's own commands. Imports none of them."""
+
+from __future__ import annotations
+
+import typer
+
+from lorafleet.commands.lazy import Command, register_commands
+
+DEMO = Command(
+    "demo",
+    "lorafleet.commands.demo:demo",
+    "Train six made-up subjects, serve them, and leave a contact sheet. Offline, on a CPU, in minutes.",
+)
+UI = Command(
+    "ui",
+    "lorafleet.commands.adapters:ui",
+    "Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted.",
+)
+ADAPTERS = (
+    Command("ls", "lorafleet.commands.adapters:ls", "List every adapter version."),
+    Command(
+        "show",
+        "lorafleet.commands.adapters:show",
+        "Show one adapter version: how to prompt it, what it came from, where it lies. Exit code 3: there is none.",
+    ),
+    Command(
+        "export",
+        "lorafleet.commands.adapters:export",
+        "Write one adapter version for other programs. Exit code 3: there is none.",
+    ),
+    Command(
+        "import",
+        "lorafleet.commands.adapters_import:import_file",
+        "Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to "
+        "serve it.",
+    ),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the group `adapters`, and `ui`."""
+    group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
+    register_commands(group, ADAPTERS)
+    app.add_typer(group, name="adapters")
+    register_commands(app, [UI])
