@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ("serve/test_exact.py", "jobs/test_exact_training.py")
+FILES = ("serve/engine/test_exact.py", "jobs/train/packs/test_exact_training.py")
 """Whose tests compare bits."""
 PLAINEST = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
 CHOICES = {

@@ -1,6 +1,6 @@
 """What the tests notice: one deliberate fault at a time in a copy of the tree, and whether any test fails for it.
 
-    ./dev bench mutants                  every mutant of `mutants_list.py` (half an hour on one core)
+    ./dev bench mutants                  every mutant of `mutants_*.py` (half an hour on one core)
     ./dev bench mutants prodigy ema      those with one of these words in their names
     ./dev bench mutants --survivors      those that are not known to be caught or equivalent
 
@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mutants_list import MUTANTS, Mutant
+from mutant import Mutant
+from mutants_list import MUTANTS
 
 from lorafleet.util.machine import describe_machine
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULT = ROOT / "benchmarks" / "results" / "mutants.json"
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", ".lorafleet", "__pycache__", ".*_cache", ".hypothesis")
 ONE_TEST_SECONDS = 120
@@ -74,7 +75,7 @@ def check_texts(mutants: list[Mutant]) -> None:
     """Ends the program if the text of a mutant does not stand in its file once."""
     for mutant in mutants:
         if (times := (ROOT / mutant.file).read_text().count(mutant.old)) != 1:
-            sys.exit(f"{mutant.name}: its text is {times} times in {mutant.file}; correct mutants_list.py")
+            sys.exit(f"{mutant.name}: its text is {times} times in {mutant.file}; correct the mutant")
 
 
 def check_without_fault(tree: Path, mutants: list[Mutant]) -> None:

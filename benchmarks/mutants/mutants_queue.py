@@ -1,0 +1,193 @@
+"""Faults in the job queue, lanes and drivers, and the tests that should notice them."""
+
+from __future__ import annotations
+
+from mutant import Mutant
+
+MUTANTS = (
+    Mutant(
+        "a clock that went back keeps a job",
+        "jobs/lorafleet_jobs/jobqueue/job_state.py",
+        "(wait <= 0 or wait > BACKOFF_MOST)",
+        "wait <= 0",
+        "tests/jobs/jobqueue/test_job_state.py tests/jobs/jobqueue/test_store.py",
+    ),
+    Mutant(
+        "a third seed is tried",
+        "jobs/lorafleet_jobs/jobqueue/job_state.py",
+        'if kind == "non-finite" and (row.seed_shift + 1) % SEEDS:',
+        'if kind == "non-finite" and (row.seed_shift + 1) % (SEEDS + 1):',
+        "tests/jobs/jobqueue/test_job_state.py",
+    ),
+    Mutant(
+        "another seed in the same run",
+        "jobs/lorafleet_jobs/jobqueue/job_state.py",
+        "seed_shift=row.seed_shift + 1, run_id=None, furthest=0",
+        "seed_shift=row.seed_shift + 1, furthest=0",
+        "tests/jobs/jobqueue/test_job_state.py tests/jobs/jobqueue/test_store.py",
+    ),
+    Mutant(
+        "a retried job keeps its record",
+        "jobs/lorafleet_jobs/jobqueue/job_state.py",
+        "not_before=None, retries=0, lanes_lost=0, furthest=0, pack_limit=None, updated=now",
+        "not_before=None, retries=0, updated=now",
+        "tests/jobs/jobqueue/test_job_state.py tests/jobs/jobqueue/test_store.py",
+    ),
+    Mutant(
+        "a job may wait for ever for a disk",
+        "jobs/lorafleet_jobs/jobqueue/job_state.py",
+        'if kind in ("publish", "storage") and row.retries < WAITS:',
+        'if kind in ("publish", "storage"):',
+        "tests/jobs/jobqueue/test_job_state.py",
+    ),
+    Mutant(
+        "a lane's death is counted though it got further",
+        "jobs/lorafleet_jobs/jobqueue/job_state.py",
+        "lost = 1 if got_further else row.lanes_lost + 1",
+        "lost = row.lanes_lost + 1",
+        "tests/jobs/jobqueue/test_job_state.py",
+    ),
+    Mutant(
+        "rows written over a newer revision",
+        "jobs/lorafleet_jobs/jobqueue/store.py",
+        """update(jobs).where(*key, jobs.c.revision == record.revision).values(values)""",
+        "update(jobs).where(*key).values(values)",
+        "tests/jobs/jobqueue/test_store.py",
+    ),
+    Mutant(
+        "a lost answer's job is not given again",
+        "jobs/lorafleet_jobs/jobqueue/store.py",
+        'if row.state == "running" and row.lane == lane and row.id not in holding:',
+        "if False:",
+        "tests/jobs/jobqueue/test_store.py",
+    ),
+    Mutant(
+        "an equal submission takes lanes at once",
+        "jobs/lorafleet_jobs/jobqueue/policy.py",
+        "return uptime >= TENURE_SECONDS and any(",
+        "return any(",
+        "tests/jobs/jobqueue/test_policy.py",
+    ),
+    Mutant(
+        "a job that must be alone joins others",
+        "jobs/lorafleet_jobs/jobqueue/policy.py",
+        "limit = 1 if alone_until(row) else row.pack_limit",
+        "limit = row.pack_limit",
+        "tests/jobs/jobqueue/test_policy.py",
+    ),
+    Mutant(
+        "a stale attempt is compared",
+        "jobs/lorafleet_jobs/jobqueue/job_queue.py",
+        "            return None\n        return self._scores.verdict(",
+        "            pass\n        return self._scores.verdict(",
+        "tests/jobs/evaluate/test_trial_score.py::test_only_the_attempt_that_holds_a_job_is_answered",
+    ),
+    Mutant(
+        "leases by the wall's clock",
+        "jobs/lorafleet_jobs/jobqueue/job_queue.py",
+        "self._clock = clock or SteadyClock()",
+        "self._clock = clock or time.time",
+        "tests/jobs/jobqueue/test_store.py",
+    ),
+    Mutant(
+        "an unreachable MLflow is a defect",
+        "jobs/lorafleet_jobs/jobqueue/failures.py",
+        '    (UnreachableError, "publish"),\n',
+        "",
+        "tests/jobs/jobqueue/test_policy.py",
+    ),
+    Mutant(
+        "compared at the last step too",
+        "jobs/lorafleet_jobs/jobqueue/asha.py",
+        "while rung < self.steps:",
+        "while rung <= self.steps:",
+        "tests/jobs/jobqueue/test_asha.py",
+    ),
+    Mutant(
+        "an id depends on the number of workers",
+        "jobs/lorafleet_jobs/intake/plan.py",
+        """    del content["recipe"]["workers"]  # changes nothing\n""",
+        "",
+        "tests/jobs/intake/test_plan.py",
+    ),
+    Mutant(
+        "a submission's id depends on the subjects' order",
+        "jobs/lorafleet_jobs/intake/plan.py",
+        """sorted(job.id for job in jobs)""",
+        """[job.id for job in jobs]""",
+        "tests/jobs/intake/test_plan.py",
+    ),
+    Mutant(
+        "a draw depends on the draws before it",
+        "platform/lorafleet/config/sweep.py",
+        "{i}/{key}",
+        "{i}",
+        "tests/platform/config/test_sweep.py",
+    ),
+    Mutant(
+        "what was recorded last stays",
+        "jobs/lorafleet_jobs/jobqueue/outbox.py",
+        "            insert = insert_into(self._engine, outbox).on_conflict_do_nothing()\n",
+        "            insert = insert_into(self._engine, outbox)\n"
+        '            key = ["run_id", "kind", "key", "step"]\n'
+        '            more = {"value": insert.excluded.value}\n'
+        "            insert = insert.on_conflict_do_update(index_elements=key, set_=more)\n",
+        "tests/jobs/jobqueue/test_outbox.py",
+    ),
+    Mutant(
+        "what was sent is forgotten",
+        "jobs/lorafleet_jobs/jobqueue/outbox.py",
+        'connection.execute(row.values(sent=True, value="", picture=None))',
+        "connection.execute(outbox.delete().where(*key, outbox.c.step == entry.step))",
+        "tests/jobs/jobqueue/test_outbox.py",
+    ),
+    Mutant(
+        "an attempt that lost its job records",
+        "jobs/lorafleet_jobs/jobqueue/job_queue.py",
+        'if row.state != "running" or row.attempts != attempt:',
+        'if row.state != "running":',
+        "tests/jobs/jobqueue/test_outbox.py",
+    ),
+    Mutant(
+        "a run ends before its last attempt begins",
+        "jobs/lorafleet_jobs/jobqueue/outbox.py",
+        'key=lambda entry: (entry.milliseconds, entry.kind != "attempt", entry.kind == "end")',
+        'key=lambda entry: entry.kind != "end"',
+        "tests/jobs/jobqueue/test_outbox.py",
+    ),
+    Mutant(
+        "batches of any size",
+        "platform/lorafleet/tracking/sending.py",
+        'at_once = MOST_METRICS if kind == "metric" else 1',
+        'at_once = len(same) if kind == "metric" else 1',
+        "tests/platform/tracking/test_tracking.py",
+    ),
+    Mutant(
+        "a picture has a new name whenever it is sent",
+        "platform/lorafleet/tracking/sending.py",
+        'same = uuid.uuid5(NAMES, f"{run_id}/{entry.key}/{entry.step}")',
+        "same = uuid.uuid4()",
+        "tests/platform/tracking/test_tracking.py",
+    ),
+    Mutant(
+        "a second driver takes the lease away",
+        "jobs/lorafleet_jobs/jobqueue/store.py",
+        "set_=values_of(lease), where=drivers.c.expires <= now",
+        "set_=values_of(lease)",
+        "tests/jobs/submission/test_driver_lease.py",
+    ),
+    Mutant(
+        "lanes of a driver that lost its lease go on",
+        "jobs/lorafleet_jobs/jobqueue/job_queue.py",
+        "return driver is None or driver.token != self._driver",
+        "return False",
+        "tests/jobs/submission/test_driver_lease.py",
+    ),
+    Mutant(
+        "a dead driver's lease is waited for",
+        "jobs/lorafleet_jobs/submission/driver_lease.py",
+        "    if row is not None and _is_dead(row):\n        store.drop_driver(row)",
+        "    if row is not None and _is_dead(row):\n        pass",
+        "tests/jobs/submission/test_driver_lease.py",
+    ),
+)
