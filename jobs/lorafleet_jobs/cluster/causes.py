@@ -22,7 +22,9 @@ def root_cause(problem: BaseException) -> BaseException:
     while isinstance(problem, (RayTrainError, RayError, TrainingFailedError)):
         failures = getattr(problem, "worker_failures", None) or {}
         inner = [failures[rank] for rank in sorted(failures)]
-        inner += [one for name in INNER if isinstance(one := getattr(problem, name, None), BaseException)]
+        inner += [
+            inner_problem for name in INNER if isinstance(inner_problem := getattr(problem, name, None), BaseException)
+        ]
         if not inner or inner[0] is problem:
             break
         problem = inner[0]

@@ -46,8 +46,8 @@ def named_cluster(address: str | None) -> Named | None:
     """
     if address:
         named = Named(address, "--address", "correct --address or leave it out")
-    elif said := os.environ.get("RAY_ADDRESS"):
-        named = Named(said, "RAY_ADDRESS", "correct RAY_ADDRESS, or unset it to train here")
+    elif environment := os.environ.get("RAY_ADDRESS"):
+        named = Named(environment, "RAY_ADDRESS", "correct RAY_ADDRESS, or unset it to train here")
     else:
         return None
     if named.address == LOCAL:
@@ -62,9 +62,9 @@ def current_cluster() -> Path:
 
 def answers(address: str) -> None:
     """Raises OSError within seconds if no Ray is there, as far as an address says where that is."""
-    place = address.removeprefix("ray://")
-    if place.rpartition(":")[2].isdecimal():
-        await_rpc(place)
+    host_and_port = address.removeprefix("ray://")
+    if host_and_port.rpartition(":")[2].isdecimal():
+        await_rpc(host_and_port)
 
 
 def _of_file(named: Named) -> Named:

@@ -56,15 +56,15 @@ def question() -> Callable[[], tuple[str, str]]:
         from pathlib import Path
 
         for name in (*packages, *needs):
-            found = importlib.util.find_spec(name)
-            if found is None or found.origin is None:
+            spec = importlib.util.find_spec(name)
+            if spec is None or spec.origin is None:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         digest = hashlib.sha256()
         for name in packages:
-            found = importlib.util.find_spec(name)
-            assert found is not None
-            assert found.origin is not None
-            root = Path(found.origin).parent
+            spec = importlib.util.find_spec(name)
+            assert spec is not None
+            assert spec.origin is not None
+            root = Path(spec.origin).parent
             for file in sorted(root.rglob("*.py")):
                 digest.update(f"{name}/{file.relative_to(root)}\n".encode())
                 digest.update(file.read_bytes())
@@ -125,10 +125,10 @@ def prove(address: str, seconds: float = PROVE_SECONDS) -> Proof | str:
     lines = out.decode(errors="replace").splitlines()
     if not lines:
         return "it could not be asked"
-    said = json.loads(lines[-1])
-    if "problem" in said:
-        return str(said["problem"])
-    return Proof(Installed(**said["workers"]), said["cpus"])
+    answer = json.loads(lines[-1])
+    if "problem" in answer:
+        return str(answer["problem"])
+    return Proof(Installed(**answer["workers"]), answer["cpus"])
 
 
 def main(arguments: Sequence[str]) -> int:

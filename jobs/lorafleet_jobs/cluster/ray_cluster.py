@@ -67,24 +67,24 @@ def cluster(address: str | None, cpus: int) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def gpus_a_lane(resources: Resources, found: Cluster) -> float:
+def gpus_a_lane(resources: Resources, cluster: Cluster) -> float:
     """GPUs for each lane: what the manifest says, else 1 where there are any."""
     wanted = resources.gpus_per_lane
     if wanted is None:
-        return 1.0 if found.gpus > 0 else 0.0
-    if wanted > found.gpus and found.own:
+        return 1.0 if cluster.gpus > 0 else 0.0
+    if wanted > cluster.gpus and cluster.own:
         raise ManifestError(
-            f"resources.gpus_per_lane is {wanted:g}, but this machine has {found.gpus:g}; leave it out, "
+            f"resources.gpus_per_lane is {wanted:g}, but this machine has {cluster.gpus:g}; leave it out, "
             "or give a cluster with --address"
         )
     return wanted
 
 
-def lanes_that_fit(wanted: int, jobs: int, gpus: float, found: Cluster) -> int:
+def lanes_that_fit(wanted: int, jobs: int, gpus: float, cluster: Cluster) -> int:
     """How many lanes to open: no more than jobs, nor, on a machine of our own, than its GPUs carry."""
     lanes = min(wanted, jobs)
-    if gpus > 0 and found.own:
-        lanes = min(lanes, int(found.gpus / gpus))
+    if gpus > 0 and cluster.own:
+        lanes = min(lanes, int(cluster.gpus / gpus))
     return max(1, lanes)
 
 

@@ -65,10 +65,10 @@ class _Proxy:
                 return ray.get(getattr(self._handle, method).remote(*arguments), timeout=ANSWER_SECONDS)
             except AWAY as problem:
                 inner = getattr(problem, "cause", None) or problem  # Ray puts a traceback before what was said
-                said = first_line(inner)
+                reason = first_line(inner)
                 if time.monotonic() >= deadline:
                     raise UnreachableError(
-                        f"the dispatcher does not answer ({said}); see whether the driver still runs, then submit again"
+                        f"the dispatcher does not answer ({reason}); see whether the driver runs, then submit again"
                     ) from None
-                log.warning("the dispatcher does not answer (%s); asking again", said)
+                log.warning("the dispatcher does not answer (%s); asking again", reason)
             time.sleep(PAUSE_SECONDS)

@@ -59,17 +59,17 @@ def cpus_wanted(row: SubmissionRow, jobs: Sequence[JobRow]) -> int:
 
 
 def fleet_of(
-    row: SubmissionRow, jobs: Sequence[JobRow], home: Home, found: Cluster, driver: str | None = None
+    row: SubmissionRow, jobs: Sequence[JobRow], home: Home, cluster: Cluster, driver: str | None = None
 ) -> Fleet:
     """The lanes for what is left of a submission, each as wide as its widest job. Raises ManifestError."""
     todo = sum(job.state not in ENDED for job in jobs)
-    gpus, workers = gpus_a_lane(row.resources, found), max(workers_wanted(jobs), default=1)
-    if found.own and gpus * workers > max(found.gpus, gpus):
+    gpus, workers = gpus_a_lane(row.resources, cluster), max(workers_wanted(jobs), default=1)
+    if cluster.own and gpus * workers > max(cluster.gpus, gpus):
         raise ManifestError(
-            f"recipe.workers is {workers}, with {gpus:g} GPUs each, but this machine has {found.gpus:g}; lower it, "
+            f"recipe.workers is {workers}, with {gpus:g} GPUs each, but this machine has {cluster.gpus:g}; lower it, "
             "or give a cluster with --address"
         )
-    lanes = lanes_that_fit(row.lanes, todo, gpus * workers, found)
+    lanes = lanes_that_fit(row.lanes, todo, gpus * workers, cluster)
     return Fleet(
         submission=row.id, drive=uuid.uuid4().hex[:8], lanes=lanes, pack=_pack(row, gpus, -(-todo // lanes)),
         cpus=row.resources.cpus_per_lane, gpus=gpus, resources=row.resources, home=home.root, storage=home.ray_temp,
@@ -85,7 +85,7 @@ def _pack(row: SubmissionRow, gpus: float, share: int) -> int:
     """
     resources = row.resources
     planned = 1 if resources.pack == "auto" else resources.pack
-    said = yaml.safe_load(row.manifest).get("resources", {}).get("pack", "auto")
-    if gpus == 0 or said != "auto" or resources.compile:
+    written = yaml.safe_load(row.manifest).get("resources", {}).get("pack", "auto")
+    if gpus == 0 or written != "auto" or resources.compile:
         return planned
     return max(planned, min(LARGEST_PACK, share))

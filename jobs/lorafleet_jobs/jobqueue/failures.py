@@ -47,10 +47,10 @@ def classify(problem: Exception) -> FailureKind:
     if isinstance(problem, OSError) and problem.errno in STORAGE:
         return "storage"
     if isinstance(problem, RuntimeError) and not isinstance(problem, LorafleetError):
-        said = str(problem)
-        if any(words in said for words in ALLOCATORS):
+        message = str(problem)
+        if any(words in message for words in ALLOCATORS):
             return "memory"
-        if any(words in said for words in DEVICE):
+        if any(words in message for words in DEVICE):
             return "lost"
     return "defect"
 

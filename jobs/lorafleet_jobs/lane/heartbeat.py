@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 class Heartbeat:
     """Keeps a lease alive from a thread of its own, and raises in the training's thread once it is lost."""
 
-    def __init__(self, desk: JobQueue, lease: Lease) -> None:
-        self._desk = desk
+    def __init__(self, queue: JobQueue, lease: Lease) -> None:
+        self._queue = queue
         self._job, self._attempt, self._steps = lease.spec.id, lease.attempt, lease.spec.steps
         self._stop, self._lost = Event(), Event()
         self._reported = 0.0
@@ -39,7 +39,7 @@ class Heartbeat:
 
     def on_start(self, step: int) -> None:
         """Reports the step from which training starts."""
-        self._desk.progress(self._job, self._attempt, step, None)
+        self._queue.progress(self._job, self._attempt, step, None)
 
     def on_step(self, step: int, loss: float) -> None:
         """Reports a step now and then; raises Cancelled once the job is no longer this attempt's."""
@@ -48,25 +48,25 @@ class Heartbeat:
         now = time.monotonic()
         if now - self._reported >= PROGRESS_SECONDS or step == self._steps:
             self._reported = now
-            if not self._desk.progress(self._job, self._attempt, step, loss):
+            if not self._queue.progress(self._job, self._attempt, step, loss):
                 raise Cancelled
 
     def compare(self, rung: int, score: float) -> Verdict:
         """Whether the job goes on beyond a rung; raises Cancelled if it is no longer this attempt's."""
-        verdict = self._desk.report(self._job, self._attempt, rung, score)
+        verdict = self._queue.report(self._job, self._attempt, rung, score)
         if verdict is None:
             raise Cancelled
         return verdict
 
     def check(self) -> None:
         """Asks the queue now; raises Cancelled if the job is no longer this attempt's."""
-        if not self._desk.heartbeat(self._job, self._attempt):
+        if not self._queue.heartbeat(self._job, self._attempt):
             raise Cancelled
 
     def _beat(self) -> None:
         try:
             while not self._stop.wait(HEARTBEAT_SECONDS):
-                if not self._desk.heartbeat(self._job, self._attempt):
+                if not self._queue.heartbeat(self._job, self._attempt):
                     return
         except UnreachableError as problem:
             log.warning("job %s: its lease is given up: %s", self._job, problem)

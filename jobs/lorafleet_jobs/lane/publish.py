@@ -38,8 +38,8 @@ def kept(out: Path, job: str) -> Bundle | None:
     if not (out / CARD).exists():
         return None
     try:
-        found = read_bundle(out)
+        bundle = read_bundle(out)
     except BundleError as problem:
         log.warning("%s; training again", problem)
         return None
-    return found if found.card.job_id == job else None
+    return bundle if bundle.card.job_id == job else None

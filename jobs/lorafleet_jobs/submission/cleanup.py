@@ -21,8 +21,8 @@ def collect(home: Home, store: JobStore, submission: str) -> list[Path]:
     """Removes what a submission left under a home; returns what went. For its driver, while no lane lives."""
     checkpoints, bundles = _inside(home.checkpoints), _inside(home.bundles)
     folders = [*checkpoints, *[part for folder in checkpoints for part in _inside(folder)], *bundles]
-    known = store.with_ids([row.id for row in store.jobs(submission)])  # another submission may have the same job
-    gone = [path for path in folders if path.parent.exists() and is_left_over(path, home, known)]
+    recorded = store.with_ids([row.id for row in store.jobs(submission)])  # another submission may have the same job
+    gone = [path for path in folders if path.parent.exists() and is_left_over(path, home, recorded)]
     gone += [path for path in _inside(home.ray_temp) if is_run_of(path.name, submission)]
     for path in gone:
         shutil.rmtree(path, ignore_errors=True)
@@ -30,10 +30,10 @@ def collect(home: Home, store: JobStore, submission: str) -> list[Path]:
     return gone
 
 
-def is_left_over(path: Path, home: Home, known: Collection[JobRow]) -> bool:
+def is_left_over(path: Path, home: Home, recorded: Collection[JobRow]) -> bool:
     """Whether nobody will ever read a folder: a job's checkpoints, one half-written among them, or half a bundle."""
     folder = path if path.parent in (home.checkpoints, home.bundles) else path.parent
-    rows = [row for row in known if row.id == _job_of(folder)]
+    rows = [row for row in recorded if row.id == _job_of(folder)]
     if not rows:
         return False  # of another submission or database
     if path.name.startswith("."):

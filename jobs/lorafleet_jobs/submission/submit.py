@@ -161,9 +161,9 @@ def _run(
     from lorafleet_jobs.cluster.sizing import cpus_wanted, fleet_of
 
     jobs = load_submission(home, row.id).jobs
-    with cluster(address, cpus_wanted(row, jobs)) as found, ThreadPoolExecutor(1) as pool:
-        note(f"{row.id} trains on {found.name}", "Ray", "dim")
-        fleet = fleet_of(row, jobs, home, found, lease.token)
+    with cluster(address, cpus_wanted(row, jobs)) as connected, ThreadPoolExecutor(1) as pool:
+        note(f"{row.id} trains on {connected.name}", "Ray", "dim")
+        fleet = fleet_of(row, jobs, home, connected, lease.token)
         store.set_cluster(row.id, cluster_name())
         watch = Driving(store, home, row.id, show)
         running = pool.submit(run_lanes, fleet)

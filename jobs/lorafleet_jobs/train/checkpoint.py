@@ -40,11 +40,11 @@ def save_checkpoint(folder: Path, training: Training, history: History) -> Path:
     kept = {"losses": list(history.losses), "seconds": history.seconds}
     rest = _flatten(_state(training) | kept, "state", tensors)
     data = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    said = {"job": training.spec.id, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "state": rest}
+    document = {"job": training.spec.id, "step": step, "sha256": hashlib.sha256(data).hexdigest(), "state": rest}
     target = folder / f"step-{step:06d}"
     with whole_folder(target) as scratch:
         (scratch / TENSORS).write_bytes(data)
-        (scratch / REST).write_text(json.dumps(said), "utf-8")
+        (scratch / REST).write_text(json.dumps(document), "utf-8")
     for old in _written(folder)[:-KEPT]:
         shutil.rmtree(old)
     return target

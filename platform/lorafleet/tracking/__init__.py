@@ -11,8 +11,12 @@ Only `MlflowClient` is used, never the fluent API, whose notion of an active run
 recipes; refuses to know jobs, lanes and Ray.
 """
 
-from lorafleet.tracking.jobinfo import JobInfo
-from lorafleet.tracking.registry import MlflowRegistry
-from lorafleet.tracking.runs import MlflowTracking
+from lorafleet.tracking.environment import set_defaults
+
+set_defaults()  # here, before the imports below: MLflow reads some settings when it is imported
+
+from lorafleet.tracking.jobinfo import JobInfo  # noqa: E402
+from lorafleet.tracking.registry import MlflowRegistry  # noqa: E402
+from lorafleet.tracking.runs import MlflowTracking  # noqa: E402
 
 __all__ = ["JobInfo", "MlflowRegistry", "MlflowTracking"]

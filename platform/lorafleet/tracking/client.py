@@ -14,15 +14,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-# MLflow's own defaults are 7 retries and 120 s: one dead server would stall a lane for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout belongs to the user's data
-
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -96,7 +87,7 @@ def reaching(uri: str) -> Iterator[None]:
 
 
 @contextmanager
-def known(uri: str, run_id: str) -> Iterator[None]:
+def reaching_run(uri: str, run_id: str) -> Iterator[None]:
     """As `reaching`; that MLflow does not know the run is NotFoundError, for asking again cannot help."""
     try:
         with reaching(uri):

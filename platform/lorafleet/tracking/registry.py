@@ -36,7 +36,7 @@ def register(client: Any, bundle: Bundle, run_id: str) -> AdapterVersion:
         _ensure_model(client, card.name)
         tags = {
             "base": card.base, "base_fingerprint": card.base_fingerprint, "job_id": card.job_id,
-            "triggers": json.dumps([one.trigger for one in card.triggers]), "path": str(bundle.path.resolve()),
+            "triggers": json.dumps([trigger.trigger for trigger in card.triggers]), "path": str(bundle.path.resolve()),
             "artifact_uri": f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
             DIGEST: sha256_of(bundle.path / CARD),
         }  # fmt: skip
@@ -82,10 +82,10 @@ class MlflowRegistry:
         if self._is_empty():
             return []
         with reaching(self.uri):
-            versions = [one for one in _pages(self.client.search_model_versions) if "job_id" in one.tags]
+            versions = [version for version in _pages(self.client.search_model_versions) if "job_id" in version.tags]
             aliases = {model.name: dict(model.aliases) for model in _pages(self.client.search_registered_models)}
-        versions.sort(key=lambda one: (one.name, -int(one.version)))
-        return [_with_path(one, aliases.get(one.name, {}), self._place(one)) for one in versions]
+        versions.sort(key=lambda version: (version.name, -int(version.version)))
+        return [_with_path(version, aliases.get(version.name, {}), self._place(version)) for version in versions]
 
     def resolve(self, name: str, version: str | None = None) -> AdapterVersion:
         """The version asked for (a number, an alias, None for `champion`), its bundle here and verified.
@@ -94,13 +94,13 @@ class MlflowRegistry:
         """
         wanted = version or CHAMPION
         with reaching(self.uri):
-            found = None if self._is_empty() else self._find(name, wanted)
-        if found is None:
+            registered = None if self._is_empty() else self._find(name, wanted)
+        if registered is None:
             raise NotFoundError(self._no_such(name, wanted))
         with reaching(self.uri):
             aliases = _aliases(self.client, name)
-            path = self._fetch(found)
-        return _with_path(found, aliases, path)
+            path = self._fetch(registered)
+        return _with_path(registered, aliases, path)
 
     def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
         """Keeps a resolved adapter's bundle from being dropped inside the block; says whether it is there."""
@@ -119,23 +119,23 @@ class MlflowRegistry:
     def _find(self, name: str, wanted: str) -> Any:
         try:
             if wanted.isdecimal():
-                found = self.client.get_model_version(name, wanted)
+                version = self.client.get_model_version(name, wanted)
             else:
-                found = self.client.get_model_version_by_alias(name, wanted)
+                version = self.client.get_model_version_by_alias(name, wanted)
         except MlflowException as problem:
             if problem.error_code not in (ABSENT, "INVALID_PARAMETER_VALUE"):
                 raise
             return None
-        return found if "job_id" in found.tags else None
+        return version if "job_id" in version.tags else None
 
     def _no_such(self, name: str, wanted: str) -> str:
-        there = self.list()
-        own = [one for one in there if one.name == name]
+        registered = self.list()
+        own = [adapter for adapter in registered if adapter.name == name]
         if own:
-            versions = ", ".join(str(one.version) for one in own)
-            aliases = ", ".join(sorted({alias for one in own for alias in one.aliases})) or "none"
+            versions = ", ".join(str(adapter.version) for adapter in own)
+            aliases = ", ".join(sorted({alias for adapter in own for alias in adapter.aliases})) or "none"
             return f"adapter {name!r} has no version or alias {wanted!r}; versions: {versions}; aliases: {aliases}"
-        names = ", ".join(sorted({one.name for one in there})[:20])
+        names = ", ".join(sorted({adapter.name for adapter in registered})[:20])
         remedy = f"there are: {names}" if names else "submit a manifest, or import a file: lorafleet adapters import"
         return f"there is no adapter {name!r}; {remedy}"
 
@@ -214,7 +214,7 @@ def _ensure_model(client: Any, name: str) -> None:
 
 def _version_of_job(client: Any, name: str, job_id: str) -> Any:
     versions = _pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
-    return next((one for one in versions if one.tags.get("job_id") == job_id), None)
+    return next((version for version in versions if version.tags.get("job_id") == job_id), None)
 
 
 def _aliases(client: Any, name: str) -> dict[str, str]:
@@ -222,14 +222,14 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
 
 
 def _pages(search: Any) -> list[Any]:
-    found: list[Any] = []
+    items: list[Any] = []
     token = None
     while True:
         page = search(max_results=PAGE, page_token=token)
-        found += page
+        items += page
         token = page.token
         if not token:
-            return found
+            return items
 
 
 def _local_path(uri: str) -> Path | None:

@@ -23,7 +23,7 @@ from lorafleet.bundle.bundle import Bundle
 from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry
 from lorafleet.errors import UnreachableError
 from lorafleet.tracking import registry
-from lorafleet.tracking.client import PRESENT, connect, is_server, known, reaching
+from lorafleet.tracking.client import PRESENT, connect, is_server, reaching, reaching_run
 from lorafleet.tracking.jobinfo import JobInfo
 from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
 from lorafleet.tracking.sending import RunWriter, end_run
@@ -84,7 +84,7 @@ class MlflowTracking:
     def check_run(self, run_id: str) -> None:
         """Raises NotFoundError if MLflow answers that it has no such run; an outage passes, it may be over in time."""
         try:
-            with known(self.uri, run_id):
+            with reaching_run(self.uri, run_id):
                 self.client.get_run(run_id)
         except UnreachableError as problem:
             log.warning("%s", problem)
@@ -97,12 +97,12 @@ class MlflowTracking:
     def log_metrics(self, run_id: str, step: int, values: Mapping[str, float]) -> None:
         """Records numbers of this moment under one step. NotFoundError if there is no such run."""
         now = time.time_ns() // 1_000_000
-        with known(self.uri, run_id):
+        with reaching_run(self.uri, run_id):
             self.client.log_batch(run_id, metrics=[Metric(key, value, now, step) for key, value in values.items()])
 
     def finish(self, run_id: str, end: RunEnd) -> None:
         """Closes a run. NotFoundError if there is no such run."""
-        with known(self.uri, run_id):
+        with reaching_run(self.uri, run_id):
             end_run(self.client, run_id, end)
 
     def finish_if_open(self, run_id: str, end: RunEnd) -> None:
@@ -135,7 +135,7 @@ class MlflowTracking:
 
     def log_bundle(self, run_id: str, path: Path) -> None:
         """Uploads the folder of a bundle under `adapter/`; doing it twice changes nothing."""
-        with known(self.uri, run_id):
+        with reaching_run(self.uri, run_id):
             self.client.log_artifacts(run_id, str(path), registry.ARTIFACT)
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
@@ -155,7 +155,7 @@ class MlflowTracking:
 
     def register(self, bundle: Bundle, run_id: str) -> AdapterVersion:
         """Registers a bundle that `log_bundle` uploaded and names it champion; once a job, however often called."""
-        with known(self.uri, run_id):
+        with reaching_run(self.uri, run_id):
             return registry.register(self.client, bundle, run_id)
 
     def _opened(
@@ -171,10 +171,10 @@ class MlflowTracking:
 
     def _experiment(self, name: str) -> str:
         if name not in self._experiments:
-            found = self.client.get_experiment_by_name(name)
-            self._experiments[name] = self._create_experiment(name) if found is None else found.experiment_id
-            if found is not None and found.lifecycle_stage == "deleted":
-                self.client.restore_experiment(found.experiment_id)
+            experiment = self.client.get_experiment_by_name(name)
+            self._experiments[name] = self._create_experiment(name) if experiment is None else experiment.experiment_id
+            if experiment is not None and experiment.lifecycle_stage == "deleted":
+                self.client.restore_experiment(experiment.experiment_id)
         return self._experiments[name]
 
     def _create_experiment(self, name: str) -> str:
@@ -195,15 +195,15 @@ class MlflowTracking:
     def _children(self, parent: str) -> list[Any]:
         """The jobs' runs of a submission, all pages of them."""
         experiment, wanted = self._parent(parent).experiment_id, f"tags.`{PARENT}` = '{parent}'"
-        found: list[Any] = []
+        children: list[Any] = []
         token = None
         with reaching(self.uri):
-            while token is not None or not found:
+            while token is not None or not children:
                 page = self.client.search_runs([experiment], wanted, max_results=PAGE, page_token=token)
-                found += page
+                children += page
                 if not (token := page.token):
                     break
-        return found
+        return children
 
     def _linked(self, run: Any, above: Any) -> Child:
         """A job's run for its parent's table; its own description names the version it made."""
