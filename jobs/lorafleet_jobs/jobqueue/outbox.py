@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine, func, select, update
 
 from lorafleet.bundle.ports import RunEnd, RunEntry
-from lorafleet_jobs.jobqueue.job_state import JobRow
-from lorafleet_jobs.jobqueue.tables import OutboxRow, insert_into, outbox, values_of
+from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
+from lorafleet_jobs.jobqueue.tables import OutboxRow, insert_into, job_row, jobs, outbox, values_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,12 +60,20 @@ class Outbox:
             return list(connection.execute(query).scalars())
 
     def waiting(self, run_id: str) -> list[RunEntry]:
-        """What a run has to send, in the order in which it was recorded."""
+        """What a run has to send, in the order in which it was recorded.
+
+        An attempt makes its run a running one; where the job has ended otherwise than through its lane (cancelled, or
+        lost with its driver), the run ends after that as the job's row says.
+        """
         query = select(outbox).where(outbox.c.run_id == run_id, outbox.c.sent.is_(False))
+        ended = select(jobs).where(jobs.c.run_id == run_id, jobs.c.state.in_(ENDED))
         with self._engine.connect() as connection:
             rows = [OutboxRow(**row._mapping) for row in connection.execute(query)]
+            ends = [end_entry(job_row(row)) for row in connection.execute(ended)]
         entries = [RunEntry(row.kind, row.key, row.step, row.value, row.picture, row.milliseconds) for row in rows]
-        return sorted(entries, key=lambda entry: (entry.milliseconds, entry.kind != "attempt", entry.kind == "end"))
+        entries.sort(key=lambda entry: (entry.milliseconds, entry.kind != "attempt", entry.kind == "end"))
+        kinds = [entry.kind for entry in entries if entry.kind in ("attempt", "end")]
+        return entries + (ends if kinds[-1:] == ["attempt"] else [])
 
     def count(self, submissions: Collection[str]) -> int:
         """How many entries of some submissions wait."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import delete, select, update
 
 from lorafleet.errors import AmbiguousError, NotFoundError
 from lorafleet_jobs.jobqueue import job_state
@@ -20,6 +20,7 @@ from lorafleet_jobs.jobqueue.tables import (
     SubmissionRow,
     drivers,
     insert_into,
+    job_row,
     jobs,
     open_database,
     submissions,
@@ -84,7 +85,7 @@ class JobStore:
         """The jobs of a submission, in order."""
         query = select(jobs).where(jobs.c.submission == submission).order_by(jobs.c.position)
         with self.engine.connect() as connection:
-            return [_job_row(row) for row in connection.execute(query)]
+            return [job_row(row) for row in connection.execute(query)]
 
     def find_job(self, submission: str, wanted: str) -> JobRow:
         """A job by its id, a beginning of it, or its adapter's name.
@@ -104,7 +105,7 @@ class JobStore:
     def with_ids(self, ids: Collection[str]) -> list[JobRow]:
         """The rows of jobs with these ids in any submission."""
         with self.engine.connect() as connection:
-            return [_job_row(row) for row in connection.execute(select(jobs).where(jobs.c.id.in_(ids)))]
+            return [job_row(row) for row in connection.execute(select(jobs).where(jobs.c.id.in_(ids)))]
 
     def set_run(self, submission: str, job: str | None, run_id: str) -> None:
         """Remembers the MLflow run of a job, or with None of the submission itself."""
@@ -195,7 +196,7 @@ class JobStore:
         while True:
             with self.engine.connect() as connection:
                 record = connection.execute(select(jobs).where(*key)).one()
-                before = _job_row(record)
+                before = job_row(record)
                 after = transition(before)
                 if after is None or after == before:
                     return after
@@ -240,7 +241,3 @@ class JobStore:
 
     def _change(self, row: JobRow, transition: Transition) -> JobRow | None:
         return self.change(row.submission, row.id, transition)
-
-
-def _job_row(record: Row[tuple[object, ...]]) -> JobRow:
-    return JobRow(**{name: value for name, value in record._mapping.items() if name != "revision"})

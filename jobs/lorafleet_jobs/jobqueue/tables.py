@@ -25,6 +25,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    Row,
     String,
     Table,
     Text,
@@ -172,6 +173,11 @@ scores = table_of("scores", ScoreRow, ("submission", "job", "rung"))
 def values_of(row: Any) -> dict[str, Any]:
     """The columns of a dataclass row."""
     return {field.name: getattr(row, field.name) for field in dataclasses.fields(row)}
+
+
+def job_row(record: Row[tuple[object, ...]]) -> JobRow:
+    """A job as a record of the table `jobs` has it."""
+    return JobRow(**{name: value for name, value in record._mapping.items() if name != "revision"})
 
 
 def insert_into(engine: Engine, table: Table) -> Any:

@@ -103,6 +103,20 @@ def test_the_queue_says_when_an_attempt_begins_and_how_it_ends(database):
     assert json.loads(box.waiting("run1")[-1].value) == {"status": "FAILED", "error": "loss nan", "tags": {}}
 
 
+def test_an_attempt_that_waits_while_its_job_is_cancelled_does_not_leave_its_run_running(database):
+    store = filled(database, 1)
+    queue, box = JobQueue(database, SUBMISSION), Outbox(store.engine)
+    queue.lease("a", ())
+    store.cancel(SUBMISSION, 2.0, "job0")
+    begun, ended = box.waiting("run0")
+    assert (begun.kind, ended.kind, json.loads(ended.value)["status"]) == ("attempt", "end", "KILLED")
+    box.mark_sent("run0", [begun, ended])
+    assert box.waiting("run0") == []
+    store.retry(SUBMISSION, 3.0)
+    again = queue.lease("a", ())
+    assert [(entry.kind, entry.step) for entry in box.waiting("run0")] == [("attempt", again.attempt)], "it runs again"
+
+
 def test_an_attempt_that_lost_its_job_records_nothing(database):
     store = filled(database, 1)
     queue, box = JobQueue(database, SUBMISSION, clock=lambda: 1.0), Outbox(store.engine)
