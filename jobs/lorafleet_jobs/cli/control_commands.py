@@ -38,10 +38,10 @@ def cancel(submission: SubmissionId, jobs: Jobs = None) -> int:
     What runs ends between two steps, and the other jobs of its lane go on.
     """
     home = Home.from_environment()
-    found = load_submission(home, submission)
-    ended = control.cancel(home, found.id, jobs or [])
+    seen = load_submission(home, submission)
+    ended = control.cancel(home, seen.id, jobs or [])
     if ended:
-        say(f"{found.id}: cancelled {_labels(found, ended)}; queue again with: lorafleet retry {found.id}")
+        say(f"{seen.id}: cancelled {_labels(seen, ended)}; queue again with: lorafleet retry {seen.id}")
     else:
         note(f"nothing to cancel: {_have_ended(jobs)}")
     return 0
@@ -58,14 +58,14 @@ def retry(
     Adapters that are finished stay. Exit code 3: there is no such submission or job. 4: Ray does not answer.
     """
     home = Home.from_environment()
-    found = load_submission(home, submission)
-    done = control.retry(home, found.id, jobs or [], only_failed=failed, address=address)
+    seen = load_submission(home, submission)
+    done = control.retry(home, seen.id, jobs or [], only_failed=failed, address=address)
     if done.queued:
-        say(f"{found.id}: queued again {_labels(found, done.queued)}")
+        say(f"{seen.id}: queued again {_labels(seen, done.queued)}")
     else:
-        note(f"no job of {'those' if jobs else found.id} has failed" + ("" if failed else " or was cancelled"))
+        note(f"no job of {'those' if jobs else seen.id} has failed" + ("" if failed else " or was cancelled"))
     if done.driver_started:
-        say(f"{found.id} trains in the background; lorafleet watch {found.id}")
+        say(f"{seen.id} trains in the background; lorafleet watch {seen.id}")
     return 0
 
 
@@ -90,15 +90,15 @@ def logs(
     if len(words) > 2:
         raise typer.BadParameter(f"{len(words)} names; give a submission and a job, or a job of the newest one")
     home = Home.from_environment()
-    found = load_submission(home, words[0] if len(words) == 2 else None)
-    job = open_store(home).find_job(found.id, words[-1])
+    seen = load_submission(home, words[0] if len(words) == 2 else None)
+    job = open_store(home).find_job(seen.id, words[-1])
     lines = _lines(home, job, follow)
     if as_json:
-        said = [{"time": entry.time, "text": entry.text} for entry in entries(lines)]
-        print_json({"submission": found.id, "job": job.id, "adapter": job.spec.adapter, "entries": said})
+        logged = [{"time": entry.time, "text": entry.text} for entry in entries(lines)]
+        print_json({"submission": seen.id, "job": job.id, "adapter": job.spec.adapter, "entries": logged})
         return 0
-    if not follow and not home.job_log(found.id, job.id).exists():
-        note(f"{found.label(job)} has not begun; nothing is logged yet")
+    if not follow and not home.job_log(seen.id, job.id).exists():
+        note(f"{seen.label(job)} has not begun; nothing is logged yet")
     try:
         for line in lines:
             out.print(one_line(line), markup=False)

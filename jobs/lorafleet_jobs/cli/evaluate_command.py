@@ -79,23 +79,23 @@ def evaluate(
     meant = find(wanted, home, MlflowRegistry(home.tracking_uri, home.adapter_cache))
     for one in meant.left_out:
         note(one, "skipped")
-    found = _evaluated(meant, base, Sampling(samples, seed=seed, steps=steps), Weights(dino, clip, lpips))
-    _show(found, as_json)
-    for problem in publish(found, meant.adapters, MlflowTracking(home.tracking_uri, home.artifacts)):
+    evaluation = _evaluated(meant, base, Sampling(samples, seed=seed, steps=steps), Weights(dino, clip, lpips))
+    _show(evaluation, as_json)
+    for problem in publish(evaluation, meant.adapters, MlflowTracking(home.tracking_uri, home.artifacts)):
         note(problem)
     return 1 if meant.left_out else 0
 
 
-def _show(found: Evaluation, as_json: bool) -> None:
+def _show(evaluation: Evaluation, as_json: bool) -> None:
     if as_json:
-        print_json(show.as_json(found))
+        print_json(show.as_json(evaluation))
         return
-    for table in show.tables(found):
+    for table in show.tables(evaluation):
         out.print(table)
         out.print()
-    for line in found.notes:
+    for line in evaluation.notes:
         note(line)
-    if not found.zero_is_base:
+    if not evaluation.zero_is_base:
         note("an adapter at scale 0 did not make the base's pictures; report this as a defect", "error", "bold red")
 
 

@@ -75,12 +75,12 @@ def submit(
 def status(submission: NewestSubmission = None, as_json: AsJson = False) -> int:
     """Show how a submission stands. Exit code 3: there is no such submission."""
     home = Home.from_environment()
-    found = load_submission(home, submission)
+    seen = load_submission(home, submission)
     if as_json:
-        print_json(found.as_json())
+        print_json(seen.as_json())
     else:
-        out.print(board(found, time.time()))
-    say_orphan(found, home)
+        out.print(board(seen, time.time()))
+    say_orphan(seen, home)
     return 0
 
 
@@ -90,12 +90,12 @@ def watch(submission: NewestSubmission = None) -> int:
     Ctrl-C leaves it to train on, and is no failure: exit code 0.
     """
     home = Home.from_environment()
-    found = load_submission(home, submission)
+    seen = load_submission(home, submission)
     try:
         with onlooker() as show:
-            done = submission_driver.follow(found.id, home, show)
+            done = submission_driver.follow(seen.id, home, show)
     except KeyboardInterrupt:
-        _say_farewell(found.id)
+        _say_farewell(seen.id)
         return 0
     say_end(done)
     say_orphan(done, home)
@@ -145,10 +145,10 @@ def say_end(done: Submission, home: Home | None = None) -> None:
     say("Adapters: lorafleet adapters ls. Runs and pictures: lorafleet ui")
 
 
-def say_orphan(found: Submission, home: Home) -> None:
+def say_orphan(seen: Submission, home: Home) -> None:
     """What to do about a submission that has not ended and that nobody drives."""
-    if not found.has_ended and not has_driver(open_store(home), found.id):
-        note(f"nobody is training {found.id} now; go on with: lorafleet retry {found.id}")
+    if not seen.has_ended and not has_driver(open_store(home), seen.id):
+        note(f"nobody is training {seen.id} now; go on with: lorafleet retry {seen.id}")
 
 
 def say(text: str) -> None:

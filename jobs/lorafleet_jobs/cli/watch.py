@@ -77,12 +77,12 @@ def jobs_that_fit(jobs: Sequence[JobRow], room: int) -> tuple[JobRow, ...]:
 
 def remark(job: JobRow, now: float) -> str:
     """What is worth saying about a job beside its numbers: why it failed or waits, its version."""
-    said = "" if job.error is None else one_line(job.error)
-    if job.state == "queued" and said:
+    error = "" if job.error is None else one_line(job.error)
+    if job.state == "queued" and error:
         wait = max(0.0, (job.not_before or now) - now)
-        return f"again in {clock(wait)}: {said}" if wait else f"again: {said}"
-    if said and said != job.state:
-        return f"{job.kind}: {said}" if job.state == "failed" and job.kind else said
+        return f"again in {clock(wait)}: {error}" if wait else f"again: {error}"
+    if error and error != job.state:
+        return f"{job.kind}: {error}" if job.state == "failed" and job.kind else error
     return f"version {job.version}" if job.version is not None else ""
 
 

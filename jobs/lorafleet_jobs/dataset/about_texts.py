@@ -84,10 +84,10 @@ def about_lengths(subject: Subject, images: Sequence[ImageSpec], texts: Texts) -
         return
     longest = max(texts.prefixes, key=len)
     prompt = subject.instance_prompt or ""
-    found = {f"the caption of {one.file}": longest + one.caption for one in images if one.caption is not None}
+    texts_by_name = {f"the caption of {one.file}": longest + one.caption for one in images if one.caption is not None}
     if any(one.caption is None for one in images):
-        found["the instance prompt"] = prompt
-    long = {what: text for what, text in found.items() if not counter.surely_fits(text, texts.learned)}
+        texts_by_name["the instance prompt"] = prompt
+    long = {what: text for what, text in texts_by_name.items() if not counter.surely_fits(text, texts.learned)}
     chunks = {what: counter.chunks(text, texts.learned) for what, text in long.items()}
     if beyond := [what for what, count in chunks.items() if count > MAX_CHUNKS]:
         sizes = ", ".join(f"{what} ({counter.tokens(long[what], texts.learned)} tokens)" for what in beyond)
@@ -98,6 +98,6 @@ def about_lengths(subject: Subject, images: Sequence[ImageSpec], texts: Texts) -
         verb, first = ("is" if len(several) == 1 else "are"), ", ".join(list(several)[:SHOWN])
         more = f" and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
         chunked = f"longer than {counter.room} tokens and trained in up to {max(several.values())} chunks"
-        message = f"{len(several)} of {len(found)} texts {verb} {chunked}, which takes longer: {first}{more}; "
+        message = f"{len(several)} of {len(texts_by_name)} texts {verb} {chunked}, which takes longer: {first}{more}; "
         message += "shorten what need not be so long"
         yield finding("D029", "warn", message)

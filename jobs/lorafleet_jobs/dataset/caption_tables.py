@@ -86,10 +86,12 @@ def caption_of(document: object, column: str) -> tuple[str | None, list[str]]:
 
 def caption_column(columns: Iterable[Any], column: str) -> Any | None:
     """Which of the columns holds captions, whatever the case of its letters."""
-    known = list(columns)
+    columns_there = list(columns)
     for wanted in (column, *([None] if column in CAPTION_COLUMNS else [])):
         words = (wanted,) if wanted is not None else CAPTION_COLUMNS
-        found = [key for key in known if key == wanted] or [key for key in known if _plain(key) in map(_plain, words)]
+        found = [key for key in columns_there if key == wanted] or [
+            key for key in columns_there if _plain(key) in map(_plain, words)
+        ]
         if len(found) == 1:
             return found[0]
     return None
@@ -220,8 +222,8 @@ def _records(
         except StopIteration:
             return
         except csv.Error as problem:
-            said = "a quote that is opened there is not closed" if "end of data" in str(problem) else problem
-            table.add("D022", "error", f"{table.name} line {line} is not CSV ({said}); correct it")
+            described = "a quote that is opened there is not closed" if "end of data" in str(problem) else problem
+            table.add("D022", "error", f"{table.name} line {line} is not CSV ({described}); correct it")
             return
         inner = [part.split(delimiter)[0].strip() for cell in cells for part in cell.split("\n")[1:]]
         if any(is_image(name) for name in inner):
@@ -244,5 +246,5 @@ def lines(numbers: Sequence[int]) -> str:
             runs[-1][1] = number
         else:
             runs.append([number, number])
-    said = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-    return f"line{'s' * (len(numbers) > 1)} {said}"
+    described = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return f"line{'s' * (len(numbers) > 1)} {described}"

@@ -71,13 +71,13 @@ def read_captions(
     tables = _tables(others)
     beside = reader.beside([name for name in others if name not in tables])
     listed = reader.table(tables)
-    if lost := [image for image, said in listed.items() if said.text and _differs(beside.get(image), said)]:
+    if lost := [image for image, caption in listed.items() if caption.text and _differs(beside.get(image), caption)]:
         reader.captions.add(
             "D030", "warn", f"{tables[0]}: its captions of {', '.join(lost)} are not used, each has a file of its own"
         )
     reader.tell_guessed()
-    found = {**beside, **listed, **{image: said for image, said in beside.items() if said.text}}
-    _keep(reader.captions, {image: found[image] for image in images if image in found}, adapters)
+    by_image = {**beside, **listed, **{image: caption for image, caption in beside.items() if caption.text}}
+    _keep(reader.captions, {image: by_image[image] for image in images if image in by_image}, adapters)
     return reader.captions
 
 
@@ -88,22 +88,26 @@ def _differs(first: _Said | None, second: _Said) -> bool:
 
 def _tables(others: Sequence[str]) -> list[str]:
     """Of all files the tables, best first."""
-    known = (*TABLES, *OTHER_TABLES)
-    return sorted((name for name in others if name.lower() in known), key=lambda name: known.index(name.lower()))
+    table_names = (*TABLES, *OTHER_TABLES)
+    return sorted(
+        (name for name in others if name.lower() in table_names), key=lambda name: table_names.index(name.lower())
+    )
 
 
-def _keep(captions: Captions, found: dict[str, _Said], adapters: Collection[str]) -> None:
+def _keep(captions: Captions, by_image: dict[str, _Said], adapters: Collection[str]) -> None:
     """Takes over what can be trained, and tells what cannot or was joined."""
-    for image, said in found.items():
-        if (reserved := reserved_text(said.text, adapters)) is not None:
+    for image, caption in by_image.items():
+        if (reserved := reserved_text(caption.text, adapters)) is not None:
             remedy = "write TOK where the subject is named" if reserved.startswith("<") else "remove it"
-            message = f"{said.source}: the caption of {image} holds {reserved!r}, which is reserved; {remedy}"
-            captions.add("D014", "error", message, said.file)
-        elif said.text:
-            captions.by_file[image], captions.sources[image] = said.text, said.source
-    if empty := [f"{image} ({said.source})" for image, said in found.items() if not said.text]:
+            message = f"{caption.source}: the caption of {image} holds {reserved!r}, which is reserved; {remedy}"
+            captions.add("D014", "error", message, caption.file)
+        elif caption.text:
+            captions.by_file[image], captions.sources[image] = caption.text, caption.source
+    if empty := [f"{image} ({caption.source})" for image, caption in by_image.items() if not caption.text]:
         captions.add("D010", "info", f"the captions of {', '.join(empty)} are empty; the instance prompt stands in")
-    if joined := [f"{image} ({said.source})" for image, said in found.items() if said.several_lines and said.text]:
+    if joined := [
+        f"{image} ({caption.source})" for image, caption in by_image.items() if caption.several_lines and caption.text
+    ]:
         message = f"{', '.join(joined)}: a caption of several lines was joined to one; keep one line if it was several"
         captions.add("D031", "info", message)
 
@@ -128,20 +132,20 @@ class _Reader:
                 unread += [name] if images and suffix in UNREAD else []
             elif not images:
                 strangers += [name] if Path(name).stem.lower() not in _NOTES else []
-            elif (said := self._of_file(name)) is not None:
-                self._choose(chosen, images, said)
+            elif (caption := self._of_file(name)) is not None:
+                self._choose(chosen, images, caption)
             elif suffix == ".json":
                 unread.append(name)
         self._tell(unread, strangers)
         return chosen
 
-    def _choose(self, chosen: dict[str, _Said], images: Sequence[str], said: _Said) -> None:
+    def _choose(self, chosen: dict[str, _Said], images: Sequence[str], caption: _Said) -> None:
         for image in images:
             if not (image in chosen and chosen[image].text):
-                chosen[image] = said
-            elif said.text and _differs(chosen[image], said):
-                message = f"{image} has two captions: {chosen[image].file} is used, {said.file} is not; remove one"
-                self.captions.add("D030", "warn", message, said.file)
+                chosen[image] = caption
+            elif caption.text and _differs(chosen[image], caption):
+                message = f"{image} has two captions: {chosen[image].file} is used, {caption.file} is not; remove one"
+                self.captions.add("D030", "warn", message, caption.file)
 
     def _of_file(self, name: str) -> _Said | None:
         """What one file says; None if it cannot be read, which a finding says but for JSON."""
@@ -221,13 +225,13 @@ class _Reader:
                 message = f"{table.name} line {row.line}: the caption is {row.caption!r}; give text"
                 table.add("D022", "error", message)
             else:
-                said = _said(row.caption or "", table.name, row.line)
+                caption = _said(row.caption or "", table.name, row.line)
                 first = listed.get(image)
-                if first is not None and said.text and _differs(first, said):
+                if first is not None and caption.text and _differs(first, caption):
                     message = f"{table.name} {lines([first.line or 0, row.line])} give {image} two captions; "
                     table.add("D030", "warn", f"{message}line {first.line}'s is not used, remove one")
-                if first is None or said.text:
-                    listed[image] = said
+                if first is None or caption.text:
+                    listed[image] = caption
         self._about_strangers(table, strangers)
         return listed
 
@@ -260,5 +264,5 @@ def _said(text: str, file: str, line: int | None = None) -> _Said:
 def _rank(name: str) -> tuple[int, bool, int, str]:
     """The order in which files beside an image are asked: by ending, as usually written, `a.txt` before `a.jpg.txt`."""
     suffix = Path(name).suffix
-    place = BESIDE.index(suffix.lower()) if suffix.lower() in BESIDE else len(BESIDE)
-    return (place, suffix != suffix.lower(), len(Path(name).suffixes), name)
+    rank = BESIDE.index(suffix.lower()) if suffix.lower() in BESIDE else len(BESIDE)
+    return (rank, suffix != suffix.lower(), len(Path(name).suffixes), name)

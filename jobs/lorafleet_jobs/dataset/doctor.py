@@ -48,8 +48,8 @@ class SubjectReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report as `check --json` prints it."""
-        found = [finding.model_dump() for finding in self.findings]
-        return {"name": self.name, "images": len(self.images), "findings": found}
+        findings = [finding.model_dump() for finding in self.findings]
+        return {"name": self.name, "images": len(self.images), "findings": findings}
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def _compare_pictures(reports: Sequence[SubjectReport]) -> list[SubjectReport]:
         for pixels in {looks.pixels for looks in report.looks}:
             holders.setdefault(pixels, []).append(index)
     shared = Counter((i, j) for where in holders.values() for i in where for j in where if i != j)
-    found: dict[int, list[Finding]] = {}
+    findings_by_report: dict[int, list[Finding]] = {}
     for (index, other), count in sorted(shared.items()):
         message = (
             f"shares {count} picture{'s' * (count > 1)} with {reports[other].name!r}; is it the same subject twice?"
         )
-        found.setdefault(index, []).append(finding("D018", "warn", message))
-    return [_with(report, found.get(index, ())) for index, report in enumerate(reports)]
+        findings_by_report.setdefault(index, []).append(finding("D018", "warn", message))
+    return [_with(report, findings_by_report.get(index, ())) for index, report in enumerate(reports)]
 
 
 def _compare_names(reports: Sequence[SubjectReport]) -> list[SubjectReport]:

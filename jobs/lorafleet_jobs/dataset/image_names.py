@@ -31,8 +31,8 @@ class ImageNames:
         if ".." in path.parts or "\0" in written or self._is_another(path):
             return None
         for index in self._by_name if _has_suffix(path) else (*self._by_name, *self._by_stem):
-            if found := index.get(path.name):
-                return found[0] if len(found) == 1 else None
+            if matches := index.get(path.name):
+                return matches[0] if len(matches) == 1 else None
         return None
 
     def is_image(self, text: str) -> bool:
@@ -43,9 +43,9 @@ class ImageNames:
         """The images that a caption file is for: `key` is its name without its suffix, `a` or `a.jpg`."""
         for by_name, by_stem in zip(self._by_name, self._by_stem, strict=True):
             for index in (by_name, by_stem):
-                found = index.get(key)
-                if len({_stem(image) for image in found}) == 1:
-                    return found
+                matches = index.get(key)
+                if len({_stem(image) for image in matches}) == 1:
+                    return matches
         return ()
 
     def near(self, written: str) -> str | None:

@@ -85,7 +85,7 @@ def _claims(path: Path) -> bool:
 
 def _by_image(mask_like: Iterable[Path]) -> dict[str, Path]:
     """One of each name, PNG before others, whose edges are blurred by compression."""
-    found: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
     for path in sorted(mask_like, key=lambda path: (path.suffix.lower() != ".png", path)):
-        found.setdefault(path.stem.removesuffix("-mask"), path)
-    return found
+        masks.setdefault(path.stem.removesuffix("-mask"), path)
+    return masks

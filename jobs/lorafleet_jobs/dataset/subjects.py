@@ -72,5 +72,5 @@ def _matches(pattern: str, folder: Path) -> list[str]:
     """What a pattern matches, as its literal spelling or with variables replaced, but for what systems leave."""
     if "\0" in pattern:
         return []
-    found = glob(os.path.expanduser(pattern), root_dir=folder) or glob(expand(pattern), root_dir=folder)
-    return sorted(match for match in found if not any(is_system(part) for part in Path(match).parts))
+    matches = glob(os.path.expanduser(pattern), root_dir=folder) or glob(expand(pattern), root_dir=folder)
+    return sorted(match for match in matches if not any(is_system(part) for part in Path(match).parts))

@@ -52,13 +52,13 @@ class Counter:
     def _units(self, text: str, learned: int) -> list[list[int]]:
         """For each encoder, in the text's order, the lengths of what stays together."""
         pieces = _LEARNED.split(text) if learned else [text]
-        found = []
+        words = []
         for one in self.tokenizers:
             units = [1] * one.count(pieces[0])
             for piece in pieces[1:]:
                 units += [learned, *[1] * one.count(piece)]
-            found.append(units)
-        return found
+            words.append(units)
+        return words
 
 
 @dataclass(frozen=True)
@@ -90,21 +90,21 @@ class _Words:
         from tokenizers import Tokenizer
 
         whole = self.folder / "tokenizer.json"
-        found = Tokenizer.from_file(str(whole)) if whole.is_file() else _from_merges(self.folder)
-        found.no_truncation()
-        found.no_padding()
-        found.encode_special_tokens = True  # what is typed is text
-        return found
+        tokenizer = Tokenizer.from_file(str(whole)) if whole.is_file() else _from_merges(self.folder)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True  # what is typed is text
+        return tokenizer
 
 
 def counter_of(base: Base) -> Counter | None:
     """A base's; None where its folder lacks the tokenizers' files, which is the base's own trouble."""
-    found = [_Words(base.path / part) for part in PARTS]
-    for one in found:
-        files = [one.folder / name for name in ("vocab.json", "merges.txt")]
-        if not ((one.folder / "tokenizer.json").is_file() or all(file.is_file() for file in files)):
+    encoders = [_Words(base.path / part) for part in PARTS]
+    for encoder in encoders:
+        files = [encoder.folder / name for name in ("vocab.json", "merges.txt")]
+        if not ((encoder.folder / "tokenizer.json").is_file() or all(file.is_file() for file in files)):
             return None
-    return Counter((found[0], found[1]))
+    return Counter((encoders[0], encoders[1]))
 
 
 def _from_merges(folder: Path) -> Tokenizer:

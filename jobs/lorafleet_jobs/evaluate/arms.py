@@ -44,9 +44,9 @@ def with_article(noun: str) -> str:
 
 def word_of(adapter: Adapter, instance_prompt: str) -> str:
     """What names the subject in a prompt: the abstractions of the instance prompt, in their order."""
-    known = {trigger.abstraction for trigger in adapter.triggers}
-    found = [word for word in re.findall(r"\w+", instance_prompt) if word in known]
-    return " ".join(found) or next((trigger.abstraction for trigger in adapter.triggers), "")
+    abstractions = {trigger.abstraction for trigger in adapter.triggers}
+    used = [word for word in re.findall(r"\w+", instance_prompt) if word in abstractions]
+    return " ".join(used) or next((trigger.abstraction for trigger in adapter.triggers), "")
 
 
 def adapter_arm(adapter: Adapter, noun: str, word: str = "TOK") -> Arm:

@@ -50,17 +50,17 @@ def find(wanted: Sequence[str], home: Home, registry: AdapterRegistry) -> Findin
 
     A word that is both is an adapter, unless it is the submission's whole id. Raises NotFoundError.
     """
-    found: dict[str, Trained] = {}
+    trained: dict[str, Trained] = {}
     left_out: list[str] = []
     for word in wanted:
         for one in _of_word(word, home, registry):
             if isinstance(one, Trained):
-                found.setdefault(one.spec.id, one)
+                trained.setdefault(one.spec.id, one)
             else:
                 left_out.append(one)
-    if not found:
+    if not trained:
         raise NotFoundError(f"nothing to evaluate yet: {'; '.join(left_out)}")
-    return Findings(tuple(found.values()), tuple(left_out))
+    return Findings(tuple(trained.values()), tuple(left_out))
 
 
 def _of_word(word: str, home: Home, registry: AdapterRegistry) -> list[Trained | str]:

@@ -69,13 +69,13 @@ def look_alikes(gallery: Tensor, noun: str, count: int = LOOK_ALIKES) -> list[Lo
 
 @lru_cache
 def _candidates(noun: str) -> tuple[LookAlike, ...]:
-    found = []
+    look_alikes = []
     for i in range(CANDIDATES):
         name = f"look-alike-{noun}-{i}"
         identity = random_identity(random.Random(name), noun)
         embeddings = embed(load_judge(), rendered(identity, f"{name}-views", VIEWS))
-        found.append(LookAlike(name, identity, F.normalize(embeddings.mean(dim=0), dim=0)))
-    return tuple(found)
+        look_alikes.append(LookAlike(name, identity, F.normalize(embeddings.mean(dim=0), dim=0)))
+    return tuple(look_alikes)
 
 
 def made_up_subject(subject: Subject, views: int = 8) -> SubjectPictures:

@@ -64,12 +64,12 @@ class Lpips:
         device = self.weights[0].device
         shift, scale = (torch.tensor(values, device=device).view(1, 3, 1, 1) for values in (SHIFT, SCALE))
         x = (2 * pictures.to(device) - 1 - shift) / scale
-        found = []
+        normalised = []
         for index, layer in self.convolutions.items():
             x = F.max_pool2d(x, 3, 2) if index in POOLED_BEFORE else x
             x = F.relu(layer(x))
-            found.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
-        return found
+            normalised.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
+        return normalised
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -11,30 +11,32 @@ from lorafleet_jobs.evaluate.find import Trained
 from lorafleet_jobs.evaluate.run import Evaluation
 
 
-def publish(found: Evaluation, adapters: Sequence[Trained], tracking: MlflowTracking) -> list[str]:
+def publish(evaluation: Evaluation, adapters: Sequence[Trained], tracking: MlflowTracking) -> list[str]:
     """Logs every adapter's scores at its last step; returns what could not be logged, a line each.
 
     After the first outage no other adapter is tried: each would wait for the same silence.
     """
-    problems = [f"{one.label} has no MLflow run; its scores are only here" for one in adapters if one.run_id is None]
-    for one in adapters:
-        if one.run_id is None:
+    problems = [
+        f"{adapter.label} has no MLflow run; its scores are only here" for adapter in adapters if adapter.run_id is None
+    ]
+    for adapter in adapters:
+        if adapter.run_id is None:
             continue
         try:
-            tracking.log_metrics(one.run_id, one.spec.steps, _scores(found, one.label))
+            tracking.log_metrics(adapter.run_id, adapter.spec.steps, _scores(evaluation, adapter.label))
         except NotFoundError as problem:
-            problems.append(f"{problem}; the scores of {one.label} are only here")
+            problems.append(f"{problem}; the scores of {adapter.label} are only here")
         except UnreachableError:
-            problems.append(f"MLflow at {tracking.uri} does not answer; scores from {one.label} on are only here")
+            problems.append(f"MLflow at {tracking.uri} does not answer; scores from {adapter.label} on are only here")
             break
     return problems
 
 
-def _scores(found: Evaluation, label: str) -> dict[str, float]:
-    rows = [row for row in found.rows if row.arm == ADAPTER and row.candidate == label]
+def _scores(evaluation: Evaluation, label: str) -> dict[str, float]:
+    rows = [row for row in evaluation.rows if row.arm == ADAPTER and row.candidate == label]
     return {
         f"eval/{column.label}": value
         for row in rows
-        for column in found.columns
+        for column in evaluation.columns
         if (value := row.scores.get(column)) is not None
     }

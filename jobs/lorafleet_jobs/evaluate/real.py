@@ -88,12 +88,12 @@ class RealSuite:
         """Scores of what an arm made of a subject."""
         samples, own, others = self.dino.embed(made.flat), self.galleries[subject.name], self._others(subject.name)
         texts = [prompt.plain(subject.noun) for prompt in made.prompts]
-        said = self.clip.embed_texts(texts).repeat_interleave(made.pictures.shape[1], dim=0)
+        text_embeddings = self.clip.embed_texts(texts).repeat_interleave(made.pictures.shape[1], dim=0)
         seen = self.clip.embed(made.flat)
         return RealScores(
             dino=measures.fidelity(samples, own),
             clip_i=measures.fidelity(seen, self.clip.embed(subject.gallery)),
-            clip_t=float((seen * said).sum(dim=1).mean()),
+            clip_t=float((seen * text_embeddings).sum(dim=1).mean()),
             top_1=measures.top_1(samples, own, others) if others else None,
             mean_average_precision=measures.mean_average_precision(samples, own, others) if others else None,
             preservation=None if made.of_class is None else measures.fidelity(self.dino.embed(made.of_class), own),

@@ -62,11 +62,11 @@ class Evaluation:
 
     def of_subjects(self, arm: str, column: Column) -> dict[str, float]:
         """One value a subject, the mean over its candidates; subjects without the score are missing."""
-        found: dict[str, list[float]] = {}
+        by_subject: dict[str, list[float]] = {}
         for row in self.rows:
             if row.arm == arm and (value := row.scores.get(column)) is not None:
-                found.setdefault(row.subject, []).append(value)
-        return {subject: statistics.fmean(values) for subject, values in found.items()}
+                by_subject.setdefault(row.subject, []).append(value)
+        return {subject: statistics.fmean(values) for subject, values in by_subject.items()}
 
     def interval(self, arm: str, column: Column) -> Interval | None:
         """The mean over subjects with its interval; None where the score has no meaning."""

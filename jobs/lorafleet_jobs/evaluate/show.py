@@ -15,51 +15,51 @@ HEADING = 9
 """Letters of a heading before it is cut."""
 
 
-def tables(found: Evaluation) -> list[Table]:
+def tables(evaluation: Evaluation) -> list[Table]:
     """The arms over all subjects with their intervals, in as many tables as the suite asks for; then each adapter."""
-    groups = sorted({column.table for column in found.columns})
-    by_group = [[column for column in found.columns if column.table == group] for group in groups]
+    groups = sorted({column.table for column in evaluation.columns})
+    by_group = [[column for column in evaluation.columns if column.table == group] for group in groups]
     return [
-        *(_of_arms(found, columns) for columns in by_group),
-        *(_of_adapters(found, columns) for columns in by_group),
+        *(_of_arms(evaluation, columns) for columns in by_group),
+        *(_of_adapters(evaluation, columns) for columns in by_group),
     ]
 
 
-def as_json(found: Evaluation) -> dict[str, Any]:
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The document of `evaluate --json`."""
     return {
-        "title": found.title,
-        "notes": list(found.notes),
-        "scale_0_is_base": found.zero_is_base,
-        "scores": [{"name": column.label, "better": column.better} for column in found.columns],
+        "title": evaluation.title,
+        "notes": list(evaluation.notes),
+        "scale_0_is_base": evaluation.zero_is_base,
+        "scores": [{"name": column.label, "better": column.better} for column in evaluation.columns],
         "arms": {
-            arm: {column.label: _document(found.interval(arm, column)) for column in found.columns}
-            for arm in found.arms
+            arm: {column.label: _document(evaluation.interval(arm, column)) for column in evaluation.columns}
+            for arm in evaluation.arms
         },
         "adapter_minus": {
-            arm: {column.label: _document(found.difference(ADAPTER, arm, column)) for column in found.columns}
-            for arm in found.arms
+            arm: {column.label: _document(evaluation.difference(ADAPTER, arm, column)) for column in evaluation.columns}
+            for arm in evaluation.arms
             if arm != ADAPTER
         },
         "rows": [
             {"adapter": row.candidate, "subject": row.subject, "arm": row.arm, **row.scores.as_json()}
-            for row in found.rows
+            for row in evaluation.rows
         ],
     }
 
 
-def _of_arms(found: Evaluation, columns: list[Column]) -> Table:
-    subjects = len({row.subject for row in found.rows})
+def _of_arms(evaluation: Evaluation, columns: list[Column]) -> Table:
+    subjects = len({row.subject for row in evaluation.rows})
     over = "1 subject" if subjects == 1 else f"mean over {subjects} subjects, with 95 % bootstrap interval over them"
-    table = _table(f"{found.title}: {over}", "arm", columns)
-    for arm in found.arms:
-        table.add_row(arm, *(_cell(found.interval(arm, column)) for column in columns))
+    table = _table(f"{evaluation.title}: {over}", "arm", columns)
+    for arm in evaluation.arms:
+        table.add_row(arm, *(_cell(evaluation.interval(arm, column)) for column in columns))
     return table
 
 
-def _of_adapters(found: Evaluation, columns: list[Column]) -> Table:
-    table = _table(f"{found.title}: each adapter", "adapter", columns)
-    for row in found.rows:
+def _of_adapters(evaluation: Evaluation, columns: list[Column]) -> Table:
+    table = _table(f"{evaluation.title}: each adapter", "adapter", columns)
+    for row in evaluation.rows:
         if row.arm == ADAPTER:
             table.add_row(row.candidate, *(_number(row.scores.get(column)) for column in columns))
     return table

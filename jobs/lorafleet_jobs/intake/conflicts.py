@@ -116,8 +116,8 @@ def _about_judge(early: EarlyStop, reports: Sequence[SubjectReport], base: Base)
     nouns = [" ".join((report.subject.class_noun or "").split()) for report in reports]
     strange = [noun for noun in nouns if noun not in CLASSES]
     if early.metric == "score" and base.is_toy and strange:
-        known = ", ".join(CLASSES)
-        yield f"early_stop.metric is score, and the toy world's judge knows no {strange[0]} ({known}); use metric loss"
+        nouns = ", ".join(CLASSES)
+        yield f"early_stop.metric is score, and the toy world's judge knows no {strange[0]} ({nouns}); use metric loss"
 
 
 def _raise_first(problems: Iterator[str], where: str) -> None:
@@ -234,8 +234,8 @@ def _about_targets(recipe: Recipe, size: BaseSize) -> Iterator[str]:
         if select(layers, [end]):
             continue
         parts = end.count(".") + 1
-        known = sorted({".".join(name.split(".")[-parts:]) for name in layers})
-        near = get_close_matches(end, known, n=3, cutoff=0.5)
+        allowed = sorted({".".join(name.split(".")[-parts:]) for name in layers})
+        near = get_close_matches(end, allowed, n=3, cutoff=0.5)
         remedy = f"did you mean {' or '.join(near)}?" if near else "use attn, attn+ff, all-linear, or ends such as to_q"
         yield f"recipe.targets holds {end!r}, the end of no linear layer's name in the UNet; {remedy}"
 
@@ -272,8 +272,8 @@ def _about_words(recipe: Recipe, report: SubjectReport) -> Iterator[str]:
 
 
 def _unknown_words(recipe: Recipe, what: str, text: str) -> Iterator[str]:
-    known = recipe.pivotal.abstractions if recipe.pivotal is not None else ()
+    learned = recipe.pivotal.abstractions if recipe.pivotal is not None else ()
     for word in _WORD.findall(text):
-        if word not in known:
-            allowed = ", ".join((*known, word))
+        if word not in learned:
+            allowed = ", ".join((*learned, word))
             yield f"{what} holds {word}, which is not learned; set pivotal.abstractions: [{allowed}], or remove it"

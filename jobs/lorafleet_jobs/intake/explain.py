@@ -51,13 +51,13 @@ class Resolved:
 
     def origins(self) -> dict[str, Origin]:
         """Who set each key, the inner keys of a mapping by `outer.inner`."""
-        found: dict[str, Origin] = {}
+        values: dict[str, Origin] = {}
         for key, value in self.recipe.model_dump(mode="json").items():
             if isinstance(value, dict):
-                found |= {f"{key}.{inner}": self._origin(key, inner) for inner in value}
+                values |= {f"{key}.{inner}": self._origin(key, inner) for inner in value}
             else:
-                found[key] = self._origin(key)
-        return found
+                values[key] = self._origin(key)
+        return values
 
     def lines(self) -> list[Line]:
         """What somebody set, what always matters, and what stands in for unset keys, in the recipe's order."""
@@ -94,18 +94,18 @@ class Resolved:
         """What the trainer takes for unset keys that depend on something else."""
         recipe, base = self.recipe, self.base
         name = f"default of {recipe.optimizer}"
-        found: dict[str, tuple[Any, Origin]] = {}
+        values: dict[str, tuple[Any, Origin]] = {}
         if recipe.alpha is None and (recipe.trains_unet or recipe.text_encoder_lora is not None):
-            found["alpha"] = (recipe.rank, "default, the rank")
+            values["alpha"] = (recipe.rank, "default, the rank")
         if recipe.learning_rate is None:
-            found["learning_rate"] = (recipe.rate_of("unet"), name)
+            values["learning_rate"] = (recipe.rate_of("unet"), name)
         if recipe.text_encoder_learning_rate is None and recipe.text_encoder_lora is not None:
-            found["text_encoder_learning_rate"] = (recipe.rate_of("text"), "default, as learning_rate")
+            values["text_encoder_learning_rate"] = (recipe.rate_of("text"), "default, as learning_rate")
         if recipe.token_learning_rate is None and recipe.pivotal is not None and recipe.optimizer != "prodigy":
-            found["token_learning_rate"] = (recipe.rate_of("tokens"), "default, three times learning_rate")
+            values["token_learning_rate"] = (recipe.rate_of("tokens"), "default, three times learning_rate")
         if recipe.resolution is None:
-            found["resolution"] = (base.resolution, f"default of {base.name}")
-        return found | self._levels()
+            values["resolution"] = (base.resolution, f"default of {base.name}")
+        return values | self._levels()
 
     def _levels(self) -> dict[str, tuple[Any, Origin]]:
         """The noise levels, where they depend on the latent's side."""

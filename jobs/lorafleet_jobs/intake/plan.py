@@ -124,10 +124,10 @@ def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
 
 
 def _submission_content(manifest: Manifest, base: Base, jobs: Sequence[JobSpec]) -> dict[str, Any]:
-    said = manifest.model_dump(mode="json", include={"apiVersion", "name", "recipe", "sweep", "validation"})
+    trained = manifest.model_dump(mode="json", include={"apiVersion", "name", "recipe", "sweep", "validation"})
     if manifest.early_stop is not None:
-        said["early_stop"] = manifest.early_stop.model_dump(mode="json", exclude={"weights"})
-    return {**said, "base": base.fingerprint, "jobs": sorted(job.id for job in jobs)}
+        trained["early_stop"] = manifest.early_stop.model_dump(mode="json", exclude={"weights"})
+    return {**trained, "base": base.fingerprint, "jobs": sorted(job.id for job in jobs)}
 
 
 def _reason(errors: Sequence[Finding]) -> str:

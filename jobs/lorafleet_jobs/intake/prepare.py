@@ -72,26 +72,26 @@ def examine(manifest_path: Path, base: str | None = None) -> Checked:
     if manifest.early_stop is not None and manifest.early_stop.weights is not None:
         weights = str((folder / Path(manifest.early_stop.weights).expanduser()).resolve())
         manifest = manifest.with_changes(early_stop=manifest.early_stop.with_changes(weights=weights))
-    found, problem = _base_if_here(manifest.base, folder if base is None else None)
-    manifest = manifest.with_changes(base=found.name if found is not None else manifest.base)
-    toy = found.is_toy if found is not None else False
+    base_here, problem = _base_if_here(manifest.base, folder if base is None else None)
+    manifest = manifest.with_changes(base=base_here.name if base_here is not None else manifest.base)
+    toy = base_here.is_toy if base_here is not None else False
     points = tuple(resolve_points(manifest, toy, str(manifest_path)))
     recipes = [one.recipe for one in points]
-    size = measure_base(found) if found is not None else None
+    size = measure_base(base_here) if base_here is not None else None
     if manifest.resources.compile:
         refuse_compile(recipes, str(manifest_path))
     for one in points:
-        refuse(one.recipe, found, size, at_point(str(manifest_path), one.point))
-    sides = [recipe.resolution or (found.resolution if found else None) for recipe in recipes]
+        refuse(one.recipe, base_here, size, at_point(str(manifest_path), one.point))
+    sides = [recipe.resolution or (base_here.resolution if base_here else None) for recipe in recipes]
     side = None if None in sides else max(side for side in sides if side is not None)
     class_folders = tuple(read_class_folders(recipes, folder))
     shared = [finding for class_folder in class_folders for finding in class_folder.findings]
-    reports = check(manifest, folder, _needs(recipes, side, found), shared)
+    reports = check(manifest, folder, _needs(recipes, side, base_here), shared)
     for one in points:
         refuse_words(one.recipe, reports, manifest.validation.prompts, at_point(str(manifest_path), one.point))
     if manifest.early_stop is not None:
-        refuse_early_stop(manifest.early_stop, recipes, reports, found, str(manifest_path))
-    return Checked(manifest, folder, found, problem, points, tuple(reports), class_folders, size)
+        refuse_early_stop(manifest.early_stop, recipes, reports, base_here, str(manifest_path))
+    return Checked(manifest, folder, base_here, problem, points, tuple(reports), class_folders, size)
 
 
 def prepare(manifest_path: Path, base: str | None = None) -> Prepared:

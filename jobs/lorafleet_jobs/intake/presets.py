@@ -68,12 +68,12 @@ def resolve_points(manifest: Manifest, toy: bool, where: str) -> list[SweepPoint
     """
     _refuse_unknown(manifest.recipe, "recipe", where)
     _refuse_sweep(manifest.sweep, where)
-    found: dict[str, SweepPoint] = {}
+    points: dict[str, SweepPoint] = {}
     for point in manifest.sweep.points():
         _refuse_point(point, where)
         recipe = _parsed(manifest.recipe, point, toy, where)
-        found.setdefault(recipe.model_dump_json(), SweepPoint(point, recipe))
-    return list(found.values())
+        points.setdefault(recipe.model_dump_json(), SweepPoint(point, recipe))
+    return list(points.values())
 
 
 def preset_section(name: str, toy: bool, optimizer: object = None) -> dict[str, Any]:
@@ -87,8 +87,8 @@ def preset_section(name: str, toy: bool, optimizer: object = None) -> dict[str, 
 
 def at_point(where: str, point: Mapping[str, Any]) -> str:
     """`where`, and in a sweep the point, as errors name it."""
-    said = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in point.items())
-    return f"{where}: sweep point {{{said}}}" if point else where
+    described = ", ".join(f"{key}: {'null' if value is None else value}" for key, value in point.items())
+    return f"{where}: sweep point {{{described}}}" if point else where
 
 
 def _parsed(overrides: Mapping[str, Any], point: Point, toy: bool, where: str) -> Recipe:
@@ -114,9 +114,9 @@ def _opened(value: Any) -> Mapping[str, Any]:
 
 
 def _merged(overrides: Mapping[str, Any], toy: bool, where: str) -> dict[str, Any]:
-    name, known = overrides.get("preset", DEFAULT), preset_names()
-    if name not in known:
-        raise ManifestError(f"{where}: 'recipe.preset' is {name!r}; known presets are {', '.join(known)}")
+    name, allowed = overrides.get("preset", DEFAULT), preset_names()
+    if name not in allowed:
+        raise ManifestError(f"{where}: 'recipe.preset' is {name!r}; known presets are {', '.join(allowed)}")
     merged = preset_section(name, toy, overrides.get("optimizer")) | {"preset": name}
     for key, value in overrides.items():
         below = merged.get(key)
@@ -143,24 +143,26 @@ def _refuse_point(point: Point, where: str) -> None:
             continue
         if name in point:
             raise ManifestError(f"{where}: 'sweep' sets both {name} and {key} at one point; write one of them")
-        known = sorted(part for model in models_in(Recipe.model_fields[name].annotation) for part in model.model_fields)
-        if inner not in known:
-            near = get_close_matches(inner, known, n=1, cutoff=0.5)
-            remedy = f"did you mean 'sweep.{name}.{near[0]}'?" if near else _known_inner(name, known)
+        allowed = sorted(
+            part for model in models_in(Recipe.model_fields[name].annotation) for part in model.model_fields
+        )
+        if inner not in allowed:
+            near = get_close_matches(inner, allowed, n=1, cutoff=0.5)
+            remedy = f"did you mean 'sweep.{name}.{near[0]}'?" if near else _known_inner(name, allowed)
             raise ManifestError(f"{where}: unknown key 'sweep.{key}'; {remedy}")
 
 
-def _known_inner(name: str, known: list[str]) -> str:
-    return f"keys of {name} are {', '.join(known)}" if known else f"{name} has no inner keys; write sweep.{name}"
+def _known_inner(name: str, allowed: list[str]) -> str:
+    return f"keys of {name} are {', '.join(allowed)}" if allowed else f"{name} has no inner keys; write sweep.{name}"
 
 
 def _refuse_unknown(keys: Iterable[str], section: str, where: str) -> None:
-    known = sorted(Recipe.model_fields)
+    allowed = sorted(Recipe.model_fields)
     for key in keys:
-        if key in known:
+        if key in allowed:
             continue
         remedy = advice(key)
         if remedy is None:
-            near = get_close_matches(key, known, n=1, cutoff=0.5)
-            remedy = f"did you mean '{section}.{near[0]}'?" if near else f"known keys are {', '.join(known)}"
+            near = get_close_matches(key, allowed, n=1, cutoff=0.5)
+            remedy = f"did you mean '{section}.{near[0]}'?" if near else f"known keys are {', '.join(allowed)}"
         raise ManifestError(f"{where}: unknown key '{section}.{key}'; {remedy}")

@@ -20,7 +20,7 @@ def warning_lines(reports: Sequence[SubjectReport]) -> list[str]:
     for report in reports:
         for finding in _told(report):
             by_id.setdefault(finding.id, []).append((report.name, finding.message))
-    return [line for id, found in by_id.items() for line in _lines(id, found)]  # noqa: A001
+    return [line for id, messages in by_id.items() for line in _lines(id, messages)]  # noqa: A001
 
 
 def loud_findings(reports: Sequence[SubjectReport]) -> list[dict[str, object]]:
@@ -38,9 +38,9 @@ def _told(report: SubjectReport) -> list[Finding]:
     return [finding for finding in report.findings if finding.level != "info" and finding is not first]
 
 
-def _lines(id: str, found: Sequence[tuple[str, str]]) -> list[str]:  # noqa: A002
-    lines = [f"{subject}: {id}: {message}" for subject, message in found]
-    if len(found) <= EACH:
+def _lines(id: str, messages: Sequence[tuple[str, str]]) -> list[str]:  # noqa: A002
+    lines = [f"{subject}: {id}: {message}" for subject, message in messages]
+    if len(messages) <= EACH:
         return lines
-    others = list(dict.fromkeys(subject for subject, _ in found[1:]))
-    return [f"{lines[0]} (and {len(found) - 1} more of {id}, of {', '.join(others)}; lorafleet check lists them)"]
+    others = list(dict.fromkeys(subject for subject, _ in messages[1:]))
+    return [f"{lines[0]} (and {len(messages) - 1} more of {id}, of {', '.join(others)}; lorafleet check lists them)"]

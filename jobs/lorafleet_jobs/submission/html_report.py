@@ -136,10 +136,10 @@ def _view(home: Home, submission: Submission, job: JobRow, point: str, curve: Cu
 
 def _manifest(submission: Submission) -> str:
     """As submitted, but without the address that was notified: it may be a secret."""
-    said = yaml.safe_load(submission.row.manifest)
-    if "notify" not in said:
+    manifest = yaml.safe_load(submission.row.manifest)
+    if "notify" not in manifest:
         return submission.row.manifest
-    return yaml.safe_dump({**said, "notify": "(left out here)"}, sort_keys=False)
+    return yaml.safe_dump({**manifest, "notify": "(left out here)"}, sort_keys=False)
 
 
 def _embedded(kind: str, data: bytes) -> str:

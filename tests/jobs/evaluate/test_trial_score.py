@@ -241,10 +241,10 @@ def test_only_the_attempt_that_holds_a_job_is_answered(subjects, tmp_path):
     store.set_run("test", "a", "run")
     desk = JobQueue(url, "test", clock=lambda: 1.0)
     lease = desk.lease("lane", ())
-    assert desk.compare("a", lease.attempt + 1, 2, 0.5) is None
+    assert desk.report("a", lease.attempt + 1, 2, 0.5) is None
     assert ScoreBook(store.engine).of_rung("test", spec.subject, 2) == []
-    assert desk.compare("a", lease.attempt, 2, 0.5) == Verdict(True, None)
+    assert desk.report("a", lease.attempt, 2, 0.5) == Verdict(True, None)
     assert ScoreBook(store.engine).of_rung("test", spec.subject, 2) == [0.5]
     assert store.jobs("test")[0].step == 2
     assert desk.finish("a", lease.attempt, "stopped", None, "why")
-    assert desk.compare("a", lease.attempt, 4, 0.5) is None, "it has ended"
+    assert desk.report("a", lease.attempt, 4, 0.5) is None, "it has ended"
