@@ -116,8 +116,8 @@ def _about_judge(early: EarlyStop, reports: Sequence[SubjectReport], base: Base)
     nouns = [" ".join((report.subject.class_noun or "").split()) for report in reports]
     strange = [noun for noun in nouns if noun not in CLASSES]
     if early.metric == "score" and base.is_toy and strange:
-        nouns = ", ".join(CLASSES)
-        yield f"early_stop.metric is score, and the toy world's judge knows no {strange[0]} ({nouns}); use metric loss"
+        judged = ", ".join(CLASSES)
+        yield f"early_stop.metric is score, and the toy world's judge knows no {strange[0]} ({judged}); use metric loss"
 
 
 def _raise_first(problems: Iterator[str], where: str) -> None:

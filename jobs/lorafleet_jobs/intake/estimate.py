@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from lorafleet.bases import Base
 from lorafleet.config import Recipe, Resources
 from lorafleet.config.strict import Strict
@@ -81,7 +83,7 @@ class Machine:
     def here(cls) -> Machine:
         """What is here: the cores this process may use, its memory, and the NVIDIA device files."""
         gpus = sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia[0-9]*"))
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**20
+        memory = psutil.virtual_memory().total / 2**20
         return cls(len(os.sched_getaffinity(0)), gpus, memory)
 
     def lanes_at_once(self, resources: Resources, workers: int = 1) -> int:

@@ -1,4 +1,4 @@
-"""Tells an address how a submission ended: one signed POST, tried a few times.
+"""Posts how a submission ended to an address: one signed POST, tried a few times.
 
 Knows bytes, a key and an address; refuses to know submissions. The receiver checks
 
@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import http.client
+import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
 from urllib.parse import urlsplit
+
+import httpx
 
 from lorafleet import __version__
 from lorafleet.config.manifest import Notify
@@ -29,17 +28,10 @@ TIMEOUT_SECONDS = 10.0
 BACKOFF_SECONDS = 2.0  # doubled from try to try
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What was signed for one address is not passed on to another, nor does a POST become a GET."""
-
-    def redirect_request(self, *_arguments: Any, **_options: Any) -> None:
-        return None
-
-
 def notify(
     wanted: Notify, body: bytes, environment: Mapping[str, str], pause: Callable[[float], None] = time.sleep
 ) -> str | None:
-    """Posts a JSON document; returns None once it was taken with a 2xx, else in one line why it was not."""
+    """Posts a JSON document; returns None if the receiver answered 2xx, else one line that says why it did not."""
     key = None
     if wanted.secret_env is not None and not (key := environment.get(wanted.secret_env)):
         return f"notify.secret_env names {wanted.secret_env}, which is not set here; nobody was notified"
@@ -49,11 +41,13 @@ def notify(
         if attempt:
             pause(BACKOFF_SECONDS * 2 ** (attempt - 1))
         try:
-            _post(wanted.url, body, key)
-        except (OSError, http.client.HTTPException) as failure:  # URLError and HTTPError are OSErrors
+            code, phrase = _post(wanted.url, body, key)
+        except (httpx.RequestError, httpx.InvalidURL, OSError) as failure:
             problem = first_line(failure)
         else:
-            return None
+            if httpx.codes.is_success(code):
+                return None
+            problem = f"HTTP Error {code}: {phrase}"
     # An address may be a secret in itself; its host is not.
     return f"{urlsplit(wanted.url).netloc} was not notified, in {TRIES} tries: {problem}"
 
@@ -63,7 +57,12 @@ def signature(key: str, timestamp: str, body: bytes) -> str:
     return "sha256=" + hmac.new(key.encode(), f"{timestamp}.".encode() + body, hashlib.sha256).hexdigest()
 
 
-def _post(url: str, body: bytes, key: str | None) -> None:
+def _post(url: str, body: bytes, key: str | None) -> tuple[int, str]:
+    """Sends one request and returns the status code and its phrase; the answer's body is not read.
+
+    Redirects are not followed: what was signed for one address is not passed on to another. Certificates are checked
+    against the system's store.
+    """
     timestamp = str(int(time.time()))
     headers = {
         "Content-Type": "application/json",
@@ -71,6 +70,13 @@ def _post(url: str, body: bytes, key: str | None) -> None:
         "X-Lorafleet-Timestamp": timestamp,
         **({} if key is None else {"X-Lorafleet-Signature": signature(key, timestamp, body)}),
     }
-    request = urllib.request.Request(url, body, headers, method="POST")
-    with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_SECONDS):
-        pass
+    with httpx.stream(
+        "POST",
+        url,
+        content=body,
+        headers=headers,
+        timeout=TIMEOUT_SECONDS,
+        follow_redirects=False,
+        verify=ssl.create_default_context(),
+    ) as response:
+        return response.status_code, response.reason_phrase
