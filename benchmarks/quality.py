@@ -34,7 +34,7 @@ from lorafleet.util.machine import describe_machine
 from lorafleet.util.quiet import quiet_libraries
 from lorafleet_jobs.evaluate.arms import adapter_arm, base_arm
 from lorafleet_jobs.evaluate.looks import made_up_subject
-from lorafleet_jobs.evaluate.pictures import Sampling, make
+from lorafleet_jobs.evaluate.pictures import SamplingOptions, make
 from lorafleet_jobs.evaluate.suite import Scores
 from lorafleet_jobs.evaluate.toy import ToySuite
 from lorafleet_jobs.intake.presets import resolve_recipe
@@ -45,7 +45,7 @@ from lorafleet_jobs.train.training import Training
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 SHARED = {"steps": 200, "rank": 8, "batch_size": 4, "lr_scheduler": "cosine", "pivotal": {"tokens": 4, "fraction": 0.5}}
 TI = {"unet_fraction": 0, "pivotal": {"tokens": 4, "fraction": 1.0}}
-HOW = Sampling(samples=2)
+HOW = SamplingOptions(samples=2)
 LORA: dict[str, Any] = {"pivotal": None}
 
 

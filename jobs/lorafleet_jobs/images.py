@@ -61,7 +61,7 @@ class OversizeError(DataError):
 
 
 @dataclass(frozen=True)
-class Looks:
+class ImageFingerprint:
     """What a picture looks like, small enough to compare with every other."""
 
     width: int
@@ -73,7 +73,7 @@ class Looks:
     colours: NDArray[np.int16]
     """[8, 8, 3]: an RGB thumbnail."""
 
-    def is_near(self, other: Looks) -> bool:
+    def is_near(self, other: ImageFingerprint) -> bool:
         """At most 6 of the 64 gradient bits differ, and the colours by less than 12 of 255 in the mean."""
         bits = int((self.gradient != other.gradient).sum())
         return bits <= 6 and float(np.abs(self.colours - other.colours).mean()) < 12
@@ -161,13 +161,13 @@ def measure_image(data: bytes) -> tuple[int, int]:
             return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def look_at(image: Image.Image) -> Looks:
+def look_at(image: Image.Image) -> ImageFingerprint:
     """What an RGB picture looks like."""
     digest = hashlib.sha256(f"{image.size}".encode())
     digest.update(image.tobytes())
     grey = np.asarray(image.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
     thumbnail = np.asarray(image.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
-    return Looks(image.width, image.height, digest.hexdigest(), grey[:, 1:] > grey[:, :-1], thumbnail)
+    return ImageFingerprint(image.width, image.height, digest.hexdigest(), grey[:, 1:] > grey[:, :-1], thumbnail)
 
 
 def _refuse_oversize(width: int, height: int) -> None:

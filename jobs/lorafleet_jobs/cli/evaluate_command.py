@@ -20,7 +20,7 @@ from lorafleet_jobs.cli.plan_commands import AsJson, BaseName
 from lorafleet_jobs.evaluate import show
 from lorafleet_jobs.evaluate.arms import word_of
 from lorafleet_jobs.evaluate.find import find, real_pictures
-from lorafleet_jobs.evaluate.pictures import Sampling
+from lorafleet_jobs.evaluate.pictures import SamplingOptions
 from lorafleet_jobs.evaluate.publish_scores import publish
 from lorafleet_jobs.evaluate.real import RealSuite, Weights
 from lorafleet_jobs.evaluate.run import Candidate
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lorafleet_jobs.evaluate.find import Findings, Trained
-    from lorafleet_jobs.evaluate.pictures import Sampling, SubjectPictures
+    from lorafleet_jobs.evaluate.pictures import SamplingOptions, SubjectPictures
     from lorafleet_jobs.evaluate.real import Weights
     from lorafleet_jobs.evaluate.run import Evaluation
     from lorafleet_jobs.evaluate.suite import Suite
@@ -79,7 +79,7 @@ def evaluate(
     meant = find(wanted, home, MlflowRegistry(home.tracking_uri, home.adapter_cache))
     for one in meant.left_out:
         note(one, "skipped")
-    evaluation = _evaluated(meant, base, Sampling(samples, seed=seed, steps=steps), Weights(dino, clip, lpips))
+    evaluation = _evaluated(meant, base, SamplingOptions(samples, seed=seed, steps=steps), Weights(dino, clip, lpips))
     _show(evaluation, as_json)
     for problem in publish(evaluation, meant.adapters, MlflowTracking(home.tracking_uri, home.artifacts)):
         note(problem)
@@ -99,7 +99,7 @@ def _show(evaluation: Evaluation, as_json: bool) -> None:
         note("an adapter at scale 0 did not make the base's pictures; report this as a defect", "error", "bold red")
 
 
-def _evaluated(meant: Findings, base: str | None, how: Sampling, weights: Weights) -> Evaluation:
+def _evaluated(meant: Findings, base: str | None, how: SamplingOptions, weights: Weights) -> Evaluation:
     own = find_base(base or _own_base(meant.adapters))
     pictures = real_pictures(meant.adapters, own.resolution)
     suite = _suite(own.is_toy, own.name, list({one.name: one for one in pictures}.values()), weights)

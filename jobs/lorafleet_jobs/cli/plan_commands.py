@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lorafleet_jobs.dataset.doctor import SubjectReport
-    from lorafleet_jobs.intake.explain import Resolved
+    from lorafleet_jobs.intake.explain import ResolvedRecipe
     from lorafleet_jobs.intake.prepare import Prepared
 
 ManifestPath = Annotated[
@@ -111,7 +111,7 @@ def _show_sweep(prepared: Prepared) -> None:
         out.print(f"{ends}; time is estimated without it", markup=False)
 
 
-def _show_recipes(recipes: Sequence[Resolved]) -> None:
+def _show_recipes(recipes: Sequence[ResolvedRecipe]) -> None:
     """The first recipe whole, of the others what differs; YAML with who set each key as a comment."""
     first = recipes[0].lines()
     for number, resolved in enumerate(recipes, start=1):

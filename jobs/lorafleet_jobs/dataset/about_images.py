@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from lorafleet_jobs.dataset.findings import Finding, finding
-from lorafleet_jobs.dataset.open_image import Opened
+from lorafleet_jobs.dataset.open_image import OpenedImage
 
 FEW, MANY = 4, 30
 ODD_ASPECT = 2.0
 
 
-def about_count(good: Sequence[Opened]) -> Iterator[Finding]:
+def about_count(good: Sequence[OpenedImage]) -> Iterator[Finding]:
     """That there are few or many; that there are none is told elsewhere."""
     count = len({opened.looks.pixels for opened in good})
     if 0 < count < FEW:
@@ -21,7 +21,7 @@ def about_count(good: Sequence[Opened]) -> Iterator[Finding]:
         yield finding("D001", "info", f"{count} images; 4 to 30 are usually enough")
 
 
-def about_pictures(good: Sequence[Opened], resolution: int | None) -> Iterator[Finding]:
+def about_pictures(good: Sequence[OpenedImage], resolution: int | None) -> Iterator[Finding]:
     """What stands out of each picture and each pair of them; `resolution` None: low resolution is not judged."""
     for opened in good:
         yield from opened.notes

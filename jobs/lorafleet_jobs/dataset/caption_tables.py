@@ -26,7 +26,7 @@ _SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Row:
+class CaptionRow:
     """One line."""
 
     line: int
@@ -40,7 +40,7 @@ class Table:
     """What a table says, and what was wrong on the way."""
 
     name: str
-    rows: list[Row] = field(default_factory=list)
+    rows: list[CaptionRow] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, id: str, level: Level, message: str) -> None:  # noqa: A002
@@ -66,7 +66,7 @@ def read_table(name: str, text: str, column: str, is_image: Callable[[str], bool
     columns = list(dict.fromkeys(key for _, row in numbered for key in row))
     chosen = _choose(table, columns, column) if columns else None
     if chosen is not None:
-        table.rows = [Row(line, row.get(chosen[0]), row.get(chosen[1])) for line, row in numbered]
+        table.rows = [CaptionRow(line, row.get(chosen[0]), row.get(chosen[1])) for line, row in numbered]
         if unused := [str(key) or "(unnamed)" for key in columns if key not in chosen]:
             table.add("D030", "info", f"{name} has columns that are not used: {', '.join(unused)}")
     return table

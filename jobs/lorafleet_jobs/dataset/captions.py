@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lorafleet_jobs.dataset.caption_tables import Row, Table, caption_of, lines, read_table
+from lorafleet_jobs.dataset.caption_tables import CaptionRow, Table, caption_of, lines, read_table
 from lorafleet_jobs.dataset.findings import Finding, Level, reserved_text
 from lorafleet_jobs.dataset.image_names import ImageNames
 from lorafleet_jobs.dataset.text_files import UnusableTextError, read_text
@@ -45,7 +45,7 @@ class Captions:
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Caption:
     """A caption as it was read, and from where."""
 
     text: str
@@ -81,7 +81,7 @@ def read_captions(
     return reader.captions
 
 
-def _differs(first: _Said | None, second: _Said) -> bool:
+def _differs(first: _Caption | None, second: _Caption) -> bool:
     """Whether taking the first would lose what the second says."""
     return first is not None and bool(first.text) and first.text != second.text
 
@@ -94,7 +94,7 @@ def _tables(others: Sequence[str]) -> list[str]:
     )
 
 
-def _keep(captions: Captions, by_image: dict[str, _Said], adapters: Collection[str]) -> None:
+def _keep(captions: Captions, by_image: dict[str, _Caption], adapters: Collection[str]) -> None:
     """Takes over what can be trained, and tells what cannot or was joined."""
     for image, caption in by_image.items():
         if (reserved := reserved_text(caption.text, adapters)) is not None:
@@ -120,9 +120,9 @@ class _Reader:
     captions: Captions
     guessed: list[str] = field(default_factory=list)
 
-    def beside(self, files: Sequence[str]) -> dict[str, _Said]:
+    def beside(self, files: Sequence[str]) -> dict[str, _Caption]:
         """Captions in files of their own, by image."""
-        chosen: dict[str, _Said] = {}
+        chosen: dict[str, _Caption] = {}
         unread: list[str] = []
         strangers: list[str] = []
         for name in sorted(files, key=_rank):
@@ -139,7 +139,7 @@ class _Reader:
         self._tell(unread, strangers)
         return chosen
 
-    def _choose(self, chosen: dict[str, _Said], images: Sequence[str], caption: _Said) -> None:
+    def _choose(self, chosen: dict[str, _Caption], images: Sequence[str], caption: _Caption) -> None:
         for image in images:
             if not (image in chosen and chosen[image].text):
                 chosen[image] = caption
@@ -147,7 +147,7 @@ class _Reader:
                 message = f"{image} has two captions: {chosen[image].file} is used, {caption.file} is not; remove one"
                 self.captions.add("D030", "warn", message, caption.file)
 
-    def _of_file(self, name: str) -> _Said | None:
+    def _of_file(self, name: str) -> _Caption | None:
         """What one file says; None if it cannot be read, which a finding says but for JSON."""
         text = self._text(name)
         if text is None:
@@ -196,7 +196,7 @@ class _Reader:
             self.guessed.append(name)
         return text.content
 
-    def table(self, tables: Sequence[str]) -> dict[str, _Said]:
+    def table(self, tables: Sequence[str]) -> dict[str, _Caption]:
         """Captions by image in the best of the tables; the others are told."""
         self.captions.files |= set(tables)
         if len(tables) > 1:
@@ -214,9 +214,9 @@ class _Reader:
         self.captions.add("D030", "warn", message, tables[0])
         return {}
 
-    def _rows(self, table: Table) -> dict[str, _Said]:
-        listed: dict[str, _Said] = {}
-        strangers: list[Row] = []
+    def _rows(self, table: Table) -> dict[str, _Caption]:
+        listed: dict[str, _Caption] = {}
+        strangers: list[CaptionRow] = []
         for row in table.rows:
             image = self.names.named(row.file) if isinstance(row.file, str) else None
             if image is None:
@@ -235,7 +235,7 @@ class _Reader:
         self._about_strangers(table, strangers)
         return listed
 
-    def _about_strangers(self, table: Table, strangers: Sequence[Row]) -> None:
+    def _about_strangers(self, table: Table, strangers: Sequence[CaptionRow]) -> None:
         if not strangers:
             return
         first = strangers[0]
@@ -256,9 +256,9 @@ class _Reader:
         table.add("D022", "warn", message)
 
 
-def _said(text: str, file: str, line: int | None = None) -> _Said:
+def _said(text: str, file: str, line: int | None = None) -> _Caption:
     written = [one for one in text.splitlines() if one.strip()]
-    return _Said(" ".join(text.split()), file, line, len(written) > 1)
+    return _Caption(" ".join(text.split()), file, line, len(written) > 1)
 
 
 def _rank(name: str) -> tuple[int, bool, int, str]:

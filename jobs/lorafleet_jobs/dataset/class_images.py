@@ -10,7 +10,7 @@ from pathlib import Path
 from lorafleet.config import Recipe
 from lorafleet_jobs.dataset.findings import Finding, finding
 from lorafleet_jobs.dataset.listing import Listing, list_folder
-from lorafleet_jobs.dataset.open_image import Opened, is_utf8, open_image
+from lorafleet_jobs.dataset.open_image import OpenedImage, is_utf8, open_image
 from lorafleet_jobs.dataset.paths import absolute
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec
 
@@ -33,7 +33,7 @@ class ClassFolder:
             return cls(written, None, (_finding("error", message),))
         listing = list_folder(folder)
         seen = [open_image(folder, file) for file in listing.images]
-        good = tuple(ImageSpec(file=o.file, caption=None, sha256=o.sha256) for o in seen if isinstance(o, Opened))
+        good = tuple(ImageSpec(file=o.file, caption=None, sha256=o.sha256) for o in seen if isinstance(o, OpenedImage))
         findings = [
             _finding("warn", f"prior.images {written!r}: {f.message}; it is left out")
             for f in seen
@@ -42,7 +42,7 @@ class ClassFolder:
         findings += [
             one.with_changes(message=f"prior.images {written!r}: {one.message}")
             for o in seen
-            if isinstance(o, Opened)
+            if isinstance(o, OpenedImage)
             for one in o.notes
         ]
         if not good:

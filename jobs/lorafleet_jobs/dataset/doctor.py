@@ -20,9 +20,9 @@ from lorafleet_jobs.dataset.captions import read_captions
 from lorafleet_jobs.dataset.findings import Finding, error, finding
 from lorafleet_jobs.dataset.listing import list_folder
 from lorafleet_jobs.dataset.masks import read_masks
-from lorafleet_jobs.dataset.open_image import Opened, open_image
+from lorafleet_jobs.dataset.open_image import OpenedImage, open_image
 from lorafleet_jobs.dataset.subjects import Subject, find_subjects
-from lorafleet_jobs.images import Looks
+from lorafleet_jobs.images import ImageFingerprint
 from lorafleet_jobs.jobspec import ImageSpec
 
 
@@ -33,7 +33,7 @@ class SubjectReport:
     subject: Subject
     images: tuple[ImageSpec, ...] = ()
     findings: tuple[Finding, ...] = ()
-    looks: tuple[Looks, ...] = field(default=(), repr=False, compare=False)
+    looks: tuple[ImageFingerprint, ...] = field(default=(), repr=False, compare=False)
     """Of `images`, one each."""
 
     @property
@@ -83,7 +83,7 @@ def _examine(subject: Subject, needs: Needs, adapters: Collection[str]) -> Subje
         return SubjectReport(subject, findings=(*findings, *([missing] if missing else [])))
     listing = list_folder(subject.folder)
     seen = [open_image(subject.folder, file) for file in listing.images]
-    good = [result for result in seen if isinstance(result, Opened)]
+    good = [result for result in seen if isinstance(result, OpenedImage)]
     findings += [_skipped(result, bool(good)) for result in seen if isinstance(result, Finding)]
     findings += [*about_count(good), *about_pictures(good, needs.resolution)]
     if not good:

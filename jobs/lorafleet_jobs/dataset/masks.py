@@ -7,12 +7,14 @@ from pathlib import Path
 
 from lorafleet_jobs.dataset.findings import Finding, error, finding
 from lorafleet_jobs.dataset.listing import Listing
-from lorafleet_jobs.dataset.open_image import Opened, open_image
-from lorafleet_jobs.images import Looks
+from lorafleet_jobs.dataset.open_image import OpenedImage, open_image
+from lorafleet_jobs.images import ImageFingerprint
 from lorafleet_jobs.jobspec import MaskSpec
 
 
-def read_masks(listing: Listing, images: Sequence[Opened], used: bool) -> tuple[dict[str, MaskSpec], list[Finding]]:
+def read_masks(
+    listing: Listing, images: Sequence[OpenedImage], used: bool
+) -> tuple[dict[str, MaskSpec], list[Finding]]:
     """The masks by image file, and the findings about them; `used`: some recipe has masked_loss."""
     beside = {image.file: mask for image in images if (mask := listing.masks.get(Path(image.file).stem))}
     if not used:
@@ -32,7 +34,7 @@ def read_masks(listing: Listing, images: Sequence[Opened], used: bool) -> tuple[
         problem = opened.with_changes(level="error") if isinstance(opened, Finding) else _problem(opened, image)
         if problem is not None:
             findings.append(problem)
-        elif isinstance(opened, Opened):
+        elif isinstance(opened, OpenedImage):
             findings += opened.notes
             masks[image.file] = MaskSpec(file=opened.file, sha256=opened.sha256)
     if beside and len(beside) < len(images):
@@ -41,7 +43,7 @@ def read_masks(listing: Listing, images: Sequence[Opened], used: bool) -> tuple[
     return masks, findings
 
 
-def same_shape(one: Looks, other: Looks) -> bool:
+def same_shape(one: ImageFingerprint, other: ImageFingerprint) -> bool:
     """Whether two sizes are one shape, but for the rounding of the smaller one to whole pixels."""
     small, large = sorted((one, other), key=lambda looks: looks.width * looks.height)
     return (
@@ -50,7 +52,7 @@ def same_shape(one: Looks, other: Looks) -> bool:
     )
 
 
-def _problem(mask: Opened, image: Opened) -> Finding | None:
+def _problem(mask: OpenedImage, image: OpenedImage) -> Finding | None:
     if not same_shape(mask.looks, image.looks):
         sizes = [f"{looks.width} x {looks.height}" for looks in (mask.looks, image.looks)]
         message = f"{mask.file} is {sizes[0]}, but {image.file} is {sizes[1]}; give a mask of the image's size"

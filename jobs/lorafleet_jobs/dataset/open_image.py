@@ -9,24 +9,24 @@ from pathlib import Path
 from lorafleet.errors import DataError
 from lorafleet_jobs.dataset.findings import Finding, error, finding
 from lorafleet_jobs.dataset.paths import leaves
-from lorafleet_jobs.images import Looks, OversizeError, look_at, read_image_bytes, read_picture
+from lorafleet_jobs.images import ImageFingerprint, OversizeError, look_at, read_image_bytes, read_picture
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedImage:
     """An image that can be used."""
 
     file: str
     """Relative to its folder."""
     sha256: str
-    looks: Looks
+    looks: ImageFingerprint
     black: bool
     """All of it: as a mask it shows nothing."""
     notes: tuple[Finding, ...] = ()
     """What the file says beside its pixels and could not be followed."""
 
 
-def open_image(folder: Path, file: Path) -> Opened | Finding:
+def open_image(folder: Path, file: Path) -> OpenedImage | Finding:
     """Reads, verifies and looks at an image of a folder."""
     name = file.name
     if not is_utf8(name):
@@ -49,7 +49,7 @@ def open_image(folder: Path, file: Path) -> Opened | Finding:
     if picture.frames > 1:
         message = f"{name} is an animation of {picture.frames} frames; the first is used, save others as pictures"
         notes.append(finding("D028", "info", message, name))
-    return Opened(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, tuple(notes))
+    return OpenedImage(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, tuple(notes))
 
 
 def is_utf8(text: str) -> bool:

@@ -29,7 +29,7 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 class Counter:
     """Counts tokens as training and serving do, of both encoders the more."""
 
-    tokenizers: tuple[_Words, _Words]
+    tokenizers: tuple[_Tokenizer, _Tokenizer]
 
     @property
     def room(self) -> int:
@@ -62,7 +62,7 @@ class Counter:
 
 
 @dataclass(frozen=True)
-class _Words:
+class _Tokenizer:
     """One tokenizer's files."""
 
     folder: Path
@@ -99,7 +99,7 @@ class _Words:
 
 def counter_of(base: Base) -> Counter | None:
     """A base's; None where its folder lacks the tokenizers' files, which is the base's own trouble."""
-    encoders = [_Words(base.path / part) for part in PARTS]
+    encoders = [_Tokenizer(base.path / part) for part in PARTS]
     for encoder in encoders:
         files = [encoder.folder / name for name in ("vocab.json", "merges.txt")]
         if not ((encoder.folder / "tokenizer.json").is_file() or all(file.is_file() for file in files)):

@@ -46,7 +46,7 @@ class SubjectPictures:
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class ArmSamples:
     """What one arm made of one subject."""
 
     prompts: tuple[Prompt, ...]
@@ -62,7 +62,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingOptions:
     """How pictures are sampled."""
 
     samples: int = 4
@@ -76,8 +76,8 @@ class Sampling:
 
 
 def make(
-    loaded: LoadedBase, arm: Arm, subject: str, prompts: Sequence[Prompt], how: Sampling, prior: bool = True
-) -> Made:
+    loaded: LoadedBase, arm: Arm, subject: str, prompts: Sequence[Prompt], how: SamplingOptions, prior: bool = True
+) -> ArmSamples:
     """Samples an arm for a subject; seeds depend on (seed, subject) alone, so that a subject's arms compare."""
     options = {"steps": how.steps, "guidance": how.guidance, "side": how.side}
     templates = [prompt.template for prompt in prompts for _ in range(how.samples)]
@@ -87,7 +87,7 @@ def make(
     if prior and how.of_class:
         plain = Arm(arm.name, arm.adapter, arm.scale, "", arm.noun)
         of_class = sample_arm(loaded, plain, [OF_CLASS] * how.of_class, seeds[len(templates) :], **options)  # type: ignore[arg-type]
-    return Made(tuple(prompts), flat.unflatten(0, (len(prompts), how.samples)), of_class)
+    return ArmSamples(tuple(prompts), flat.unflatten(0, (len(prompts), how.samples)), of_class)
 
 
 def picture_seeds(seed: int, subject: str, count: int) -> list[int]:
@@ -96,7 +96,7 @@ def picture_seeds(seed: int, subject: str, count: int) -> list[int]:
     return [rng.getrandbits(31) for _ in range(count)]
 
 
-def same_pictures(a: Made, b: Made) -> bool:
+def same_pictures(a: ArmSamples, b: ArmSamples) -> bool:
     """Whether two arms made the same pictures, to the bit."""
     both = a.of_class is not None and b.of_class is not None
     return torch.equal(a.pictures, b.pictures) and (not both or torch.equal(a.of_class, b.of_class))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from lorafleet.errors import BaseModelError
 from lorafleet_jobs.evaluate import measures
 from lorafleet_jobs.evaluate.encoders import Clip, Dino
 from lorafleet_jobs.evaluate.lpips import Lpips
-from lorafleet_jobs.evaluate.pictures import Made, Prompt, SubjectPictures
+from lorafleet_jobs.evaluate.pictures import ArmSamples, Prompt, SubjectPictures
 from lorafleet_jobs.evaluate.suite import LEAVE_ONE_OUT, Scores, score
 
 PLACES = (
@@ -84,7 +84,7 @@ class RealSuite:
         title = f"{base}; DINO from {weights.dino.name}, CLIP from {weights.clip.name}"
         return cls(title, subjects, Dino.load(weights.dino, device), Clip.load(weights.clip, device), lpips)
 
-    def of_made(self, subject: SubjectPictures, made: Made) -> RealScores:
+    def of_made(self, subject: SubjectPictures, made: ArmSamples) -> RealScores:
         """Scores of what an arm made of a subject."""
         samples, own, others = self.dino.embed(made.flat), self.galleries[subject.name], self._others(subject.name)
         texts = [prompt.plain(subject.noun) for prompt in made.prompts]

@@ -13,7 +13,7 @@ from lorafleet.bundle.adapter import Adapter
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.evaluate.arms import ADAPTER, BASE, REAL, SCALE_0, Arm, adapter_arm, controls
 from lorafleet_jobs.evaluate.bootstrap import Interval, interval, paired_difference
-from lorafleet_jobs.evaluate.pictures import Made, Sampling, SubjectPictures, make, same_pictures
+from lorafleet_jobs.evaluate.pictures import ArmSamples, SamplingOptions, SubjectPictures, make, same_pictures
 from lorafleet_jobs.evaluate.suite import Column, Scores, Suite
 
 Progress = Callable[[str, str], None]
@@ -33,7 +33,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Row:
+class ScoredRow:
     """The scores of one candidate under one arm."""
 
     candidate: str
@@ -50,7 +50,7 @@ class Evaluation:
     notes: tuple[str, ...]
     """What a reader must know of the scores."""
     columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ScoredRow, ...]
     zero_is_base: bool
     """Whether every adapter at scale 0 made the base's pictures, to the bit."""
     seed: int
@@ -84,22 +84,22 @@ def evaluate(
     loaded: LoadedBase,
     candidates: Sequence[Candidate],
     suite: Suite,
-    how: Sampling | None = None,
+    how: SamplingOptions | None = None,
     progress: Progress = lambda candidate, arm: None,
 ) -> Evaluation:
     """Samples and scores every candidate and its controls."""
-    how = how or Sampling()
-    rows: list[Row] = []
+    how = how or SamplingOptions()
+    rows: list[ScoredRow] = []
     zero_is_base = True
     for candidate in candidates:
         subject = candidate.subject
-        rows.append(Row(candidate.label, subject.name, REAL, suite.of_real(subject)))
-        made: dict[str, Made] = {}
+        rows.append(ScoredRow(candidate.label, subject.name, REAL, suite.of_real(subject)))
+        made: dict[str, ArmSamples] = {}
         for arm in _arms(candidate, another(candidate, candidates), suite):
             progress(candidate.label, arm.name)
             prior = arm.name in (ADAPTER, BASE, SCALE_0)
             made[arm.name] = make(loaded, arm, subject.name, suite.prompts, how, prior)
-            rows.append(Row(candidate.label, subject.name, arm.name, suite.of_made(subject, made[arm.name])))
+            rows.append(ScoredRow(candidate.label, subject.name, arm.name, suite.of_made(subject, made[arm.name])))
         zero_is_base &= same_pictures(made[BASE], made[SCALE_0])
     return Evaluation(suite.title, suite.notes, suite.scores.columns(), tuple(rows), zero_is_base, how.seed)
 

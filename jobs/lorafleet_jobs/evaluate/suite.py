@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
-from lorafleet_jobs.evaluate.pictures import Made, Prompt, SubjectPictures
+from lorafleet_jobs.evaluate.pictures import ArmSamples, Prompt, SubjectPictures
 
 LEAVE_ONE_OUT = (
     "no views but the training pictures are known: copies of them score high on fidelity, and memorisation is read "
@@ -61,7 +61,7 @@ class Suite(Protocol):
     scores: type[Scores]
     prompts: tuple[Prompt, ...]
 
-    def of_made(self, subject: SubjectPictures, made: Made) -> Scores:
+    def of_made(self, subject: SubjectPictures, made: ArmSamples) -> Scores:
         """Scores of what an arm made of a subject."""
 
     def of_real(self, subject: SubjectPictures) -> Scores:

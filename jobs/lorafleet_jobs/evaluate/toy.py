@@ -27,7 +27,7 @@ from lorafleet.toy.judges import Judge, load_judge
 from lorafleet.toy.world import BACKGROUNDS, CLASSES
 from lorafleet_jobs.evaluate import measures
 from lorafleet_jobs.evaluate.looks import LookAlike, embed, look_alikes
-from lorafleet_jobs.evaluate.pictures import Made, Prompt, SubjectPictures
+from lorafleet_jobs.evaluate.pictures import ArmSamples, Prompt, SubjectPictures
 from lorafleet_jobs.evaluate.suite import LEAVE_ONE_OUT, Scores, score
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -84,7 +84,7 @@ class ToySuite:
         """Everybody else's gallery, embeddings [m, d] each."""
         return [g for name, g in self.galleries.items() if name != subject] + list(self.look_alikes.values())
 
-    def of_made(self, subject: SubjectPictures, made: Made) -> ToyScores:
+    def of_made(self, subject: SubjectPictures, made: ArmSamples) -> ToyScores:
         """Scores of what an arm made of a subject."""
         samples = embed(self.judge, made.flat)
         own = self.galleries[subject.name]
@@ -123,7 +123,7 @@ class ToySuite:
         """The next class of the world's list."""
         return CLASSES[(CLASSES.index(noun) + 1) % len(CLASSES)]
 
-    def _prompt_fidelity(self, subject: SubjectPictures, made: Made) -> tuple[float, float]:
+    def _prompt_fidelity(self, subject: SubjectPictures, made: ArmSamples) -> tuple[float, float]:
         asked = [prompt.background for prompt in made.prompts for _ in range(made.pictures.shape[1])]
         seen = self.judge.read(made.flat * 2 - 1)
         places = sum(one["background"] == place for one, place in zip(seen, asked, strict=True))

@@ -94,8 +94,8 @@ def _scorer(spec: JobSpec, device: str) -> Scorer:
         return recent_loss
     assert early.weights is not None  # the manifest was checked
     if early.metric == "clip-t":
-        return ToPrompts(spec, _clip(early.weights, device))
-    return ToSubject(spec, (_dino if early.metric == "dino" else _clip)(early.weights, device))
+        return PromptScorer(spec, _clip(early.weights, device))
+    return SubjectScorer(spec, (_dino if early.metric == "dino" else _clip)(early.weights, device))
 
 
 def recent_loss(pictures: Sequence[Image], losses: Sequence[float]) -> float:
@@ -120,7 +120,7 @@ class ToyScore:
         return (identity + fmean(shown)) / 2
 
 
-class ToSubject:
+class SubjectScorer:
     """How near the pictures are to the training pictures."""
 
     def __init__(self, spec: JobSpec, encoder: Dino | Clip) -> None:
@@ -132,7 +132,7 @@ class ToSubject:
         return measures.fidelity(self._encoder.embed(_in_unit_range(pictures)), self._gallery)
 
 
-class ToPrompts:
+class PromptScorer:
     """How near the pictures are to their prompts."""
 
     def __init__(self, spec: JobSpec, clip: Clip) -> None:

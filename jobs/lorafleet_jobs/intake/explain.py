@@ -23,7 +23,7 @@ Origin = str
 
 
 @dataclass(frozen=True)
-class Line:
+class RecipeLine:
     """One key of a resolved recipe."""
 
     key: str
@@ -39,7 +39,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedRecipe:
     """A whole recipe with what it was made of."""
 
     recipe: Recipe
@@ -59,13 +59,13 @@ class Resolved:
                 values[key] = self._origin(key)
         return values
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[RecipeLine]:
         """What somebody set, what always matters, and what stands in for unset keys, in the recipe's order."""
         origins, filled = self.origins(), self._filled_in()
         lines = []
         for key, value in self.recipe.model_dump(mode="json").items():
             if key in filled:
-                lines.append(Line(key, *filled[key]))
+                lines.append(RecipeLine(key, *filled[key]))
                 continue
             if isinstance(value, dict):
                 names = {inner: origins[f"{key}.{inner}"] for inner, part in value.items() if part is not None}
@@ -74,7 +74,7 @@ class Resolved:
             else:
                 who = [origins[key]] if origins[key] != "default" else []
             if who or key in ALWAYS:
-                lines.append(Line(key, value, ", ".join(who) or "default"))
+                lines.append(RecipeLine(key, value, ", ".join(who) or "default"))
         return lines
 
     def as_json(self) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from lorafleet_jobs.dataset.token_counts import counter_of
 from lorafleet_jobs.intake.base_size import BaseSize, measure_base
 from lorafleet_jobs.intake.conflicts import refuse, refuse_compile, refuse_early_stop, refuse_words
 from lorafleet_jobs.intake.estimate import Machine
-from lorafleet_jobs.intake.explain import Resolved
+from lorafleet_jobs.intake.explain import ResolvedRecipe
 from lorafleet_jobs.intake.plan import Plan, make_plan
 from lorafleet_jobs.intake.presets import SweepPoint, at_point, resolve_points
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedManifest:
     """A manifest and what the doctor found."""
 
     manifest: Manifest
@@ -54,11 +54,11 @@ class Prepared:
     reports: tuple[SubjectReport, ...]
     plan: Plan
     base: Base
-    recipes: tuple[Resolved, ...]
+    recipes: tuple[ResolvedRecipe, ...]
     """One for each sweep point, with who set what."""
 
 
-def examine(manifest_path: Path, base: str | None = None) -> Checked:
+def examine(manifest_path: Path, base: str | None = None) -> CheckedManifest:
     """Loads a manifest and checks its subjects; `base` overrides the manifest's.
 
     A relative path in the manifest starts at its folder. A base of the hub's that is not on this machine is no error
@@ -91,7 +91,7 @@ def examine(manifest_path: Path, base: str | None = None) -> Checked:
         refuse_words(one.recipe, reports, manifest.validation.prompts, at_point(str(manifest_path), one.point))
     if manifest.early_stop is not None:
         refuse_early_stop(manifest.early_stop, recipes, reports, base_here, str(manifest_path))
-    return Checked(manifest, folder, base_here, problem, points, tuple(reports), class_folders, size)
+    return CheckedManifest(manifest, folder, base_here, problem, points, tuple(reports), class_folders, size)
 
 
 def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
@@ -115,7 +115,7 @@ def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
         reasons = "; ".join(f"{skipped.subject}: {skipped.reason}" for skipped in plan.skipped)
         raise DataError(f"{manifest_path}: no subject can be trained; {reasons}")
     written = checked.manifest.recipe
-    resolved = [Resolved(one.recipe, written, nested(one.point), checked.base) for one in checked.points]
+    resolved = [ResolvedRecipe(one.recipe, written, nested(one.point), checked.base) for one in checked.points]
     return Prepared(checked.manifest, checked.reports, plan, checked.base, tuple(resolved))
 
 

@@ -23,7 +23,7 @@ from lorafleet.tracking import MlflowRegistry, MlflowTracking
 from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.evaluate.find import find, real_pictures, training_pictures
 from lorafleet_jobs.evaluate.publish_scores import publish
-from lorafleet_jobs.evaluate.run import Evaluation, Row
+from lorafleet_jobs.evaluate.run import Evaluation, ScoredRow
 from lorafleet_jobs.evaluate.toy import ToyScores
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
@@ -104,7 +104,7 @@ def test_an_outage_or_a_missing_run_is_told_and_not_fatal(trained, caplog):
     home, submission = trained
     adapters = find([submission], home, registry(home)).adapters
     column = ToyScores.columns()[0]
-    rows = tuple(Row(one.label, one.spec.subject, "adapter", ToyScores(identity=0.5)) for one in adapters)
+    rows = tuple(ScoredRow(one.label, one.spec.subject, "adapter", ToyScores(identity=0.5)) for one in adapters)
     found = Evaluation("toy base, 32 px", (), (column,), rows, True, 0)
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("127.0.0.1", 0))

@@ -14,7 +14,7 @@ from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_subjects
 from lorafleet_jobs.evaluate.arms import Arm, adapter_arm, base_arm, controls, with_article, word_of
 from lorafleet_jobs.evaluate.looks import made_up_subject
-from lorafleet_jobs.evaluate.pictures import Sampling, picture_seeds
+from lorafleet_jobs.evaluate.pictures import SamplingOptions, picture_seeds
 from lorafleet_jobs.evaluate.run import Candidate, another, evaluate
 from lorafleet_jobs.evaluate.sampler import ROWS, sample_arm
 from lorafleet_jobs.evaluate.show import as_json, tables
@@ -122,7 +122,7 @@ def evaluation(warm, tmp_path_factory):
     pictures = [made_up_subject(subject, views=4) for subject in subjects]
     candidates = [Candidate(f"{one.name}@1", random_adapter(warm, one.name, i), one) for i, one in enumerate(pictures)]
     seen = []
-    how = Sampling(samples=2, of_class=2, steps=2)
+    how = SamplingOptions(samples=2, of_class=2, steps=2)
     found = evaluate(warm, candidates, ToySuite(pictures), how, lambda *at: seen.append(at))
     return found, candidates, seen
 

@@ -12,7 +12,7 @@ from lorafleet.bases import SHIPPED
 from lorafleet.errors import BaseModelError
 from lorafleet_jobs.evaluate.encoders import Clip, Dino, Preparation
 from lorafleet_jobs.evaluate.lpips import CONVOLUTIONS, Lpips
-from lorafleet_jobs.evaluate.pictures import Made, Prompt, SubjectPictures
+from lorafleet_jobs.evaluate.pictures import ArmSamples, Prompt, SubjectPictures
 from lorafleet_jobs.evaluate.real import RealSuite, Weights
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -110,7 +110,7 @@ def test_the_suite_scores_copies_as_perfect_and_has_every_number(weights):
     ]
     suite = RealSuite.load("sdxl", subjects, weights)
     prompts = (Prompt("a photo of {subject} in the snow"), Prompt("a photo of {subject} on the beach"))
-    copied = Made(prompts, subjects[0].training.unflatten(0, (2, 2)), subjects[1].training)
+    copied = ArmSamples(prompts, subjects[0].training.unflatten(0, (2, 2)), subjects[1].training)
     scores = suite.of_made(subjects[0], copied)
     assert None not in scores.as_json().values()
     assert scores.dino > suite.of_made(subjects[1], copied).dino

@@ -12,7 +12,7 @@ from lorafleet.toy.render import render
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.evaluate.looks import embed, look_alikes, made_up_subject, rendered, unit_pictures
-from lorafleet_jobs.evaluate.pictures import Made, SubjectPictures
+from lorafleet_jobs.evaluate.pictures import ArmSamples, SubjectPictures
 from lorafleet_jobs.evaluate.toy import ToySuite
 
 NOUNS = ("mug", "mug", "dog", "star")
@@ -32,11 +32,11 @@ def as_made(suite, identity, stream, k=2, places=None, noun=None):
     asked = places or [prompt.background for prompt in suite.prompts]
     shown = [replace(random_scene(identity, rng), background=place) for place in asked for _ in range(k)]
     pictures = unit_pictures([render(scene) for scene in shown])
-    return Made(suite.prompts, pictures.unflatten(0, (len(asked), k)), rendered(identity, f"{stream}-class", 8))
+    return ArmSamples(suite.prompts, pictures.unflatten(0, (len(asked), k)), rendered(identity, f"{stream}-class", 8))
 
 
 def copies(suite, pictures):
-    return Made(suite.prompts[:1], pictures[None], None)
+    return ArmSamples(suite.prompts[:1], pictures[None], None)
 
 
 def test_real_views_are_the_ceiling(world):

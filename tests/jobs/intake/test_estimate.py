@@ -21,7 +21,7 @@ from lorafleet_jobs.intake.estimate import (
 )  # fmt: skip
 from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.learned import TrainableState
+from lorafleet_jobs.train.trainable_state import TrainableState
 
 BASE = find_base("toy-sdxl")
 SIZE = measure_base(BASE)

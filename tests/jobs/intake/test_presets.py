@@ -13,7 +13,7 @@ from lorafleet.config.parts import OptimizerOptions
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.intake.base_size import measure_base
 from lorafleet_jobs.intake.conflicts import refuse
-from lorafleet_jobs.intake.explain import Resolved
+from lorafleet_jobs.intake.explain import ResolvedRecipe
 from lorafleet_jobs.intake.other_trainers import ABSENT, HINTS, RENAMED, advice
 from lorafleet_jobs.intake.presets import FOLDER, preset_names, resolve_points, resolve_recipe
 
@@ -216,7 +216,7 @@ def test_what_a_preset_says_of_its_optimizer_is_not_said_of_another(toy: bool) -
     assert (recipe.rank, recipe.learning_rate) == (4, None)
     own = resolve_recipe({"preset": "fast", "optimizer": "prodigy", "optimizer_options": {"d_coef": 2.0}}, toy)
     assert own.optimizer_options == OptimizerOptions(d0=2e-3 if toy else 3e-4, d_coef=2.0)
-    origins = Resolved(recipe, written, {}, find_base("toy-sdxl")).origins()
+    origins = ResolvedRecipe(recipe, written, {}, find_base("toy-sdxl")).origins()
     assert (origins["optimizer"], origins["rank"]) == ("manifest", "preset")
     assert "optimizer_options.d0" not in origins
     swept = resolve_sweep(manifest({"preset": "fast"}, {"optimizer": ["adamw", "prodigy"]}), toy)
@@ -228,7 +228,7 @@ def test_who_set_what() -> None:
     written: dict[str, Any] = {"optimizer": "adamw", "pivotal": {"fraction": 0.25}, "caption": {"dropout": 0.1}}
     point = {"rank": 4, "sigma_sampler": "lognormal"}
     [recipe] = resolve_sweep(manifest(written, {key: [value] for key, value in point.items()}), True, "m.yaml")
-    resolved = Resolved(recipe, written, point, base)
+    resolved = ResolvedRecipe(recipe, written, point, base)
     origins = resolved.origins()
     assert {key: origins[key] for key in ("rank", "optimizer", "steps", "dora", "preset")} == {
         "rank": "sweep", "optimizer": "manifest", "steps": "preset", "dora": "default", "preset": "default",
@@ -251,7 +251,7 @@ def test_a_plan_shows_the_levels_that_depend_on_the_size() -> None:
     base = find_base("toy-playground")
 
     def shown(**written: object) -> tuple[str, str] | None:
-        lines = Resolved(resolve_recipe(written, toy=True), written, {}, base).lines()
+        lines = ResolvedRecipe(resolve_recipe(written, toy=True), written, {}, base).lines()
         return next(((line.yaml, line.origin) for line in lines if line.key == "sigma_sampler"), None)
 
     levels = "sigma_sampler: {name: lognormal, P_mean: %s, P_std: %s}"
@@ -267,7 +267,7 @@ def test_a_plan_shows_the_levels_that_depend_on_the_size() -> None:
 @pytest.mark.parametrize("name", preset_names())
 def test_the_printed_lines_are_a_recipe_again(name: str) -> None:
     recipe = resolve_recipe({"preset": name}, toy=True)
-    lines = Resolved(recipe, {"preset": name}, {}, find_base("toy-sdxl")).lines()
+    lines = ResolvedRecipe(recipe, {"preset": name}, {}, find_base("toy-sdxl")).lines()
     again = yaml.safe_load("\n".join(line.yaml for line in lines))
     filled = {"alpha": float(recipe.rank), "learning_rate": 1.0, "resolution": 32}
     assert resolve_recipe(again, toy=True) == recipe.with_changes(**filled)
