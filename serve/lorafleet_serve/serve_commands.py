@@ -1,26 +1,15 @@
-"""The commands `serve` and `generate`: options, and what is printed."""
+"""The commands `serve` and `generate`: options, and what is printed.
+
+What they need of torch and Ray is imported inside them, so that their `--help` answers at once.
+"""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from lorafleet.bases import find_base
-from lorafleet.config.strict import parse
-from lorafleet.console import err, note, out, print_json
-from lorafleet.errors import RequestError
-from lorafleet_serve import local
-from lorafleet_serve.adapters.spec import AdapterSpec, parse_adapter
-from lorafleet_serve.api.png import png_bytes, provenance
-from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
-from lorafleet_serve.engine.requests import GenerateRequest
-from lorafleet_serve.replicas.serve_args import ServeArgs
-from lorafleet_serve.replicas.server import curl_line, serving
-from lorafleet_serve.signals import wait_for_stop_signal
 
 if TYPE_CHECKING:
     from lorafleet_serve.adapters.spec import AdapterSpec
@@ -98,6 +87,12 @@ def serve(
     debug: DebugOption = False,
 ) -> None:
     """Serve images over HTTP until Ctrl-C."""
+    from lorafleet.bases import find_base
+    from lorafleet.config.strict import parse
+    from lorafleet.console import err, out
+    from lorafleet.errors import RequestError
+    from lorafleet_serve.replicas.serve_args import ServeArgs
+
     options = {
         "base": find_base(base).name,
         "max_rows": max_rows,
@@ -110,6 +105,9 @@ def serve(
     }
     args = parse(ServeArgs, options, "serve", RequestError)
     err.print(f"starting Ray Serve with {base} ...")
+    from lorafleet_serve.replicas.server import curl_line, serving
+    from lorafleet_serve.signals import wait_for_stop_signal
+
     with serving(args, host, port, address=address, debug=debug) as url:
         out.print(f"serving {base} at {url} (documentation: {url}/docs); stop with Ctrl-C")
         out.print(curl_line(url), markup=False)
@@ -134,6 +132,11 @@ def generate(
     json: JsonOption = False,
 ) -> None:
     """Make one image in this process, without a server."""
+    import secrets
+
+    from lorafleet_serve.adapters.spec import AdapterSpec, parse_adapter
+    from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
+
     specs = [parse_adapter(text) for text in adapter or []]  # a mistyped one is refused before the slow imports
     check_untagged(negative_prompt)
     prompt, tags = read_tags(prompt)
@@ -156,6 +159,10 @@ def generate(
 def _generate(
     prompt: str, seed: int, specs: Sequence[AdapterSpec], base: str | None, options: Mapping[str, object]
 ) -> GeneratedImage:
+    from lorafleet.console import note
+    from lorafleet_serve import local
+    from lorafleet_serve.engine.requests import GenerateRequest
+
     uses = local.resolve(specs)
     for text in local.notes_on(prompt, uses):
         note(text)
@@ -164,6 +171,9 @@ def _generate(
 
 
 def _write(made: GeneratedImage, path: Path, json: bool) -> None:
+    from lorafleet.console import out, print_json
+    from lorafleet_serve.api.png import png_bytes, provenance
+
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png_bytes(made))
     if json:

@@ -150,3 +150,14 @@ def test_the_table_of_commands_says_what_each_command_says_of_itself():
     for command in (DEMO, UI, *ADAPTERS, *TRAINING, *SERVING):
         first_paragraph = load(command).help.split("\n\n")[0]
         assert " ".join(first_paragraph.split()) == command.help, command.name
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "evaluate", "submit", "adapters export"])
+def test_the_help_of_a_command_imports_neither_torch_nor_ray(command):
+    code = f"""
+import sys
+from lorafleet.cli import build_app, run
+run(build_app(), [*{command!r}.split(), "--help"])
+sys.exit(any(name in sys.modules for name in ("torch", "ray", "diffusers")))
+"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -1,31 +1,16 @@
-"""The command `evaluate`: a thin shell around `lorafleet_jobs.evaluate`."""
+"""The command `evaluate`: a thin shell around `lorafleet_jobs.evaluate`.
+
+That is imported inside, after the libraries were told to be quiet, and so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from lorafleet.bases import find_base
-from lorafleet.bundle.adapter import load_adapter
-from lorafleet.console import err, note, out, print_json
-from lorafleet.errors import RequestError
-from lorafleet.home import Home
-from lorafleet.loaded import LoadedBase
-from lorafleet.tracking import MlflowRegistry, MlflowTracking
-from lorafleet.util.quiet import quiet_libraries
 from lorafleet_jobs.cli.plan_commands import AsJson, BaseName
-from lorafleet_jobs.evaluate import show
-from lorafleet_jobs.evaluate.arms import word_of
-from lorafleet_jobs.evaluate.find import find, real_pictures
-from lorafleet_jobs.evaluate.pictures import SamplingOptions
-from lorafleet_jobs.evaluate.publish_scores import publish
-from lorafleet_jobs.evaluate.real import RealSuite, Weights
-from lorafleet_jobs.evaluate.run import Candidate
-from lorafleet_jobs.evaluate.run import evaluate as score
-from lorafleet_jobs.evaluate.toy import ToySuite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,7 +59,17 @@ def evaluate(
 
     Exit code 0: all were scored. 1: some jobs of a submission have no adapter. 3: no such submission or adapter.
     """
+    from lorafleet.console import note
+    from lorafleet.home import Home
+    from lorafleet.tracking import MlflowRegistry, MlflowTracking
+    from lorafleet.util.quiet import quiet_libraries
+
     quiet_libraries()
+    from lorafleet_jobs.evaluate.find import find
+    from lorafleet_jobs.evaluate.pictures import SamplingOptions
+    from lorafleet_jobs.evaluate.publish_scores import publish
+    from lorafleet_jobs.evaluate.real import Weights
+
     home = Home.from_environment()
     meant = find(wanted, home, MlflowRegistry(home.tracking_uri, home.adapter_cache))
     for one in meant.left_out:
@@ -87,6 +82,9 @@ def evaluate(
 
 
 def _show(evaluation: Evaluation, as_json: bool) -> None:
+    from lorafleet.console import note, out, print_json
+    from lorafleet_jobs.evaluate import show
+
     if as_json:
         print_json(show.as_json(evaluation))
         return
@@ -100,6 +98,15 @@ def _show(evaluation: Evaluation, as_json: bool) -> None:
 
 
 def _evaluated(meant: Findings, base: str | None, how: SamplingOptions, weights: Weights) -> Evaluation:
+    from lorafleet.bases import find_base
+    from lorafleet.bundle.adapter import load_adapter
+    from lorafleet.console import err
+    from lorafleet.loaded import LoadedBase
+    from lorafleet_jobs.evaluate.arms import word_of
+    from lorafleet_jobs.evaluate.find import real_pictures
+    from lorafleet_jobs.evaluate.run import Candidate
+    from lorafleet_jobs.evaluate.run import evaluate as score
+
     own = find_base(base or _own_base(meant.adapters))
     pictures = real_pictures(meant.adapters, own.resolution)
     suite = _suite(own.is_toy, own.name, list({one.name: one for one in pictures}.values()), weights)
@@ -117,6 +124,8 @@ def _evaluated(meant: Findings, base: str | None, how: SamplingOptions, weights:
 
 
 def _own_base(adapters: Sequence[Trained]) -> str:
+    from lorafleet.errors import RequestError
+
     bases = sorted({one.spec.base for one in adapters})
     if len(bases) > 1:
         raise RequestError(f"the adapters were made for {' and '.join(bases)}; evaluate those of one base at a time")
@@ -125,9 +134,15 @@ def _own_base(adapters: Sequence[Trained]) -> str:
 
 def _suite(toy: bool, base: str, subjects: Sequence[SubjectPictures], weights: Weights) -> Suite:
     if toy:
+        from lorafleet_jobs.evaluate.toy import ToySuite
+
         return ToySuite(subjects)
+    from lorafleet_jobs.evaluate.real import RealSuite
+
     return RealSuite.load(base, subjects, weights, _device()[0])
 
 
 def _device() -> tuple[str, str]:
+    import torch
+
     return ("cuda", "fp16") if torch.cuda.is_available() else ("cpu", "fp32")

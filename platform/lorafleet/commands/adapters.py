@@ -13,7 +13,6 @@ from rich.table import Table
 from lorafleet.bundle.bundle import read_bundle
 from lorafleet.console import err, note, out, print_json
 from lorafleet.errors import UnreachableError
-from lorafleet.formats.export import DORA_READERS, FORMATS
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry
 from lorafleet.tracking.client import connect
@@ -84,6 +83,7 @@ def export(
     adapter, _, version = name.partition("@")
     registered = _registry().resolve(adapter, version or None)
     bundle = read_bundle(registered.path)
+    from lorafleet.formats.export import DORA_READERS, FORMATS  # imports torch: only once there is something to write
 
     written = FORMATS[to](bundle, folder)
     if bundle.card.dora and to == "kohya":

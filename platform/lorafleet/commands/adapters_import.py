@@ -11,7 +11,6 @@ from lorafleet.commands.adapters import AsJson, document
 from lorafleet.config.strict import parse
 from lorafleet.console import note, out, print_json
 from lorafleet.errors import BundleError
-from lorafleet.formats.importing import Import, import_adapter
 from lorafleet.home import Home
 
 
@@ -33,6 +32,8 @@ def import_file(
     as_json: AsJson = False,
 ) -> int:
     """Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to serve it."""
+    from lorafleet.formats.importing import Import, import_adapter  # imports torch, which --help is spared
+
     asked = {"file": file, "name": name, "base": base, "words": words, "embeddings": embeddings, "licence": licence}
     made = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment())
     for text in made.notes:
