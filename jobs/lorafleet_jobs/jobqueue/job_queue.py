@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from lorafleet.bundle.ports import RunEntry
@@ -17,9 +18,9 @@ from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
 from lorafleet_jobs.jobqueue.job_state import Ending, FailureKind, JobRow, State
-from lorafleet_jobs.jobqueue.outbox import Outbox, attempt_entry, end_entry
+from lorafleet_jobs.jobqueue.outbox import end_entry
 from lorafleet_jobs.jobqueue.policy import should_yield, workers_wanted
-from lorafleet_jobs.jobqueue.store import JobStore, Transition
+from lorafleet_jobs.jobqueue.store import JobStore, Telling, Transition, nothing
 from lorafleet_jobs.jobspec import JobSpec
 
 
@@ -96,7 +97,7 @@ class JobQueue:
         """
         self.submission = submission
         self._store = JobStore(url)
-        self._scores, self._outbox = ScoreBook(self._store.engine), Outbox(self._store.engine)
+        self._scores = ScoreBook(self._store.engine)
         self._clock = clock or SteadyClock()
         self._workers, self._driver = workers, driver
         self._max_running = self._store.submission(submission).resources.max_running
@@ -110,10 +111,7 @@ class JobQueue:
         if self._is_taken_over():
             return None
         row = self._store.lease(self.submission, lane, self._clock(), holding, self._max_running, self._workers)
-        if row is None:
-            return None
-        self._record(row, [attempt_entry(row)])
-        return _lease(row)
+        return None if row is None else _lease(row)
 
     def is_drained(self) -> bool:
         """Whether every job has ended, or another driver has taken the submission over."""
@@ -142,11 +140,7 @@ class JobQueue:
 
     def record(self, job: str, attempt: int, entries: Sequence[RunEntry]) -> bool:
         """Keeps numbers and pictures of a job for MLflow; each is recorded once, whoever says it how often."""
-        row = self._store.find_job(self.submission, job)
-        if row.state != "running" or row.attempts != attempt:
-            return False
-        self._record(row, entries)
-        return True
+        return self._change(job, lambda row: job_state.held(row, attempt), lambda *_: entries) is not None
 
     def report(self, job: str, attempt: int, rung: int, score: float) -> Verdict | None:
         """Reports a job's score at a rung of its sweep; the verdict says whether the job goes on beyond the rung."""
@@ -158,40 +152,34 @@ class JobQueue:
     def finish(self, job: str, attempt: int, state: Ending, version: int | None, error: str | None) -> bool:
         """Ends a job: with the version that was published, or with the reason why there is none."""
         now = self._clock()
-        ended = self._change(job, lambda row: job_state.finish(row, attempt, state, now, version=version, error=error))
-        if ended is None:
-            return False
-        self._record(ended, [end_entry(ended)])
-        return True
+        end = partial(job_state.finish, attempt=attempt, state=state, now=now, version=version, error=error)
+        return self._change(job, end, lambda _, ended: [end_entry(ended)]) is not None
 
     def fail(self, job: str, attempt: int, kind: FailureKind, reason: str, packed: int) -> State | None:
         """Reports a failure in a pack of `packed` jobs; returns what became of the job: queued again, or failed."""
-        now = self._clock()
-        before = self._store.find_job(self.submission, job)
-        row = self._change(job, lambda row: job_state.fail(row, attempt, kind, reason, now, packed))
-        if row is None:
-            return None
-        if row.state == "failed" or row.run_id is None:  # another seed has a run of its own
-            self._record(before, [end_entry(replace(row, state="failed", attempts=attempt))])
-        return row.state
+        failure = partial(job_state.fail, attempt=attempt, kind=kind, reason=reason, now=self._clock(), packed=packed)
+        row = self._change(job, failure, lambda _, row: _end_of_run(row))
+        return None if row is None else row.state
 
     def give_back(self, job: str, attempt: int) -> bool:
         """Queues a job again whose lane has to leave, through no fault of the job's."""
         now = self._clock()
         return self._change(job, lambda row: job_state.give_back(row, now, attempt)) is not None
 
-    def _change(self, job: str, transition: Transition) -> JobRow | None:
-        return self._store.change(self.submission, job, transition)
-
-    def _record(self, row: JobRow, entries: Sequence[RunEntry]) -> None:
-        if row.run_id is not None:
-            self._outbox.record(self.submission, row.run_id, entries, self._clock())
+    def _change(self, job: str, transition: Transition, entries: Telling = nothing) -> JobRow | None:
+        return self._store.change(self.submission, job, transition, entries, self._clock())
 
     def _is_taken_over(self) -> bool:
         if self._driver is None:
             return False
         driver = self._store.driver(self.submission)
         return driver is None or driver.token != self._driver
+
+
+def _end_of_run(row: JobRow) -> list[RunEntry]:
+    """After a failure: the end of the job's run, if the job has failed or goes on with another seed in another run."""
+    ended = row.state == "failed" or row.run_id is None
+    return [end_entry(replace(row, state="failed"))] if ended else []
 
 
 def _lease(row: JobRow) -> Lease:

@@ -115,6 +115,11 @@ def lease(row: JobRow, lane: str, now: float) -> JobRow | None:
     )  # fmt: skip
 
 
+def held(row: JobRow, attempt: int) -> JobRow | None:
+    """The job as it is, if the attempt holds it."""
+    return row if _holds(row, attempt) else None
+
+
 def heartbeat(row: JobRow, attempt: int, now: float) -> JobRow | None:
     """The lease, prolonged."""
     return replace(row, lease_expires=now + LEASE_SECONDS, updated=now) if _holds(row, attempt) else None

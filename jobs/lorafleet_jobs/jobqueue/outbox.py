@@ -12,14 +12,39 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, func, select, update
+from sqlalchemy import Connection, Engine, case, func, select, update
 
 from lorafleet.bundle.ports import RunEnd, RunEntry
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
-from lorafleet_jobs.jobqueue.tables import OutboxRow, insert_into, job_row, jobs, outbox, values_of
+from lorafleet_jobs.jobqueue.tables import OutboxRow, insert_into, job_row, jobs, outbox, transaction, values_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+AT_ONCE = 64
+"""Entries that are read at once: of pictures, more would fill the memory."""
+WITHIN_ONE_MOMENT = case((outbox.c.kind == "attempt", 0), (outbox.c.kind == "end", 2), else_=1)
+
+
+def record(connection: Connection, submission: str, run_id: str, entries: Sequence[RunEntry], now: float) -> None:
+    """Adds the entries of a run that are not there yet, in the transaction of a change that they tell of."""
+    rows = [
+        OutboxRow(
+            run_id=run_id,
+            kind=entry.kind,
+            key=entry.key,
+            step=entry.step,
+            submission=submission,
+            milliseconds=int(now * 1000),
+            value=entry.value,
+            picture=entry.picture,
+        )
+        for entry in entries
+    ]
+    if rows:
+        insert = insert_into(connection.engine, outbox).on_conflict_do_nothing()
+        connection.execute(insert, [values_of(row) for row in rows])
 
 
 class Outbox:
@@ -30,23 +55,8 @@ class Outbox:
 
     def record(self, submission: str, run_id: str, entries: Sequence[RunEntry], now: float) -> None:
         """Adds the entries of a run that are not there yet, as recorded at `now` (seconds since the epoch)."""
-        rows = [
-            OutboxRow(
-                run_id=run_id,
-                kind=entry.kind,
-                key=entry.key,
-                step=entry.step,
-                submission=submission,
-                milliseconds=int(now * 1000),
-                value=entry.value,
-                picture=entry.picture,
-            )
-            for entry in entries
-        ]
-        if rows:
-            insert = insert_into(self._engine, outbox).on_conflict_do_nothing()
-            with self._engine.connect() as connection:
-                connection.execute(insert, [values_of(row) for row in rows])
+        with transaction(self._engine) as connection:
+            record(connection, submission, run_id, entries, now)
 
     def runs_waiting(self, submissions: Collection[str]) -> list[str]:
         """The runs of some submissions that have something to send, the one that has waited longest first."""
@@ -59,21 +69,22 @@ class Outbox:
         with self._engine.connect() as connection:
             return list(connection.execute(query).scalars())
 
-    def waiting(self, run_id: str) -> list[RunEntry]:
-        """What a run has to send, in the order in which it was recorded.
+    def waiting(self, run_id: str, limit: int = AT_ONCE) -> list[RunEntry]:
+        """The first `limit` entries that a run has to send, in the order in which they were recorded.
 
         An attempt makes its run a running one; where the job has ended otherwise than through its lane (cancelled, or
-        lost with its driver), the run ends after that as the job's row says.
+        lost with its driver), the run ends after its last entry as the job's row says.
         """
-        query = select(outbox).where(outbox.c.run_id == run_id, outbox.c.sent.is_(False))
+        mine, order = outbox.c.run_id == run_id, (outbox.c.milliseconds, WITHIN_ONE_MOMENT, outbox.c.step)
+        query = select(outbox).where(mine, outbox.c.sent.is_(False)).order_by(*order).limit(limit)
+        turns = select(outbox.c.kind).where(mine, outbox.c.kind.in_(("attempt", "end"))).order_by(*order)
         ended = select(jobs).where(jobs.c.run_id == run_id, jobs.c.state.in_(ENDED))
         with self._engine.connect() as connection:
             rows = [OutboxRow(**row._mapping) for row in connection.execute(query)]
+            is_open = list(connection.execute(turns).scalars())[-1:] == ["attempt"]
             ends = [end_entry(job_row(row)) for row in connection.execute(ended)]
         entries = [RunEntry(row.kind, row.key, row.step, row.value, row.picture, row.milliseconds) for row in rows]
-        entries.sort(key=lambda entry: (entry.milliseconds, entry.kind != "attempt", entry.kind == "end"))
-        kinds = [entry.kind for entry in entries if entry.kind in ("attempt", "end")]
-        return entries + (ends if kinds[-1:] == ["attempt"] else [])
+        return entries + (ends if is_open and 0 < len(entries) < limit else [])
 
     def count(self, submissions: Collection[str]) -> int:
         """How many entries of some submissions wait."""
@@ -89,7 +100,7 @@ class Outbox:
 
     def mark_sent(self, run_id: str, entries: Sequence[RunEntry]) -> None:
         """Keeps entries only as markers: they are with MLflow, or refused by it, and are not sent again."""
-        with self._engine.begin() as connection:
+        with transaction(self._engine) as connection:
             for entry in entries:
                 key = (outbox.c.run_id == run_id, outbox.c.kind == entry.kind, outbox.c.key == entry.key)
                 row = update(outbox).where(*key, outbox.c.step == entry.step)

@@ -6,14 +6,17 @@ no lock held, so any number of processes may try. Times are passed in. Knows no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 from sqlalchemy import delete, select, update
 
+from lorafleet.bundle.ports import RunEntry
 from lorafleet.errors import AmbiguousError, NotFoundError
 from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.job_state import ENDED, Ending, FailureKind, JobRow
+from lorafleet_jobs.jobqueue.outbox import attempt_entry, record
 from lorafleet_jobs.jobqueue.policy import Claim, next_jobs
 from lorafleet_jobs.jobqueue.tables import (
     DriverRow,
@@ -24,12 +27,20 @@ from lorafleet_jobs.jobqueue.tables import (
     jobs,
     open_database,
     submissions,
+    transaction,
     values_of,
 )
 from lorafleet_jobs.jobspec import JobSpec
 
 Transition = Callable[[JobRow], JobRow | None]
 """A change of `job_state`: the row afterwards, or None if it is refused."""
+Telling = Callable[[JobRow, JobRow], Sequence[RunEntry]]
+"""What a change tells MLflow, from the row before and the row after."""
+
+
+def nothing(before: JobRow, after: JobRow) -> Sequence[RunEntry]:
+    """Tells nothing."""
+    return ()
 
 
 class JobStore:
@@ -186,23 +197,35 @@ class JobStore:
             elif job_state.expire(row, now) is not None:
                 self._change(row, lambda row: job_state.expire(row, now))
         for row in next_jobs(self.jobs(submission), now, len(holding), max_running, workers):
-            if (leased := self._change(row, lambda row: job_state.lease(row, lane, now))) is not None:
+            begin = partial(job_state.lease, lane=lane, now=now)
+            if (leased := self.change(submission, row.id, begin, lambda _, row: [attempt_entry(row)], now)) is not None:
                 return leased
         return None
 
-    def change(self, submission: str, job: str, transition: Transition) -> JobRow | None:
-        """Applies a transition to a job as it is now; the row afterwards, or None if it is refused."""
+    def change(
+        self, submission: str, job: str, transition: Transition, entries: Telling = nothing, now: float = 0.0
+    ) -> JobRow | None:
+        """Applies a transition to a job as it is now; the row afterwards, or None if it is refused.
+
+        What `entries` says of the change goes into the outbox of the job's run in the same transaction, as of `now`.
+        """
         key = (jobs.c.submission == submission, jobs.c.id == job)
         while True:
             with self.engine.connect() as connection:
-                record = connection.execute(select(jobs).where(*key)).one()
-                before = job_row(record)
-                after = transition(before)
-                if after is None or after == before:
-                    return after
-                values = values_of(after) | {"revision": record.revision + 1}
-                statement = update(jobs).where(*key, jobs.c.revision == record.revision).values(values)
+                found = connection.execute(select(jobs).where(*key)).one()
+            before = job_row(found)
+            after = transition(before)
+            if after is None:
+                return None
+            told = entries(before, after) if before.run_id is not None else ()
+            if after == before and not told:
+                return after
+            values = values_of(after) | {"revision": found.revision + 1}
+            with transaction(self.engine) as connection:
+                statement = update(jobs).where(*key, jobs.c.revision == found.revision).values(values)
                 if connection.execute(statement).rowcount == 1:
+                    if before.run_id is not None:
+                        record(connection, submission, before.run_id, told, now)
                     return after
 
     def give_back_all(self, submission: str, now: float) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -18,6 +18,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Dialect,
     Engine,
     Float,
@@ -36,6 +37,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -183,6 +185,12 @@ def job_row(record: Row[tuple[object, ...]]) -> JobRow:
 def insert_into(engine: Engine, table: Table) -> Any:
     """An insert in the database's own dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[engine.dialect.name](table)
+
+
+def transaction(engine: Engine) -> AbstractContextManager[Connection]:
+    """A block of statements that happen together or not at all; outside of one, each statement stands alone."""
+    level: IsolationLevel = "SERIALIZABLE" if engine.dialect.name == "sqlite" else "READ COMMITTED"
+    return engine.execution_options(isolation_level=level).begin()
 
 
 def open_database(url: str) -> Engine:

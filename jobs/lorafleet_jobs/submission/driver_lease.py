@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from threading import Event, Thread
 
 import psutil
@@ -35,7 +37,7 @@ class DriverLease:
     def __init__(self, store: JobStore, row: DriverRow, clock: SteadyClock) -> None:
         self._store, self._row, self._clock = store, row, clock
         self._closed, self._lost = Event(), Event()
-        self._thread = Thread(target=self._renew, name=f"driver-{row.submission}", daemon=True)
+        self._thread = Thread(target=self._keep, name=f"driver-{row.submission}", daemon=True)
         self._thread.start()
 
     @property
@@ -45,8 +47,16 @@ class DriverLease:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another driver has taken the submission over."""
+        """Whether another driver was seen to have taken the submission over; `renew` looks now."""
         return self._lost.is_set()
+
+    def renew(self) -> bool:
+        """Prolongs the lease; False if another driver has taken the submission over, whose rows they are then."""
+        if not self._store.renew_driver(replace(self._row, expires=self._clock() + LEASE_SECONDS)):
+            if not self._lost.is_set():
+                log.warning("another driver has taken over %s", self._row.submission)
+            self._lost.set()
+        return not self._lost.is_set()
 
     def close(self) -> None:
         """Gives the lease back."""
@@ -54,12 +64,10 @@ class DriverLease:
         self._thread.join()
         self._store.drop_driver(self._row)
 
-    def _renew(self) -> None:
+    def _keep(self) -> None:
         while not self._closed.wait(RENEW_SECONDS):
             try:
-                if not self._store.renew_driver(replace(self._row, expires=self._clock() + LEASE_SECONDS)):
-                    log.warning("another driver has taken over %s", self._row.submission)
-                    self._lost.set()
+                if not self.renew():
                     return
             except SQLAlchemyError as problem:  # the disk is full, or the database restarts: tried again
                 log.warning("the lease on %s cannot be renewed (%s)", self._row.submission, first_line(problem))
@@ -70,13 +78,12 @@ def driver_lease(store: JobStore, submission: str) -> Iterator[DriverLease | Non
     """Holds the lease on driving a submission inside the block, or gives None if another driver holds it."""
     clock = SteadyClock()
     _remove_if_dead(store, submission)
-    process = psutil.Process()
     row = DriverRow(
         submission=submission,
         token=uuid.uuid4().hex,
         host=_host(),
-        pid=process.pid,
-        process_started=process.create_time(),
+        pid=os.getpid(),
+        process_started=_started(psutil.Process()),
         expires=clock() + LEASE_SECONDS,
     )
     if not store.take_driver(row, clock()):
@@ -113,9 +120,17 @@ def _is_dead(row: DriverRow) -> bool:
         return False
     try:
         process = psutil.Process(row.pid)
-        return bool(process.create_time() != row.process_started or process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
+        return bool(_started(process) != row.process_started or process.status() == psutil.STATUS_ZOMBIE)
+    except (psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
         return True
+
+
+def _started(process: psutil.Process) -> float:
+    """When a process began, by a clock that nobody sets: on Linux, `create_time` moves with the clock of the day."""
+    if sys.platform != "linux":
+        return float(process.create_time())
+    stat = Path(f"/proc/{process.pid}/stat").read_text()
+    return float(stat.rpartition(")")[2].split()[19])  # `starttime` of proc(5), in clock ticks since the boot
 
 
 def _host() -> str:

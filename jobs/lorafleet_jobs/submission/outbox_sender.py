@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from lorafleet.errors import UnreachableError, first_line
+from lorafleet.errors import first_line
 from lorafleet_jobs.jobqueue.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -25,27 +25,29 @@ LINGER_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 FLUSH_SECONDS = 10.0
 """How long a submission's end waits for MLflow."""
+TRANSIENT = (SQLAlchemyError, OSError)  # of which UnreachableError is one
+"""MLflow is away, the database restarts, a disk is full: what waits is tried again."""
 log = logging.getLogger(__name__)
 
 
 def send_waiting(outbox: Outbox, tracking: MlflowTracking, submissions: Collection[str]) -> None:
     """Sends what the runs of some submissions have waiting; a run that fails does not hold up the others.
 
-    Raises UnreachableError, the first run's, after every run was tried; at once if nothing could be sent.
+    Raises UnreachableError, or OSError where artifacts cannot be written: the first run's, after every run was tried;
+    at once if nothing could be sent.
     """
-    failure: UnreachableError | None = None
+    failure: OSError | None = None
     sent = 0
     for run_id in outbox.runs_waiting(submissions):
-        entries = outbox.waiting(run_id)
         try:
-            tracking.send(run_id, entries)
-        except UnreachableError as problem:
+            while entries := outbox.waiting(run_id):
+                tracking.send(run_id, entries)
+                outbox.mark_sent(run_id, entries)
+                sent += 1
+        except OSError as problem:
             if not sent:
                 raise
             failure = failure or problem
-            continue
-        outbox.mark_sent(run_id, entries)
-        sent += 1
     if failure is not None:
         raise failure
 
@@ -76,7 +78,7 @@ class OutboxSender:
             try:
                 send_waiting(self._outbox, self._tracking, [self._submission])
                 pause = LINGER_SECONDS
-            except (UnreachableError, SQLAlchemyError) as problem:
+            except TRANSIENT as problem:
                 if pause == LINGER_SECONDS:
                     log.warning("%s; numbers and pictures wait", first_line(problem))
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
@@ -90,9 +92,9 @@ def flush(
     while outbox.count(submissions):
         try:
             send_waiting(outbox, tracking, submissions)
-        except UnreachableError as problem:
+        except TRANSIENT as problem:
             if time.monotonic() >= deadline:
-                log.warning("%s", problem)
+                log.warning("%s", first_line(problem))
                 break
             time.sleep(LINGER_SECONDS)
     return outbox.count(submissions)

@@ -121,7 +121,7 @@ def drive(submission: str, home: Home, lease: DriverLease, address: str | None, 
         _finalise(store, submission, home)  # the last driver died before it could
     while not lease.is_lost and not store.is_drained(submission):  # again, if jobs were queued again meanwhile
         _drive_once(store, submission, home, lease, address, show)
-        if not lease.is_lost:
+        if lease.renew():
             _finalise(store, submission, home)
 
 
@@ -142,11 +142,12 @@ def _drive_once(
         lost = _run(store, store.submission(submission), home, lease, address, show)
     except KeyboardInterrupt:
         sender.stop()
-        close_runs(store, _tracking(home), submission)
+        if not lease.is_lost:
+            close_runs(store, _tracking(home), submission)
         raise
     finally:
         sender.stop()
-    if lease.is_lost:
+    if not lease.renew():
         return  # the rows are the other driver's
     reason = lost[0] if lost else "its lanes ended before it could be trained"
     for row in store.end(submission, "failed", f"{reason}; submit again", time.time(), "lost"):
@@ -174,7 +175,8 @@ def _run(
             return running.result()
         except KeyboardInterrupt:
             note("stopping between two steps; finished adapters stay, and the same command goes on with the rest")
-            store.end(row.id, "cancelled", "interrupted; submit again to go on", time.time(), "cancelled")
+            if lease.renew():  # else the jobs are another driver's, which trains them on
+                store.end(row.id, "cancelled", "interrupted; submit again to go on", time.time(), "cancelled")
             running.exception(GRACE_SECONDS)
             raise
         finally:

@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from job_rows import SUBMISSION, filled
+from job_rows import SUBMISSION, filled, job
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 
 from lorafleet.bundle.ports import RunEntry
+from lorafleet_jobs.jobqueue import store as stores
 from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.outbox import Outbox, QueueTracker
 from lorafleet_jobs.jobqueue.store import JobStore
@@ -30,8 +34,8 @@ ACTIONS = st.lists(
 
 
 @settings(max_examples=60, deadline=None)
-@given(actions=ACTIONS)
-def test_whatever_happens_every_point_is_the_first_that_was_recorded(actions):
+@given(actions=ACTIONS, at_once=st.sampled_from([1, 2, 64]))
+def test_whatever_happens_every_point_is_the_first_that_was_recorded(actions, at_once):
     """What is sent twice is the same in everything, of which MLflow keeps one (`test_sending_again_adds_nothing`)."""
     box, first, arrived, seen = Outbox(JobStore("sqlite://").engine), {}, {}, []
 
@@ -47,10 +51,12 @@ def test_whatever_happens_every_point_is_the_first_that_was_recorded(actions):
         elif action.startswith("another"):
             send(seen)
         else:
-            seen = box.waiting(RUN)
+            seen = box.waiting(RUN, at_once)
             send(seen)
-            if action == "send":
+            while action == "send" and seen:
                 box.mark_sent(RUN, seen)
+                seen = box.waiting(RUN, at_once)
+                send(seen)
     assert arrived == {place: {point} for place, point in first.items()}
     assert box.count([SUBMISSION]) == 0
     assert box.runs_waiting([SUBMISSION]) == []
@@ -126,6 +132,47 @@ def test_an_attempt_that_lost_its_job_records_nothing(database):
     assert not queue.record("job0", old.attempt, [RunEntry("metric", "loss", 1, "0.5")])
     assert queue.record("job0", new.attempt, [RunEntry("metric", "loss", 1, "0.25")])
     assert [entry.value for entry in box.waiting("run0") if entry.kind == "metric"] == ["0.25"]
+
+
+def test_a_run_is_read_in_parts_and_ends_after_the_last(database):
+    store = filled(database, 1)
+    now = iter(range(1, 100))
+    queue, box = JobQueue(database, SUBMISSION, clock=lambda: float(next(now))), Outbox(store.engine)
+    lease = queue.lease("a", ())
+    for step in (3, 1, 2):
+        assert queue.record("job0", lease.attempt, [RunEntry("metric", "loss", step, "0.5")])
+    store.cancel(SUBMISSION, 50.0, "job0")
+    parts = []
+    while part := box.waiting("run0", 2):
+        parts.append([(entry.kind, entry.step) for entry in part])
+        box.mark_sent("run0", part)
+    assert parts == [[("attempt", 1), ("metric", 3)], [("metric", 1), ("metric", 2)]]
+    queue, lease = JobQueue(database, SUBMISSION), None
+    store.retry(SUBMISSION, 51.0)
+    lease = queue.lease("a", ())
+    queue.record("job0", lease.attempt, [RunEntry("metric", "loss", 4, "0.5")])
+    store.cancel(SUBMISSION, time.time(), "job0")
+    assert [entry.kind for entry in box.waiting("run0", 3)] == ["attempt", "metric", "end"]
+
+
+def test_a_change_and_what_it_tells_happen_together_or_not_at_all(database, monkeypatch):
+    store = filled(database, 1)
+    queue, box = JobQueue(database, SUBMISSION), Outbox(store.engine)
+    lease = queue.lease("a", ())
+    box.mark_sent("run0", box.waiting("run0"))
+
+    def full(*_arguments):
+        raise OperationalError("INSERT", {}, Exception("the disk is full"))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(stores, "record", full)  # the second statement of the transaction
+        with pytest.raises(OperationalError):
+            queue.finish("job0", lease.attempt, "stopped", None, "enough")
+        with pytest.raises(OperationalError):
+            queue.fail("job0", lease.attempt, "data", "no picture", 1)
+    assert job(store, "job0").state == "running"
+    assert queue.finish("job0", lease.attempt, "stopped", None, "enough")
+    assert [entry.kind for entry in box.waiting("run0")] == ["end"]
 
 
 SPEAKER = """

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from job_rows import SUBMISSION, filled, job
 
 from lorafleet.home import Home
+from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_queue import JobQueue
 from lorafleet_jobs.jobqueue.status import load_submission, open_store, store_url
@@ -55,6 +57,19 @@ def test_a_driver_that_was_killed_is_found_out_at_once_on_its_own_machine(databa
     assert not has_driver(store, SUBMISSION)
     with driver_lease(store, SUBMISSION) as lease:
         assert lease is not None
+
+
+@pytest.mark.parametrize("seconds", [-3600, -1, 1, 3600])
+def test_a_clock_that_is_set_makes_no_driver_look_dead(database, monkeypatch, seconds):
+    store, boot_time = JobStore(database), psutil.boot_time()
+    with driver_lease(store, SUBMISSION) as lease:
+        assert lease is not None
+        module = sys.modules["psutil._pslinux"] if sys.platform == "linux" else psutil
+        monkeypatch.setattr(module, "boot_time", lambda: boot_time + seconds)  # all that setting the clock changes
+        assert psutil.boot_time() == boot_time + seconds
+        assert has_driver(store, SUBMISSION)
+        with driver_lease(store, SUBMISSION) as second:
+            assert second is None
 
 
 def test_of_a_driver_on_another_machine_only_its_lease_tells(database, monkeypatch):
@@ -120,3 +135,25 @@ def test_a_driver_with_another_home_on_the_same_database_takes_nothing_away(
         assert (row.state, row.attempts, row.lane) == ("running", 1, "a-0")
     assert [view.id for view in seen] == [submission] * 2
     assert load_submission(other, submission).id == submission
+
+
+def test_an_interrupt_after_another_driver_took_over_cancels_nothing_of_it(home, tmp_path, recorded):
+    submission = recorded(home, "taken-over", "cup", steps=2000)
+    store = open_store(home)
+    rival = leases.DriverRow(submission, "rival", "elsewhere/", 1, 0.0, time.time() + 600)
+
+    def take_over(view):
+        if view.jobs[0].step > 0:
+            store.drop_driver(store.driver(submission))  # as when this driver was silent for too long
+            assert store.take_driver(rival, time.time())
+            store.give_back_all(submission, time.time())  # a driver's first act
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        submit(prepare(tmp_path / "manifest.yaml"), home, show=take_over)
+    (row,) = store.jobs(submission)
+    assert row.state == "queued"
+    assert store.driver(submission) == rival
+    tracking = MlflowTracking(home.tracking_uri, home.artifacts)
+    assert tracking.client.get_run(row.run_id).info.status in ("SCHEDULED", "RUNNING")
+    store.drop_driver(rival)
