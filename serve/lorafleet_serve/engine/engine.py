@@ -28,9 +28,9 @@ from lorafleet_serve.adapters.host_cache import HostAdapter, HostAdapterCache, H
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, fail, make_row, succeed
 from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest, with_defaults
-from lorafleet_serve.engine.rows import Call, Row, Shape, non_finite, own_call, shared_call
+from lorafleet_serve.engine.rows import Call, Row, Shape, non_finite
 from lorafleet_serve.engine.scheduler import RoundRobin, StepBudget, check_step_limit
-from lorafleet_serve.engine.stepper import Stepper, finite
+from lorafleet_serve.engine.stepper import finite, stepper_for
 from lorafleet_serve.stats import Counts, EngineStats
 from lorafleet_serve.worker_thread import Stage, synchronize
 
@@ -51,6 +51,7 @@ class StepEngine:
         *,
         max_step_ms: float | None = None,
         exact: bool = False,
+        capture: bool = True,
         slot_bytes: int = 4 * 2**30,
         host_bytes: int = 8 * 2**30,
         clock: Callable[[], float] = time.perf_counter,
@@ -58,7 +59,8 @@ class StepEngine:
         """At most `max_rows` images are denoised at a time, and no more than fit in a step of `max_step_ms`.
 
         `exact`: an image's bits depend on its request alone, at the price of UNet calls of its own (`rows.own_call`).
-        `slot_bytes` and `host_bytes` bound adapters on the device and in host memory.
+        `capture`: on a GPU steps are CUDA graphs that are replayed, but in an exact engine. `slot_bytes` and
+        `host_bytes` bound adapters on the device and in host memory.
         """
         check_step_limit(max_step_ms, exact)
         self.model, self.max_rows, self.max_queue = model, max_rows, max_queue
@@ -67,7 +69,7 @@ class StepEngine:
             use_deterministic_algorithms(device)
         self.host_cache = HostAdapterCache(HostLoader(model.loaded, model.columns), self._counts, host_bytes)
         self.device_cache = DeviceAdapterCache(device, slot_bytes, self._counts)
-        self.stepper = Stepper(model, own_call if exact else shared_call)
+        self.stepper = stepper_for(model, exact, capture)
         self._scheduler, self._budget, self._ids = RoundRobin[Call](), StepBudget[Shape](max_step_ms), count()
         self._changed = threading.Condition(threading.RLock())  # guards the seven below
         self._open: dict[int, Future[GeneratedImage]] = {}  # accepted and not ended
@@ -244,7 +246,7 @@ class StepEngine:
 
     def _recover(self, rows: list[Row], problem: RuntimeError) -> None:
         """After a failed step: a single row fails, too many for memory become fewer, others are stepped one by one."""
-        self.stepper.keep(())  # batches may be half made
+        self.stepper.forget()
         if len(rows) == 1:
             state, _ = self._running[rows[0].id]
             self._remove(rows[0].id)

@@ -41,6 +41,7 @@ class EngineDeployment(EngineService):
             max_queue=args.max_queue,
             max_step_ms=args.max_step_ms,
             exact=args.exact,
+            capture=args.capture,
             slot_bytes=int(args.slot_gib * GIB),
             host_bytes=int(args.host_gib * GIB),
         )

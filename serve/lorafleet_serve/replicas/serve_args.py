@@ -30,6 +30,8 @@ class ServeArgs(Strict):
     """Images that may wait in a replica in addition to `max_rows`; further requests are answered 429."""
     exact: bool = False
     """A UNet call for each image: slower, and each image the same to the bit whatever else is being made."""
+    capture: bool = True
+    """On a GPU, steps are recorded as CUDA graphs and replayed; false if a driver misbehaves with them."""
     slot_gib: Annotated[float, Field(gt=0)] = 4.0
     """Adapters kept on the device, in GiB."""
     host_gib: Annotated[float, Field(gt=0)] = 8.0

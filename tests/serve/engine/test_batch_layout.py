@@ -14,6 +14,7 @@ from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
 from lorafleet_serve.engine.batch_layout import BatchLayout, reorder
 from lorafleet_serve.engine.requests import GenerateRequest, with_defaults
 from lorafleet_serve.engine.rows import Row
+from lorafleet_serve.engine.static_layout import StaticLayout
 
 BASE = find_base("toy-playground")
 SHAPES = {"block.0.to_q": (6, 4), "block.0.ff": (4, 10), "block.1.to_q": (6, 4), "block.1.ff": (4, 10), "proj": (3, 5)}
@@ -94,11 +95,20 @@ def carried(batch, at, name):
     return torch.zeros(n_out, n_in), torch.ones(n_out)
 
 
+def static_layout():
+    return StaticLayout(LAYOUT, torch.device("cpu"), torch.float32, lambda: None)
+
+
+def dynamic_layout():
+    return BatchLayout(LAYOUT, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("layout_of", [dynamic_layout, static_layout])
 @settings(max_examples=40, deadline=None)
-@given(st.lists(rows, min_size=1, max_size=4))
-def test_what_is_gathered_is_what_would_be_stacked(history):
+@given(history=st.lists(rows, min_size=1, max_size=4))
+def test_what_is_gathered_is_what_would_be_stacked(layout_of, history):
     """Whatever was there before, every UNet row carries the factors that its own adapters come to."""
-    layout, here, number = BatchLayout(LAYOUT, torch.device("cpu"), torch.float32), [], 0
+    layout, here, number = layout_of(), [], 0
     for drawn in history:
         here = here[1::2]  # every other one leaves
         for names, guidance in drawn:
@@ -167,3 +177,37 @@ def test_a_batch_of_one_image_has_nothing_beside_it(guidance):
     ((span, stacked),) = batch.slices
     assert span == slice(0, count)
     assert stacked["proj"].A.shape == (1, 8, 3)  # rank 5, padded for a join that never comes
+
+
+def test_a_static_batch_has_one_place_in_memory_whoever_joins_and_leaves():
+    replaced = []
+    layout = StaticLayout(LAYOUT, torch.device("cpu"), torch.float32, lambda: replaced.append(1))
+    wide = [row(1, [("all", 1.0)]), row(2, [("dora", 1.0)]), row(3, [("all", 1.0), ("lower", 2.0)])]
+    both = [("all", 1.0), ("lower", 2.0)]
+    first = layout.batch(wide)
+    assert (len(first.rows), len(first.u), first.padding) == (8, 4, 1)
+    assert len(replaced) == 1
+    others = [wide[2], row(4, [("attention", 1.0)]), row(5), row(6, [("one", -0.5)])]
+    second = layout.batch(others)
+    assert second.captured == first.captured
+    assert second.padding == 0
+    where = [
+        [layer.A.data_ptr() for layer in stacked.values()] for batch in (first, second) for _, stacked in batch.slices
+    ]
+    assert where[0] == where[1]
+    check(
+        second,
+        [(one, names) for one, names in zip(others, [both, [("attention", 1.0)], [], [("one", -0.5)]], strict=True)],
+    )
+    alone = layout.batch(others[:1])
+    assert (len(alone.rows), alone.padding) == (2, 0)
+    assert layout.batch(wide).captured == first.captured, "its buffers are kept while fewer rows step"
+    layout.batch([row(7, [("all", 1.0), ("all", 1.0)])])
+    assert len(replaced) == 2, "rank 10 needs wider buffers"
+    assert layout.batch(wide).captured != first.captured
+
+
+def test_what_a_recorded_step_cannot_hold_is_laid_out_as_ever():
+    layout = static_layout()
+    assert layout.batch([row(1), row(2, [("all", 1.0)], guidance=0.0)]).captured is None
+    assert layout.batch([row(1), row(3)]).captured == (), "of the base alone"

@@ -16,9 +16,12 @@ from safetensors.torch import load_file
 from frozen import weights_hash
 from lorafleet.bundle.bundle import EMBEDDINGS, WEIGHTS
 from lorafleet.bundle.folder_registry import version_of
+from lorafleet.numerics.captured import CapturedCalls
 from lorafleet.numerics.samplers import TCD_GAMMA, scheduler_for
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest
+from lorafleet_serve.engine.rows import shared_call
+from lorafleet_serve.engine.stepper import Stepper
 
 BAR = 2
 TOKENS = {"dog-rex": 2, "mug-red": 1, "plain": 0, "half": 3, "dora": 1, "broad": 1, "few-steps": 0}
@@ -188,6 +191,44 @@ def test_together_equals_alone(engine, folders, solo):
         check_together(engine, solo, traffic)
 
     check()
+
+
+@pytest.fixture
+def recorded(engine):
+    """An engine on the same base whose steps are recorded: on a CPU, called on the buffers of a graph."""
+    made = StepEngine(engine.model, max_rows=12)
+    made.stepper = Stepper(engine.model, shared_call, CapturedCalls(engine.model.loaded.device))
+    yield made
+    made.close()
+
+
+def test_recorded_steps_equal_alone(engine, recorded, folders, solo):
+    """`solo` is the engine whose steps are not recorded."""
+
+    @profile(5)
+    @given(arrivals(engine, folders, 8, 6))
+    def check(traffic):
+        check_together(recorded, solo, traffic)
+
+    check()
+
+
+def test_nothing_is_recorded_anew_for_other_adapters_seeds_and_samplers(engine, recorded, folders):
+    def make(names, count):
+        uses = [(AdapterUse(version_of(folders[name]), 1.0),) if name else () for name in names]
+        requests = [
+            GenerateRequest(prompt_of(use, "a dog"), i, adapters=use, steps=2 + i % 3, scheduler=scheduler)
+            for i, (use, scheduler) in enumerate(zip(uses * count, engine.model.samplers * count, strict=False))
+        ]
+        return [recorded.submit(request).result(60) for request in requests]
+
+    make(["broad", "dora"], 1)
+    calls = recorded.stepper._calls
+    before = calls.recorded
+    assert before
+    make(["dog-rex", "mug-red", None, "dora", "half", "few-steps"], 1)
+    stochastic = 1  # a sampler that adds noise reads one input more
+    assert calls.recorded <= before + stochastic
 
 
 def test_alone_equals_stock_diffusers(engine, folders, solo, stock):
