@@ -50,7 +50,7 @@ MUTANTS = (
     Mutant(
         "rows written over a newer revision",
         "jobs/lorafleet_jobs/jobqueue/store.py",
-        """update(jobs).where(*key, jobs.c.revision == record.revision).values(values)""",
+        """update(jobs).where(*key, jobs.c.revision == found.revision).values(values)""",
         "update(jobs).where(*key).values(values)",
         "tests/jobs/jobqueue/test_store.py",
     ),
@@ -127,11 +127,11 @@ MUTANTS = (
     Mutant(
         "what was recorded last stays",
         "jobs/lorafleet_jobs/jobqueue/outbox.py",
-        "            insert = insert_into(self._engine, outbox).on_conflict_do_nothing()\n",
-        "            insert = insert_into(self._engine, outbox)\n"
-        '            key = ["run_id", "kind", "key", "step"]\n'
-        '            more = {"value": insert.excluded.value}\n'
-        "            insert = insert.on_conflict_do_update(index_elements=key, set_=more)\n",
+        "        insert = insert_into(connection.engine, outbox).on_conflict_do_nothing()\n",
+        "        insert = insert_into(connection.engine, outbox)\n"
+        '        key = ["run_id", "kind", "key", "step"]\n'
+        '        more = {"value": insert.excluded.value}\n'
+        "        insert = insert.on_conflict_do_update(index_elements=key, set_=more)\n",
         "tests/jobs/jobqueue/test_outbox.py",
     ),
     Mutant(
@@ -144,16 +144,37 @@ MUTANTS = (
     Mutant(
         "an attempt that lost its job records",
         "jobs/lorafleet_jobs/jobqueue/job_queue.py",
-        'if row.state != "running" or row.attempts != attempt:',
-        'if row.state != "running":',
+        "lambda row: job_state.held(row, attempt)",
+        "lambda row: job_state.held(row, row.attempts)",
         "tests/jobs/jobqueue/test_outbox.py",
     ),
     Mutant(
         "a run ends before its last attempt begins",
         "jobs/lorafleet_jobs/jobqueue/outbox.py",
-        'key=lambda entry: (entry.milliseconds, entry.kind != "attempt", entry.kind == "end")',
-        'key=lambda entry: entry.kind != "end"',
+        'case((outbox.c.kind == "attempt", 0), (outbox.c.kind == "end", 2), else_=1)',
+        'case((outbox.c.kind == "attempt", 0), (outbox.c.kind == "end", -1), else_=1)',
         "tests/jobs/jobqueue/test_outbox.py",
+    ),
+    Mutant(
+        "a change and what it tells are two transactions",
+        "jobs/lorafleet_jobs/jobqueue/tables.py",
+        "return engine.execution_options(isolation_level=level).begin()",
+        "return engine.begin()",
+        "tests/jobs/jobqueue/test_outbox.py",
+    ),
+    Mutant(
+        "a driver is dead when its host's clock was set",
+        "jobs/lorafleet_jobs/submission/driver_lease.py",
+        """    if sys.platform != "linux":\n""",
+        "    if True:\n",
+        "tests/jobs/submission/test_driver_lease.py",
+    ),
+    Mutant(
+        "an interrupted driver cancels the jobs of the one that took over",
+        "jobs/lorafleet_jobs/submission/submit.py",
+        "            if lease.renew():  # else",
+        "            if True:  # else",
+        "tests/jobs/submission/test_driver_lease.py",
     ),
     Mutant(
         "batches of any size",

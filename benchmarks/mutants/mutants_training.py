@@ -18,8 +18,8 @@ MUTANTS = (
     Mutant(
         "gradient checkpointing silently off",
         "platform/lorafleet/loaded.py",
-        "        if wanted:\n            self.unet.enable_gradient_checkpointing()",
-        "        if False:\n            self.unet.enable_gradient_checkpointing()",
+        "        if wanted:\n            self.unet.enable_gradient_checkpointing(",
+        "        if False:\n            self.unet.enable_gradient_checkpointing(",
         "tests/jobs/train/packs/test_pack_separate.py",
     ),
     Mutant(
@@ -110,7 +110,7 @@ MUTANTS = (
     Mutant(
         "text encoders' alpha is the UNet's",
         "jobs/lorafleet_jobs/train/write_bundle.py",
-        "lora_alpha=scale * low.rank",
+        "lora_alpha=scale * layout.rank",
         "lora_alpha=card.alpha",
         "tests/platform/formats/test_export.py tests/jobs/train/test_train.py",
     ),
@@ -183,6 +183,34 @@ MUTANTS = (
         "            yield\n        finally:\n            self.set(None)",
         "            yield\n        finally:\n            pass",
         "tests/jobs/train/packs/test_nothing_outlives.py",
+    ),
+    Mutant(
+        "a magnitude where a job of a pack has none",
+        "platform/lorafleet/numerics/flat_factors.py",
+        "own = set(inner.layers) if inner is not None and inner.dora else set()",
+        "own = set(self.layers) if inner is not None and inner.dora else set()",
+        "tests/platform/numerics/test_flat_factors.py",
+    ),
+    Mutant(
+        "the rows of a free slot weigh as much as its job's",
+        "jobs/lorafleet_jobs/train/base_step.py",
+        "each.w if i < jobs else torch.zeros_like(each.w)",
+        "each.w",
+        "tests/jobs/train/packs/test_pack.py",
+    ),
+    Mutant(
+        "a recorded step is replayed on the inputs that it was recorded with",
+        "platform/lorafleet/numerics/captured.py",
+        "            buffer.copy_(inputs[name], non_blocking=True)\n",
+        "",
+        "tests/platform/numerics/test_captured.py",
+    ),
+    Mutant(
+        "a gradient without the scale of its B",
+        "jobs/lorafleet_jobs/train/pack.py",
+        """gradients["flat"][i], scale),)""",
+        """gradients["flat"][i]),)""",
+        "tests/jobs/train/packs/test_pack.py tests/jobs/train/test_parity.py",
     ),
     Mutant(
         "an exact job shares calls",

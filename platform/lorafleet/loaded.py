@@ -9,12 +9,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorafleet.bases import Base
@@ -100,9 +101,15 @@ class LoadedBase:
 
     @contextmanager
     def checkpointing(self, wanted: bool) -> Iterator[None]:
-        """If wanted, checkpoints the UNet's gradients while the block runs: it recomputes activations and keeps few."""
+        """If wanted, checkpoints the UNet's gradients while the block runs: it recomputes activations and keeps few.
+
+        No generator's state is kept for the recomputation: nothing in a frozen base draws, and row LoRA's dropout draws
+        the same again.
+        """
         if wanted:
-            self.unet.enable_gradient_checkpointing()
+            self.unet.enable_gradient_checkpointing(
+                partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # reading it cannot be recorded
+            )
         try:
             yield
         finally:

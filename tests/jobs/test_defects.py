@@ -42,12 +42,12 @@ from lorafleet.config import Recipe, Validation
 from lorafleet.config.strict import parse
 from lorafleet.errors import ManifestError
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.generators import generator_for
 from lorafleet.numerics.samplers import sampler_names, scheduler_for
 from lorafleet.numerics.text import split_prompt
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec, JobSpec
-from lorafleet_jobs.train.generators import generator_for
 from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 

@@ -20,6 +20,7 @@ from lorafleet.deterministic import use_deterministic_algorithms
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.captured import CapturedCalls
 from lorafleet_jobs.evaluate.trial_score import trial_of
 from lorafleet_jobs.jobqueue.failures import classify, lines_of, reason
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
@@ -34,7 +35,7 @@ from lorafleet_jobs.lane.recycle import ProcessUsage
 from lorafleet_jobs.lane.timeline import Timeline
 from lorafleet_jobs.lane.watchdog import Activity, Watchdog, die
 from lorafleet_jobs.train import FAILURES, Cancelled, EarlyStopped, JobRun, Pack, TrainJob
-from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching
+from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching, StaticBatching
 
 if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking
@@ -213,11 +214,13 @@ class Lane:
         return pack
 
     def _batching(self, base: LoadedBase) -> DynamicBatching:
-        if self.setup.resources.exact:
-            return ExactBatching()
-        if self.setup.resources.compile:
+        resources = self.setup.resources
+        captured = CapturedCalls(base.device) if resources.capture and base.device.type == "cuda" else None
+        if resources.exact:
+            return ExactBatching(captured)
+        if resources.compile:
             return CompiledBatching(base, self.setup.pack, self.setup.rank)
-        return DynamicBatching()
+        return DynamicBatching() if captured is None else StaticBatching(captured, self.setup.rank)
 
     def _step(self) -> None:
         pack = self._pack.value

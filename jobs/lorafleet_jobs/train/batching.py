@@ -1,23 +1,21 @@
-"""How the jobs of a pack share calls of the base: all in one, each in its own, or a fixed number for torch.compile.
+"""How the jobs of a pack share calls of the base: all in one, each in its own, or in calls of few different shapes.
 
-Knows how many jobs a call has, what to do if they do not fit in memory, and the shapes of their adapters; refuses to
+Knows how many jobs a call has, what to do if they do not fit in memory, and the layout of their factors; refuses to
 know losses and gradients.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from torch.nn.functional import pad
 
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.factors import Stacked
-from lorafleet.numerics.rowlora import RowLoRA
+from lorafleet.numerics.captured import Calls, PlainCalls
+from lorafleet.numerics.flat_factors import Layout
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,7 +59,9 @@ class DynamicBatching:
     unet: Callable[..., Any] | None = None
     """Called instead of the base's own UNet."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls: Calls | None = None) -> None:
+        """`calls` is how the base is called: plainly, or as a graph that was recorded."""
+        self.calls: Calls = calls or PlainCalls()
         self._limits: dict[Shape, SizeLimit] = {}
 
     def run(
@@ -123,9 +123,9 @@ class DynamicBatching:
         """The job of each slot of a call's batch: the jobs themselves first, then whatever fills it up."""
         return jobs
 
-    def layers(self, stacked: Mapping[str, Stacked], lora: RowLoRA) -> Mapping[str, Stacked]:
-        """The stacked factors in the form in which the base is to carry them."""
-        return stacked
+    def layout(self, layouts: Sequence[Layout]) -> Layout:
+        """The layout in which a call has the factors of jobs of these layouts."""
+        return Layout.covering(layouts)
 
 
 class ExactBatching(DynamicBatching):
@@ -139,61 +139,69 @@ class ExactBatching(DynamicBatching):
         return [jobs[i : i + 1] for i in range(len(jobs))]
 
 
-class CompiledBatching(DynamicBatching):
-    """Calls of a UNet that is compiled once though jobs join and leave: every batch has the same number of slots.
+class StaticBatching(DynamicBatching):
+    """Calls of few shapes though jobs join and leave: 1, 2, 4, 8 ... slots, and factors of one layout.
 
-    Free slots repeat the first job's rows, and their output is not read. Factors are padded to the widest rank met so
-    far, at least `rank`, on all layers met so far.
+    The layout is the widest that was met so far. Free slots repeat the first job's rows, and their output is not read.
     """
 
+    def __init__(self, calls: Calls | None = None, rank: int = 1) -> None:
+        """`rank` is the least rank of the layout: the highest of all jobs to come, if that is known."""
+        super().__init__(calls)
+        self._widest = Layout((), max(1, rank))
+
+    def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
+        """As many jobs a call as there are slots, at most a quarter of the slots free."""
+        limit, parts, start = self._limits.get(shape), list[Sequence[T]](), 0
+        while start < len(jobs):
+            count = slots_for(len(jobs) - start, None if limit is None else limit.jobs)
+            parts.append(jobs[start : start + count])
+            start += count
+        return parts
+
+    def slots(self, shape: Shape, jobs: Sequence[T]) -> Sequence[T]:
+        """The jobs, then the first one again for each free slot."""
+        return [*jobs, *[jobs[0]] * (self._slot_count(shape, len(jobs)) - len(jobs))]
+
+    def layout(self, layouts: Sequence[Layout]) -> Layout:
+        """The widest layout so far."""
+        self._widest = Layout.covering([self._widest, *layouts])
+        return self._widest
+
+    def _slot_count(self, shape: Shape, jobs: int) -> int:
+        return slots_for(jobs, None)
+
+
+class CompiledBatching(StaticBatching):
+    """Calls of a UNet that is compiled once: every batch has the same number of slots."""
+
     def __init__(
-        self, base: LoadedBase, slots: int, rank: int = 0, backend: str | Callable[..., Any] = "inductor"
+        self, base: LoadedBase, slots: int, rank: int = 1, backend: str | Callable[..., Any] = "inductor"
     ) -> None:
         """`backend` is torch.compile's."""
-        super().__init__()
+        super().__init__(rank=rank)
         self._most_slots = slots
-        self._rank, self._gains, self._layers = rank, False, dict[str, None]()
         self.unet = torch.compile(  # type: ignore[call-overload]  # the stubs do not know the limit
             base.unet, dynamic=False, backend=backend, recompile_limit=MOST_SHAPES
         )
 
     def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
         """As many jobs a call as a batch has slots."""
-        most = self._slot_count(shape)
+        most = self._slot_count(shape, len(jobs))
         return [jobs[i : i + most] for i in range(0, len(jobs), most)]
 
     def fitted(self, shape: Shape, jobs: int) -> None:
         """Changes nothing: a larger batch would have to be compiled."""
 
-    def slots(self, shape: Shape, jobs: Sequence[T]) -> Sequence[T]:
-        """The jobs, then the first one again for each free slot."""
-        return [*jobs, *[jobs[0]] * (self._slot_count(shape) - len(jobs))]
-
-    def _slot_count(self, shape: Shape) -> int:
+    def _slot_count(self, shape: Shape, jobs: int) -> int:
         return self._limits[shape].jobs if shape in self._limits else self._most_slots
 
-    def layers(self, stacked: Mapping[str, Stacked], lora: RowLoRA) -> Mapping[str, Stacked]:
-        """Contiguous and padded to the widest pack so far; a layer that no job adapts adds zero."""
-        if not stacked:
-            return stacked
-        self._rank = max(self._rank, *(layer.A.shape[-2] for layer in stacked.values()))
-        self._gains = self._gains or any(layer.gain is not None for layer in stacked.values())
-        self._layers |= dict.fromkeys(stacked)
-        like = next(iter(stacked.values())).A
-        shapes = lora.linear
-        return {name: self._padded(stacked.get(name), shapes[name], like) for name in self._layers}
 
-    def _padded(self, layer: Stacked | None, shape: tuple[int, int], like: Tensor) -> Stacked:
-        groups, (n_in, n_out) = len(like), shape
-        if layer is None:
-            layer = Stacked(_blank(like, groups, 0, n_in), _blank(like, groups, n_out, 0))
-        more = self._rank - layer.A.shape[-2]
-        gain = layer.gain
-        if gain is None and self._gains:
-            gain = _blank(like, groups, n_out) + 1
-        return Stacked(pad(layer.A, (0, 0, 0, more)).contiguous(), pad(layer.B, (0, more)).contiguous(), gain)
+def slots_for(jobs: int, most: int | None) -> int:
+    """The slots of the next call for so many jobs: the power of two of which at most a quarter stays free.
 
-
-def _blank(like: Tensor, *shape: int) -> Tensor:
-    """Zeros with the dtype, device and `requires_grad` of a job's factors, so that the compiled graph is the same."""
-    return torch.zeros(shape, dtype=like.dtype, device=like.device, requires_grad=like.requires_grad)
+    6 jobs have a call of 8 slots, 5 one of 4 and one of 1: a row costs less in a larger call, but a free one is waste.
+    """
+    larger = 1 << (jobs - 1).bit_length()
+    slots = larger if 4 * (larger - jobs) <= larger else larger // 2
+    return slots if most is None else min(slots, 1 << (most.bit_length() - 1))

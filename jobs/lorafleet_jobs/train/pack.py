@@ -13,8 +13,9 @@ trainings and the base; refuses to know what a job reports, saves and publishes 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,15 +24,16 @@ from torch import Tensor
 from lorafleet.bundle.bundle import Bundle
 from lorafleet.errors import LorafleetError, NonFiniteError
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.loss import weighted_squared_error
+from lorafleet.numerics.captured import PlainCalls
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
 from lorafleet.targets import UNET
+from lorafleet_jobs.train.base_step import BaseStep, inputs_of
 from lorafleet_jobs.train.batching import DynamicBatching
 from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, TrainJob
 from lorafleet_jobs.train.memory import MemoryBudget
 from lorafleet_jobs.train.prompts import conditioning_of
-from lorafleet_jobs.train.trainable_state import stacked
+from lorafleet_jobs.train.trainable_state import LowRank, PackedFactors
 from lorafleet_jobs.train.training import MicroBatch, Training
 from lorafleet_jobs.train.trial import EarlyStopped
 
@@ -109,32 +111,28 @@ def forward_backward(
 ) -> tuple[list[float], list[tuple[Tensor | None, ...]]]:
     """Losses and gradients of the micro-batches of `jobs`, all of one shape, from one call of the base.
 
-    `slots` are the jobs whose rows make up the batch: `jobs` first, then repetitions that fill a batch of fixed size,
-    whose outputs are not read. The gradients of a job are in the order of its training's `trained()`. The base carries
-    the adapters until the backward pass is done, because checkpointing runs layers again in it.
+    `slots` are the jobs whose rows make up the batch: `jobs` first, then repetitions that fill a batch of fixed size
+    and weigh nothing. The gradients of a job are in the order of its training's `trained()`.
     """
-    base, recipe = slots[0].training.base, slots[0].training.spec.recipe
-    micro_batches = [job.micro_batch for job in slots]
-    conditioning = conditioning_of([(job.training.prompts, job.micro_batch.captions, _dropout([job])) for job in slots])
-    lora, trainables = base.lora[UNET], [job.training.trainable for job in slots]
-    layers = stacked(lora, [each.low_rank.get(UNET) for each in trainables], [each.scale for each in trainables])
-    x = torch.cat([each.noisy.x for each in micro_batches])
-    t = torch.cat([each.noisy.t for each in micro_batches])
-    time_ids = torch.cat([each.time_ids for each in micro_batches])
-    adapters = {UNET: batching.layers(layers, lora)}
-    with base.carrying((UNET,), adapters, _dropout(slots)), base.checkpointing(recipe.gradient_checkpointing):
-        outputs = base.predict(x, t, Conditioning.cat(conditioning), time_ids, batching.unet).chunk(len(slots))
-        losses = [
-            weighted_squared_error(F, each.F_target, each.w, each.mask)
-            for F, each in zip(outputs[: len(jobs)], micro_batches[: len(jobs)], strict=True)
-        ]
-        trained = [job.training.trained() for job in jobs]
-        flat = torch.autograd.grad(torch.stack(losses).sum(), [p for own in trained for p in own], allow_unused=True)
-    gradients: list[tuple[Tensor | None, ...]] = []
-    for own in trained:
-        start = sum(len(before) for before in gradients)
-        gradients.append(flat[start : start + len(own)])
-    return [loss.item() for loss in losses], gradients
+    base, dropout = slots[0].training.base, _dropout(slots)
+    texts = conditioning_of([(job.training.prompts, job.micro_batch.captions, _dropout([job])) for job in jobs])
+    text = Conditioning.cat([*texts, *[texts[0]] * (len(slots) - len(jobs))])
+    factors = _factors(slots, batching)
+    inputs = inputs_of([job.micro_batch for job in slots], len(jobs), text, factors)
+    step = BaseStep(
+        slots=len(slots),
+        layout=None if factors is None else factors.layout,
+        trained=_trained(jobs, text),
+        checkpointing=slots[0].training.spec.recipe.gradient_checkpointing,
+    )
+    # predict F, loss w |F - F*|^2, backward: of tensors alone, so that it can be recorded
+    key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])
+    calls = batching.calls if dropout is None else PlainCalls()  # dropout draws from generators of its own
+    losses, *gradients = calls(key, partial(step, base=base, unet=batching.unet, dropout=dropout), inputs)
+    by_name = dict(zip(step.trained, gradients, strict=True))
+    of_unet = [_unet_gradient(job, i, factors, by_name) for i, job in enumerate(jobs)]
+    of_text = _text_gradients(jobs, text, by_name)
+    return losses[: len(jobs)].tolist(), [(*unet, *rest) for unet, rest in zip(of_unet, of_text, strict=True)]
 
 
 def train_step_alone(training: Training, step: int) -> float:
@@ -163,6 +161,16 @@ class JobStep:
     def accumulation(self) -> int:
         """Micro-batches of a step."""
         return self.training.spec.recipe.gradient_accumulation
+
+    @property
+    def low_rank(self) -> LowRank | None:
+        """The job's factors on the UNet."""
+        return self.training.trainable.low_rank.get(UNET)
+
+    @property
+    def trains_unet(self) -> bool:
+        """Whether the job still trains them."""
+        return self.low_rank is not None and self.low_rank.flat.requires_grad
 
     @property
     def shape(self) -> tuple[object, ...]:
@@ -202,6 +210,46 @@ def _of_one_shape(steps: Sequence[JobStep]) -> list[list[JobStep]]:
     for job in steps:
         groups.setdefault(job.shape, []).append(job)
     return list(groups.values())
+
+
+def _factors(slots: Sequence[JobStep], batching: DynamicBatching) -> PackedFactors | None:
+    """The factors on the UNet of the jobs of all slots; None if no job has any."""
+    low_rank = [job.low_rank for job in slots]
+    layouts = [each.layout for each in low_rank if each is not None]
+    if not layouts:
+        return None
+    with torch.no_grad():
+        return PackedFactors.of(low_rank, [job.training.trainable.scale for job in slots], batching.layout(layouts))
+
+
+def _trained(jobs: Sequence[JobStep], text: Conditioning) -> tuple[str, ...]:
+    """The inputs whose gradients are wanted."""
+    unet = ("flat",) if any(job.trains_unet for job in jobs) else ()
+    return (*unet, "context", "pooled") if text.context.requires_grad else unet
+
+
+def _unet_gradient(
+    job: JobStep, i: int, factors: PackedFactors | None, gradients: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
+    """The gradient of the factors of the i-th job of a call; nothing if they are not trained."""
+    if not job.trains_unet or job.low_rank is None or factors is None:
+        return ()
+    scale = job.training.trainable.scale
+    return (factors.layout.extract(job.low_rank.layout, gradients["flat"][i], scale),)
+
+
+def _text_gradients(
+    jobs: Sequence[JobStep], text: Conditioning, gradients: Mapping[str, Tensor]
+) -> list[tuple[Tensor | None, ...]]:
+    """The gradients of what each job trains beside the UNet; None for a parameter that no caption has used."""
+    unet = {id(job.low_rank.flat) for job in jobs if job.low_rank is not None}
+    own = [[each for each in job.training.trained() if id(each) not in unet] for job in jobs]
+    if "context" not in gradients:
+        return [(None,) * len(parameters) for parameters in own]
+    outputs = [(text.context, gradients["context"]), (text.pooled, gradients["pooled"])]
+    tensors, grads = zip(*outputs, strict=True)
+    flat = iter(torch.autograd.grad(tensors, [p for parameters in own for p in parameters], grads, allow_unused=True))
+    return [tuple(next(flat) for _ in parameters) for parameters in own]
 
 
 def _dropout(steps: Sequence[JobStep]) -> RowDropout | None:

@@ -7,9 +7,8 @@ Called `trainable` elsewhere, for optimizers, schedules and checkpoints have a `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 
 from lorafleet.config import Recipe
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.factors import Factors, Stacked, stack
+from lorafleet.numerics.factors import Factors, Stacked
+from lorafleet.numerics.flat_factors import Layout
 from lorafleet.numerics.rowlora import RowLoRA
 from lorafleet.numerics.text import Vectors, new_vectors
 from lorafleet.targets import PARTS, TEXT, TEXT_PARTS, UNET, select
@@ -37,47 +37,55 @@ class ParameterSet:
 
 @dataclass
 class LowRank:
-    """The factors of one model: layer by layer A [r, in], B [out, r] and for DoRA the magnitude [out]."""
+    """The factors of one model in one flat parameter."""
 
     flat: nn.Parameter
-    layers: Mapping[str, tuple[int, int]]
-    """(in, out) by name."""
-    rank: int
-    dora: bool
+    layout: Layout
 
     @classmethod
     def new(cls, lora: RowLoRA, layers: list[str], rank: int, dora: bool, draws: torch.Generator) -> LowRank:
         """A ~ N(0, 1/r) ("gaussian" in PEFT), B = 0, the magnitudes are the weights' own norms: nothing changes yet."""
-        shapes = lora.linear
+        layout = Layout(tuple((name, *lora.linear[name]) for name in layers), rank, dora)
         parts: list[Tensor] = []
-        for name in layers:
-            n_in, n_out = shapes[name]
+        for name, n_in, n_out in layout.layers:
             parts += [torch.randn(rank * n_in, generator=draws) / rank, torch.zeros(n_out * rank)]
             if dora:
                 parts.append(lora.layers[name].base.weight.detach().float().norm(dim=1).cpu())
         device = next(iter(lora.layers.values())).base.weight.device
-        return cls(nn.Parameter(torch.cat(parts).to(device)), {name: shapes[name] for name in layers}, rank, dora)
+        return cls(nn.Parameter(torch.cat(parts).to(device)), layout)
 
-    @cached_property
-    def shapes(self) -> list[torch.Size]:
-        """Shapes of the tensors in `flat`, in their order."""
-        shapes = []
-        for n_in, n_out in self.layers.values():
-            shapes += [torch.Size((self.rank, n_in)), torch.Size((n_out, self.rank))]
-            shapes += [torch.Size((n_out,))] if self.dora else []
-        return shapes
+    def factors(self) -> dict[str, Factors]:
+        """By layer name, as differentiable views of the flat parameter."""
+        return self.layout.factors(self.flat)
 
-    def factors(self, flat: Tensor | None = None) -> dict[str, Factors]:
-        """By layer name, as differentiable views of the flat parameter, or of a stack [groups, ...] of such."""
-        flat, shapes = self.flat if flat is None else flat, self.shapes
-        parts = flat.split([s.numel() for s in shapes], dim=-1)
-        tensors = [t.view(*flat.shape[:-1], *s) for t, s in zip(parts, shapes, strict=True)]
-        each = 3 if self.dora else 2
-        return {name: Factors(*tensors[i * each : (i + 1) * each]) for i, name in enumerate(self.layers)}
 
-    def like(self, other: LowRank) -> bool:
-        """Whether both lay out the same tensors."""
-        return (self.layers, self.rank, self.dora) == (other.layers, other.rank, other.dora)
+@dataclass(frozen=True)
+class PackedFactors:
+    """One model's factors of several jobs, each on its own group of rows, in one layout."""
+
+    layout: Layout
+    flat: Tensor
+    """[groups, layout.size], every B times its job's scale."""
+    dora: Tensor | None
+    """[groups, layers], whether the group has a magnitude there; None if all have, or nobody has one."""
+
+    @classmethod
+    def of(cls, jobs: Sequence[LowRank | None], scales: Sequence[float], layout: Layout | None = None) -> PackedFactors:
+        """The factors as they are now, in a layout that covers theirs; None leaves a group as the base has it."""
+        layouts = [job.layout for job in jobs if job is not None]
+        layout = Layout.covering(layouts) if layout is None else layout
+        like = next(job.flat for job in jobs if job is not None)
+        flat = [
+            like.new_zeros(layout.size) if job is None else layout.embed(job.layout, job.flat, scale)
+            for job, scale in zip(jobs, scales, strict=True)
+        ]
+        dora = [layout.magnitudes(None if job is None else job.layout) for job in jobs] if layout.dora else [[True]]
+        masked = not all(all(own) for own in dora)
+        return cls(layout, torch.stack(flat), torch.tensor(dora, device=like.device) if masked else None)
+
+    def stacked(self, lora: RowLoRA) -> dict[str, Stacked]:
+        """The layers' factors as row LoRA carries them; differentiable in `flat`."""
+        return self.layout.stacked(lora, self.flat, self.dora)
 
 
 @dataclass
@@ -113,7 +121,7 @@ class TrainableState:
         if not weight:
             return {}
         return {
-            part: stacked(base.lora[part], [self.low_rank[part]], [self.scale * weight])
+            part: PackedFactors.of([self.low_rank[part]], [self.scale * weight]).stacked(base.lora[part])
             for part in parts
             if part in self.low_rank
         }
@@ -123,10 +131,10 @@ class TrainableState:
         sets = []
         if UNET in self.low_rank:
             unet = self.low_rank[UNET]
-            sets.append(ParameterSet("unet", [unet.flat], [unet.shapes]))
+            sets.append(ParameterSet("unet", [unet.flat], [unet.layout.shapes]))
         text = [self.low_rank[part] for part in TEXT_PARTS if part in self.low_rank]
         if text:
-            sets.append(ParameterSet("text", [low.flat for low in text], [low.shapes for low in text]))
+            sets.append(ParameterSet("text", [low.flat for low in text], [low.layout.shapes for low in text]))
         if self.vectors is not None:
             sets.append(ParameterSet("tokens", list(self.vectors), [[v.shape] for v in self.vectors]))
         return sets
@@ -149,21 +157,6 @@ class TrainableState:
     def prompts_change(self) -> bool:
         """Whether a prompt's encoding depends on something that is still trained."""
         return any(each.kind != "unet" and each.kind not in self.frozen for each in self.sets())
-
-
-def stacked(lora: RowLoRA, jobs: Sequence[LowRank | None], scales: Sequence[float]) -> dict[str, Stacked]:
-    """One model's layers with each job's factors on its own group of rows; None leaves a group as the base has it.
-
-    Jobs that lay out the same tensors are stacked in one operation, and everything after it is done for all at once.
-    """
-    first = jobs[0]
-    if first is None or not all(job is not None and first.like(job) for job in jobs):
-        groups = [[(lora.with_norms(job.factors()), s)] if job else [] for job, s in zip(jobs, scales, strict=True)]
-        return stack(groups)
-    flat = torch.stack([job.flat for job in jobs if job is not None])
-    scale = scales[0] if len(set(scales)) == 1 else torch.tensor(scales, dtype=flat.dtype, device=flat.device)[:, None]
-    parts = {name: f.parts(scale) for name, f in lora.with_norms(first.factors(flat)).items()}
-    return {name: Stacked(A, B, gain) for name, (A, B, gain) in parts.items()}
 
 
 def _new_tokens(recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> tuple[nn.Parameter, nn.Parameter] | None:

@@ -22,12 +22,12 @@ from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.build_objective import build_objective
 from lorafleet.numerics.factors import Factors
+from lorafleet.numerics.generators import generator_for
 from lorafleet.numerics.objectives import Noisy, Objective
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data import Batch, Dataset
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.ema import Average
-from lorafleet_jobs.train.generators import generator_for
 from lorafleet_jobs.train.optimizers import optimizer_for, phase_ends, schedule_for
 from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
 from lorafleet_jobs.train.trainable_state import ParameterKind, TrainableState

@@ -50,7 +50,7 @@ def write_bundle(
 def _card(
     spec: JobSpec, loaded: LoadedBase, trainable: TrainableState, metrics: dict[str, float], run_id: str | None
 ) -> AdapterCard:
-    rank = trainable.low_rank[UNET].rank if UNET in trainable.low_rank else _text_rank(trainable)
+    rank = trainable.low_rank[UNET].layout.rank if UNET in trainable.low_rank else _text_rank(trainable)
     return AdapterCard(
         name=spec.adapter,
         base=loaded.base.name,
@@ -114,9 +114,11 @@ def _layers(part: str, low: LowRank) -> dict[str, torch.Tensor]:
 
 
 def _config(part: str, low: LowRank, scale: float, card: AdapterCard) -> LoraConfig:
-    modules = list(TEXT) if part != UNET else list(low.layers) if card.targets == (ALL_LINEAR,) else list(card.targets)
+    layout = low.layout
+    names = [name for name, *_ in layout.layers]
+    modules = list(TEXT) if part != UNET else names if card.targets == (ALL_LINEAR,) else list(card.targets)
     return LoraConfig(
-        r=low.rank, lora_alpha=scale * low.rank, target_modules=modules, use_dora=low.dora, lora_dropout=0.0
+        r=layout.rank, lora_alpha=scale * layout.rank, target_modules=modules, use_dora=layout.dora, lora_dropout=0.0
     )
 
 
@@ -126,7 +128,7 @@ def _targets(spec: JobSpec) -> tuple[str, ...]:
 
 
 def _text_rank(trainable: TrainableState) -> int:
-    return trainable.low_rank[TEXT_ENCODER].rank if TEXT_ENCODER in trainable.low_rank else 0
+    return trainable.low_rank[TEXT_ENCODER].layout.rank if TEXT_ENCODER in trainable.low_rank else 0
 
 
 def _plain(config: LoraConfig) -> dict[str, object]:

@@ -53,6 +53,9 @@ class Resources(Strict):
     exact: bool = False
     """Each job of a pack calls the base alone, so that no bit of its result depends on what else is trained. A pack is
     then hardly faster than one job after another. On a GPU deterministic kernels are used as well."""
+    capture: bool = True
+    """On a GPU, records the work of a training step as a CUDA graph and replays it, so that the card does not wait for
+    Python. Switch it off if a driver or a library misbehaves with CUDA graphs."""
     compile: bool = False
     """Calls the UNet through torch.compile, always with the same batch size: jobs that join or leave a pack do not
     make it compile again."""

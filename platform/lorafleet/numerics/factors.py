@@ -47,15 +47,25 @@ class Factors:
         return [t for t in (self.A, self.B, self.m, self.norms) if t is not None]
 
     @torch.no_grad()
-    def with_norms(self, W: Tensor) -> Factors:
-        """DoRA's norms worked out for the weight `W` [out, in]; unchanged without a magnitude."""
+    def with_norms(self, W: Tensor, own: Tensor | None = None) -> Factors:
+        """DoRA's norms worked out for the weight `W` [out, in], on its device; unchanged without a magnitude.
+
+        `own` is |w|^2 [out], if the caller knows it already.
+        """
         if self.m is None:
             return self
-        W, A, B = W.to(self.m), self.A.to(self.m), self.B.to(self.m)
+        W, A, B = (t.to(W.device, self.m.dtype) for t in (W, self.A, self.B))
         cross = (B * (W @ A.mT)).sum(dim=-1)
         square = ((B @ (A @ A.mT)) * B).sum(dim=-1)
-        own = W.square().sum(dim=-1).expand_as(cross)
-        return Factors(self.A, self.B, self.m, torch.stack([own, cross, square], dim=-2))
+        own = (W.square().sum(dim=-1) if own is None else own).expand_as(cross)
+        return Factors(self.A, self.B, self.m, torch.stack([own, cross, square], dim=-2).to(self.m.device))
+
+    def gain(self, scale: float | Tensor) -> Tensor:
+        """DoRA's m / |w + s b A| [out] at a scale; for groups the scale is one number, or a tensor [groups, 1]."""
+        if self.m is None or self.norms is None:
+            raise ValueError("no magnitude, or a magnitude without norms; call with_norms first")
+        n0, n1, n2 = self.norms.unbind(dim=-2)
+        return self.m / (n0 + 2 * scale * n1 + scale**2 * n2).sqrt()
 
     def parts(self, scale: float | Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """A, B and the gain [out] on W x of this adapter at a scale, so that y = gain W x + B A x.
@@ -66,10 +76,7 @@ class Factors:
             if isinstance(scale, Tensor):
                 return self.A, self.B * scale[..., None], None
             return self.A, (self.B * scale if scale != 1.0 else self.B), None
-        if self.norms is None:
-            raise ValueError("a magnitude without norms; call with_norms first")
-        n0, n1, n2 = self.norms.unbind(dim=-2)
-        gain = self.m / (n0 + 2 * scale * n1 + scale**2 * n2).sqrt()
+        gain = self.gain(scale)
         return self.A, self.B * (scale * gain)[..., None].to(self.B), gain
 
 

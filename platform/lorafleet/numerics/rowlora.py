@@ -56,6 +56,7 @@ class RowLayer(nn.Module):
         self.carried: Stacked | None = None
         self.dropout: RowDropout | None = None
         self.spans: Sequence[tuple[slice, Stacked]] = ()
+        self._square: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` [n, ...] with n a multiple of the groups; the rows of one group are neighbours.
@@ -71,6 +72,15 @@ class RowLayer(nn.Module):
     def shape(self) -> LayerShape:
         """The shape of the layer that it wraps."""
         raise NotImplementedError
+
+    def with_norms(self, factors: Factors) -> Factors:
+        """Factors with DoRA's norms for this layer's weight, of which |w|^2 is worked out once: it is frozen."""
+        if factors.m is None:
+            return factors
+        W, dtype = self.base.weight.flatten(1), factors.m.dtype
+        if self._square is None or (self._square.dtype, self._square.device) != (dtype, W.device):
+            self._square = W.detach().to(dtype).square().sum(dim=-1)
+        return factors.with_norms(W, self._square)
 
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
         """What the groups' adapters add to the base's output `y` for the input `x`."""
@@ -197,7 +207,7 @@ class RowLoRA:
 
     def with_norms(self, layers: Layers) -> dict[str, Factors]:
         """An adapter's factors with DoRA's norms for this model's weights."""
-        return {name: factors.with_norms(self.layers[name].base.weight.flatten(1)) for name, factors in layers.items()}
+        return {name: self.layers[name].with_norms(factors) for name, factors in layers.items()}
 
     def shapes(self) -> dict[str, LayerShape]:
         """Each layer's shape by name."""

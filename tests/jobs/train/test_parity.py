@@ -19,11 +19,11 @@ from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import sha256_of
 from lorafleet.config import Recipe, Validation
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.generators import generator_for
 from lorafleet.targets import PRESETS
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train.generators import generator_for
 from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training
 

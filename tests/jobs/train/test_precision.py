@@ -15,7 +15,7 @@ from lorafleet.numerics.text import Conditioning
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
-from lorafleet_jobs.train import pack
+from lorafleet_jobs.train import base_step, pack
 from lorafleet_jobs.train.training import Training
 
 
@@ -46,14 +46,14 @@ def test_the_loss_is_worked_out_in_fp32(half, tmp_path, monkeypatch):
         images=(image,), class_noun="dog", instance_prompt="a photo of TOK dog", recipe=Recipe(rank=2), steps=1,
         validation=Validation(), dataset_fingerprint="",
     )  # fmt: skip
-    seen, loss = [], pack.weighted_squared_error
+    seen, loss = [], base_step.weighted_squared_error
 
     def watched(F, F_target, w, mask):
         value = loss(F, F_target, w, mask)
         seen.extend([F.dtype, F_target.dtype, w.dtype, value.dtype])
         return value
 
-    monkeypatch.setattr(pack, "weighted_squared_error", watched)
+    monkeypatch.setattr(base_step, "weighted_squared_error", watched)
     training = Training.prepare(spec, half)
     pack.train_step_alone(training, 1)
     assert seen == [torch.float32] * 4

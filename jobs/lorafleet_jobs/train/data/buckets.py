@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 
+from lorafleet.numerics.generators import generator_for
 from lorafleet.sizes import bucket_sizes as shared_sizes
 from lorafleet_jobs.train.data.geometry import Size
-from lorafleet_jobs.train.generators import generator_for
 
 
 def bucket_sizes(resolution: int) -> list[Size]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.generators import generator_for
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.buckets import BucketCycle, EpochStream, bucket_sizes, nearest
 from lorafleet_jobs.train.data.caption_choice import class_prompt, drawn_caption
@@ -25,7 +26,6 @@ from lorafleet_jobs.train.data.latents import Latents
 from lorafleet_jobs.train.data.loss_masks import Masks
 from lorafleet_jobs.train.data.prior import class_sources
 from lorafleet_jobs.train.data.sources import Source
-from lorafleet_jobs.train.generators import generator_for
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from packs_here import BASES, alone, compare, double, prepared, spec_of, togethe
 from lorafleet.bases import find_base
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching
+from lorafleet.numerics.captured import CapturedCalls
+from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, StaticBatching
 from lorafleet_jobs.train.pack import train_step, train_step_alone
 
 EXACT, CLOSE = 1e-9, 1e-3
@@ -54,9 +55,9 @@ PACKS = st.lists(st.tuples(RECIPES, st.integers(0, 3), st.integers(1, 4)), min_s
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
-def check_pack(loaded, photos, pack, bar):
+def check_pack(loaded, photos, pack, bar, batching=None):
     specs = [spec_of(loaded, photos, steps, **recipe) for recipe, _, steps in pack]
-    trainings, losses = together(loaded, specs, [join for _, join, _ in pack])
+    trainings, losses = together(loaded, specs, [join for _, join, _ in pack], batching)
     for spec, training, trace in zip(specs, trainings, losses, strict=True):
         lonely, expected = alone(loaded, spec)
         assert trace == pytest.approx(expected, rel=bar, abs=bar)
@@ -67,6 +68,13 @@ def check_pack(loaded, photos, pack, bar):
 @given(pack=PACKS)
 def test_a_pack_changes_nothing_in_float64(doubled, photos, pack):
     check_pack(doubled, photos, pack, EXACT)
+
+
+@settings(max_examples=3, deadline=None, suppress_health_check=QUIET)
+@given(pack=PACKS)
+def test_a_pack_whose_steps_are_recorded_changes_nothing(doubled, photos, pack):
+    """On a CPU the recorded function is called on the buffers that a GPU would replay it on."""
+    check_pack(doubled, photos, pack, EXACT, StaticBatching(CapturedCalls(doubled.device)))
 
 
 @settings(max_examples=3, deadline=None, suppress_health_check=QUIET)
@@ -150,6 +158,58 @@ def test_a_compiled_pack_is_not_compiled_again_when_jobs_join_and_leave(photos):
         train_step([(rest[2], 2), (rest[3], 1)], calls)
     train_step([(rest[3], 2)], calls)
     compare(rest[3], prepared_for(loaded, specs[3], 2), CLOSE)
+
+
+def test_nothing_is_recorded_anew_when_jobs_join_leave_and_differ_in_rank(loaded, photos):
+    """Within a number of slots: 3 jobs have a call of 4 slots, whose free one weighs nothing."""
+    calls = CapturedCalls(loaded.device)
+    batching = StaticBatching(calls, rank=8)
+    recipes = ({"rank": 4, "dora": True}, {"rank": 8}, {"rank": 2, "alpha": 1}, {"rank": 1, "targets": "attn"})
+    specs = [spec_of(loaded, photos, 3, batch_size=2, seed=i, **recipe) for i, recipe in enumerate(recipes)]
+    jobs = [prepared(loaded, spec) for spec in specs]
+    train_step([(jobs[0], 1), (jobs[1], 1), (jobs[2], 1)], batching)
+    assert calls.recorded == 1
+    train_step([(jobs[0], 2), (jobs[1], 2), (jobs[2], 2), (jobs[3], 1)], batching)
+    train_step([(jobs[3], 2), (jobs[1], 3), (jobs[2], 3)], batching)
+    assert calls.recorded == 1
+    train_step([(jobs[3], 3)], batching)
+    assert calls.recorded == 2, "one slot is another shape"
+    for i, steps in ((1, 3), (2, 3), (3, 3), (0, 2)):
+        compare(jobs[i], prepared_for(loaded, specs[i], steps), CLOSE)
+
+
+def test_a_free_slot_teaches_its_job_nothing(doubled, photos):
+    """It repeats the rows of the first job, whose token vectors would otherwise learn from them twice."""
+    specs = [spec_of(doubled, photos, 2, rank=2, seed=i, pivotal={"tokens": 1}) for i in range(3)]
+    trainings, _ = together(doubled, specs, [0, 0, 0], StaticBatching())
+    compare(trainings[0], alone(doubled, specs[0])[0], EXACT)
+
+
+@pytest.mark.parametrize("poison", ["rate", "image"])
+def test_a_poisoned_job_in_a_recorded_step_leaves_and_the_others_come_out_the_same(loaded, photos, poison):
+    good, (reason,) = beside(loaded, photos, poison, StaticBatching(CapturedCalls(loaded.device)))
+    assert isinstance(reason, NonFiniteError)
+    for training in good:
+        compare(training, alone(loaded, training.spec)[0], CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "most", "parts"),
+    [(1, None, [1]), (3, None, [3]), (5, None, [4, 1]), (6, None, [6]), (9, None, [8, 1]), (11, None, [8, 3]),
+     (12, None, [12]), (7, 4, [4, 3]), (7, 1, [1] * 7)],
+)  # fmt: skip
+def test_calls_have_slots_of_which_at_most_a_quarter_is_free(jobs, most, parts):
+    batching = StaticBatching()
+    if most is not None:
+        batching.overflowed("shape", 2 * most)
+    split = batching.split("shape", range(jobs))
+    assert [len(part) for part in split] == parts
+    assert [job for part in split for job in part] == list(range(jobs))
+    for part in split:
+        slots = batching.slots("shape", part)
+        assert list(slots[: len(part)]) == list(part)
+        assert len(slots).bit_count() == 1
+        assert 4 * (len(slots) - len(part)) <= len(slots)
 
 
 @pytest.mark.slow
