@@ -137,7 +137,7 @@ class Lane:
         for job in self._jobs:
             try:
                 if job.run is not None:
-                    job.run.save()
+                    job.run.save_and_wait()
             except OSError as problem:
                 job.log(f"could not be kept at step {job.step}: {problem}")
             if job.run is not None:
@@ -274,7 +274,7 @@ class Lane:
             job.log(*lines_of(problem))
         why = reason(problem, job.job_log.path)
         if kind == "memory" and job.run is not None and pack_size > 1:
-            job.run.save()  # in a smaller pack it goes on from here
+            job.run.save_and_wait()  # in a smaller pack it goes on from here
         state = self.queue.fail(lease.spec.id, lease.attempt, kind, why, pack_size)
         job.log(f"{kind}: {why}" + (" (it is tried again)" if state == "queued" else ""))
         if kind == "lost" or self._followers.out_of_step(problem):

@@ -6,6 +6,7 @@ and callbacks.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -20,19 +21,19 @@ from lorafleet.bundle.ports import JobTracker
 from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.checkpoint import resume, save_checkpoint
+from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.progress import History, Progress
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.trial import NoTrial, Trial
-from lorafleet_jobs.train.validate import Validator
+from lorafleet_jobs.train.validate import BasePictures, Validator
 from lorafleet_jobs.train.write_bundle import write_bundle
 
 FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError, ImportError)
 """Exceptions that fail one job and would fail it on every lane: bad data or settings, a full disk, too little memory, a
 missing package. Any other exception is a defect of the program and ends the lane."""
 CHECKPOINT_SECONDS = 60.0
-"""Between two checkpoints: the most that an interruption can cost a job. Writing one takes a fraction of a second."""
+"""Between two checkpoints: the most that an interruption can cost a job."""
 OnStep = Callable[[int, float], None]
 Phase = Literal["preview", "checkpoint", "bundle"]
 
@@ -67,18 +68,21 @@ class TrainJob:
 class JobRun:
     """One job under way."""
 
-    def __init__(self, job: TrainJob, base: LoadedBase, cache: Path | None = None) -> None:
+    def __init__(
+        self, job: TrainJob, base: LoadedBase, cache: Path | None = None, pictures: BasePictures | None = None
+    ) -> None:
         """Reads the images, and resumes from the newest checkpoint; a new job logs the base's pictures first.
 
-        Raises DataError.
+        `pictures` are those of the base that jobs share. Raises DataError.
         """
         self.job = job
         self.training = Training.prepare(job.spec, base, cache, job.process_group)
-        self.validator = Validator(job.spec, base, self.training.prompts, self.training.trainable)
+        self.validator = Validator(job.spec, base, self.training.prompts, self.training.trainable, pictures)
         history = History() if job.checkpoints is None else resume(job.checkpoints, self.training)
         self.step = history.step
         self.progress = Progress(job.tracker, job.spec, job.on_step, history)
         self.saved = time.monotonic()
+        self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
         if self.step == 0:
             job.on_phase("preview")
             self.validator.log_base(job.tracker)
@@ -102,11 +106,24 @@ class JobRun:
             self.save()
 
     def save(self) -> None:
-        """Writes a checkpoint, if the job has a folder for them. Raises OSError."""
-        if self.job.checkpoints is not None:
+        """Begins to write a checkpoint, if the job has a folder for them. Raises OSError if the last one failed."""
+        if self._checkpoints is not None:
             self.job.on_phase("checkpoint")
-            save_checkpoint(self.job.checkpoints, self.training, self.progress.history(self.step))
+            self._checkpoints.save(self.training, self.progress.history(self.step))
         self.saved = time.monotonic()
+
+    def save_and_wait(self) -> None:
+        """Writes a checkpoint from which another lane may go on as soon as this returns. Raises OSError."""
+        if self._checkpoints is not None:
+            with contextlib.suppress(OSError):  # of an older one, which is of no account any more
+                self._checkpoints.wait()
+            self.save()
+            self._checkpoints.wait()
+
+    def close(self) -> None:
+        """Ends what the job does beside its steps; its files are nobody's from then on."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
 
     @property
     def done(self) -> bool:
@@ -129,6 +146,7 @@ class JobRun:
                 run_id=job.run_id,
                 out=job.out,
             )
+        self.close()
         if job.checkpoints is not None:
             shutil.rmtree(job.checkpoints, ignore_errors=True)
         return bundle

@@ -36,6 +36,7 @@ from lorafleet_jobs.train.prompts import conditioning_of
 from lorafleet_jobs.train.trainable_state import LowRank, PackedFactors
 from lorafleet_jobs.train.training import MicroBatch, Training
 from lorafleet_jobs.train.trial import EarlyStopped
+from lorafleet_jobs.train.validate import new_base_pictures
 
 Outcome = float | LorafleetError
 """A job's loss of one step, the mean over its micro-batches; or the error because of which nothing was updated."""
@@ -51,6 +52,7 @@ class Pack:
         self.base, self.cache, self.batching = base, cache, batching or DynamicBatching()
         self.memory = MemoryBudget.beside(base.device)
         self.runs: list[JobRun] = []
+        self._pictures = new_base_pictures()
 
     @property
     def has_memory(self) -> bool:
@@ -59,7 +61,7 @@ class Pack:
 
     def join(self, job: TrainJob) -> JobRun:
         """Takes a job in before the next step; it resumes from its checkpoint if it has one. Raises DataError."""
-        run = JobRun(job, self.base, self.cache)
+        run = JobRun(job, self.base, self.cache, self._pictures)
         self.runs.append(run)
         return run
 
@@ -69,7 +71,10 @@ class Pack:
         self.memory.measure(len(self.runs), self.base.device)
         ends = [(run, _end(run, outcome, self.memory.peak)) for run, outcome in zip(self.runs, outcomes, strict=True)]
         self.runs = [run for run, end in ends if end is None]
-        return [(run, end) for run, end in ends if end is not None]
+        ended = [(run, end) for run, end in ends if end is not None]
+        for run, _ in ended:
+            run.close()
+        return ended
 
     def _outcomes(self, runs: Sequence[JobRun]) -> Sequence[Outcome | Exception]:
         """The step of all jobs; if it raises, the step of each job alone, so that only the job to blame fails.

@@ -56,24 +56,38 @@ class JobPrompts:
     def __init__(self, spec: JobSpec, base: LoadedBase, trainable: TrainableState) -> None:
         self.spec, self.base, self.trainable = spec, base, trainable
         self.triggers = trigger_table(triggers_of(spec))
-        self._conditioning: LRUCache[str, Conditioning] = LRUCache(CACHED)
+        self._conditioning: LRUCache[tuple[str, float], Conditioning] = LRUCache(CACHED)
         self._ids: LRUCache[str, tuple[Tensor, Tensor]] = LRUCache(CACHED)
 
     def cached(self, captions: Sequence[str]) -> Conditioning:
         """Conditioning of captions that no training changes any more, each encoded once."""
+        return self._cached(captions, 1.0)
+
+    def of_base(self, captions: Sequence[str]) -> Conditioning:
+        """Conditioning of captions without the job's LoRA; each encoded once, unless a learned token is in one."""
+        learns = self.trainable.vectors is not None and self.trainable.prompts_change
+        if learns and any(self._has_learned_tokens(caption) for caption in captions):
+            return self.encode(captions, weight=0)
+        return self._cached(captions, 0.0)
+
+    def _cached(self, captions: Sequence[str], weight: float) -> Conditioning:
         with torch.no_grad():
-            encoded = {caption: self._encoded_once(caption) for caption in dict.fromkeys(captions)}
+            encoded = {caption: self._encoded_once(caption, weight) for caption in dict.fromkeys(captions)}
             length = max(each.context.shape[1] for each in encoded.values())
             full = {
-                caption: lengthened(each, length, partial(self._filler, caption)) for caption, each in encoded.items()
+                caption: lengthened(each, length, partial(self._filler, caption, weight))
+                for caption, each in encoded.items()
             }
             return Conditioning.cat([full[caption] for caption in captions])
 
-    def _encoded_once(self, caption: str) -> Conditioning:
-        if caption not in self._conditioning:
-            self._conditioning[caption] = self.encode([caption])
-        conditioning: Conditioning = self._conditioning[caption]
+    def _encoded_once(self, caption: str, weight: float) -> Conditioning:
+        if (caption, weight) not in self._conditioning:
+            self._conditioning[caption, weight] = self.encode([caption], weight)
+        conditioning: Conditioning = self._conditioning[caption, weight]
         return conditioning
+
+    def _has_learned_tokens(self, caption: str) -> bool:
+        return any(not isinstance(piece, str) for piece in split_prompt(caption, self.triggers))
 
     def encode(self, captions: Sequence[str], weight: float = 1.0, dropout: RowDropout | None = None) -> Conditioning:
         """Conditioning of captions, "" as no prompt, with the job's tokens and text encoder LoRA; not cached.
@@ -102,11 +116,11 @@ class JobPrompts:
         """Whether the job has LoRA on the text encoders, so that its prompts cannot be encoded with others'."""
         return any(part in self.trainable.low_rank for part in TEXT_PARTS)
 
-    def _filler(self, caption: str) -> Conditioning:
+    def _filler(self, caption: str, weight: float) -> Conditioning:
         """What fills a caption up to the length of a longer one: the empty prompt, or no prompt if it is "" itself."""
         if not caption:
-            return self._encoded_once(caption)
-        with self.base.carrying(TEXT_PARTS, self.trainable.adapters(self.base, TEXT_PARTS)):
+            return self._encoded_once(caption, weight)
+        with self.base.carrying(TEXT_PARTS, self.trainable.adapters(self.base, TEXT_PARTS, weight)):
             return empty_prompt(self.base)
 
 

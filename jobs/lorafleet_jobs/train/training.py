@@ -196,9 +196,7 @@ class Training:
         """F of the base without the adapter for the rows of prior mode `predict`, whose target it is."""
         rows = batch.predicted
         captions = [caption for caption, row in zip(batch.captions, rows.tolist(), strict=True) if row]
-        return self.base.predict(
-            noisy.x[rows], noisy.t[rows], self.prompts.encode(captions, weight=0), batch.time_ids[rows]
-        )
+        return self.base.predict(noisy.x[rows], noisy.t[rows], self.prompts.of_base(captions), batch.time_ids[rows])
 
     def _generator(self, purpose: str, index: int) -> torch.Generator:
         return generator_for(self.spec.recipe.seed, purpose, index)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TypeAlias
 
 import torch
+from cachetools import LRUCache
 from PIL import Image
 
 from lorafleet.bundle.ports import JobTracker
@@ -19,13 +21,25 @@ SHOWN_AT_LEAST = 128
 """Pixels of a side: pictures of toy bases are enlarged to it, so that a reviewer can see them."""
 
 
+BasePictures: TypeAlias = LRUCache[tuple[object, ...], Image.Image]
+"""Pictures of the base by all that they depend on: prompt, seed, steps, size. The jobs of a base share them."""
+
+
 class Validator:
     """Makes a job's validation pictures from its own seed, independent of all other random numbers of the lane."""
 
-    def __init__(self, spec: JobSpec, loaded: LoadedBase, prompts: JobPrompts, trainable: TrainableState) -> None:
+    def __init__(
+        self,
+        spec: JobSpec,
+        loaded: LoadedBase,
+        prompts: JobPrompts,
+        trainable: TrainableState,
+        base_pictures: BasePictures | None = None,
+    ) -> None:
+        """`base_pictures` are those of all jobs on this base."""
         self.spec, self.loaded, self.prompts, self.trainable = spec, loaded, prompts, trainable
         self.texts = validation_texts(spec)
-        self._base_pictures: dict[str, Image.Image] = {}
+        self._base_pictures = new_base_pictures() if base_pictures is None else base_pictures
         self._last: list[Image.Image] | None = None  # pictures of the last step, which the preview shows again
 
     def is_due(self, step: int) -> bool:
@@ -50,7 +64,7 @@ class Validator:
         """The preview of a bundle, one row a prompt: base | adapter at scale 0 | adapter."""
         adapted = self._last or [self.picture(text, 1.0) for text in self.texts]
         rows = [
-            [self.base_picture(text), self.picture(text, 0.0), picture]
+            [self.base_picture(text), self.words_only(text), picture]
             for text, picture in zip(self.texts, adapted, strict=True)
         ]
         width, height = rows[0][0].size
@@ -61,10 +75,22 @@ class Validator:
         return sheet
 
     def base_picture(self, text: str) -> Image.Image:
-        """The base's picture of a prompt with the subject left out; made once, since the base does not change."""
-        if text not in self._base_pictures:
-            self._base_pictures[text] = self.picture(without_subject(self.spec, text), None)
-        return self._base_pictures[text]
+        """The base's picture of a prompt with the subject left out."""
+        return self._of_base(without_subject(self.spec, text))
+
+    def words_only(self, text: str) -> Image.Image:
+        """The picture with the learned tokens alone; where no token is learned, the base's."""
+        return self._of_base(text) if self.trainable.vectors is None else self.picture(text, 0.0)
+
+    def _of_base(self, text: str) -> Image.Image:
+        """The base's picture of a prompt that names no learned token: made once, since the base does not change."""
+        ids = tuple(tuple(each.flatten().tolist()) for each in self.prompts.ids(text))
+        validation = self.spec.validation
+        key = (ids, validation.seed, validation.steps, self.spec.recipe.resolution)
+        if key not in self._base_pictures:
+            self._base_pictures[key] = self.picture(text, None)
+        picture: Image.Image = self._base_pictures[key]
+        return picture
 
     @torch.no_grad()
     def picture(self, text: str, weight: float | None) -> Image.Image:
@@ -77,6 +103,11 @@ class Validator:
         image = to_image(pixels[0])
         factor = -(-SHOWN_AT_LEAST // side)
         return image.resize((side * factor, side * factor), Image.Resampling.NEAREST) if factor > 1 else image
+
+
+def new_base_pictures() -> BasePictures:
+    """None yet; at most 64 are kept, 3 MiB each at 1024 pixels."""
+    return LRUCache(64)
 
 
 def validation_texts(spec: JobSpec) -> tuple[str, ...]:

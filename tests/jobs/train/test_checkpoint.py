@@ -17,7 +17,7 @@ from lorafleet.toy.world import random_scene, unseen_identity
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train import Pack, TrainJob
 from lorafleet_jobs.train import job_run as run_module
-from lorafleet_jobs.train.checkpoint import KEPT, REST, TENSORS, resume, save_checkpoint
+from lorafleet_jobs.train.checkpoint import KEPT, REST, TENSORS, CheckpointWriter, Snapshot, resume
 from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.progress import History
 from lorafleet_jobs.train.training import Training
@@ -60,13 +60,17 @@ def run(training, first, last):
     return [train_step_alone(training, step) for step in range(first, last + 1)]
 
 
+def save(folder, training, history):
+    return Snapshot.of(training, history).write(folder)
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 @pytest.mark.parametrize("stop", [2, 4])  # before the pivot and after it
 def test_a_resumed_job_goes_on_to_the_bit(loaded, photos, tmp_path, recipe, stop):
     whole = fresh(loaded, photos, **recipe)
     losses = run(whole, 1, STEPS)
     half = fresh(loaded, photos, **recipe)
-    save_checkpoint(tmp_path, half, History(stop, run(half, 1, stop), 12.5))
+    save(tmp_path, half, History(stop, run(half, 1, stop), 12.5))
     later = fresh(loaded, photos, **recipe)
     assert resume(tmp_path, later) == History(stop, losses[:stop], 12.5)
     assert run(later, stop + 1, STEPS) == losses[stop:]
@@ -79,7 +83,7 @@ def test_a_resumed_job_goes_on_to_the_bit(loaded, photos, tmp_path, recipe, stop
 def test_tokens_survive_and_stay_frozen_after_the_pivot(loaded, photos, tmp_path):
     """The reference loses learned tokens on resume, and trains them again if the pivot has passed (P1, P3)."""
     half = fresh(loaded, photos)
-    save_checkpoint(tmp_path, half, History(4, run(half, 1, 4)))
+    save(tmp_path, half, History(4, run(half, 1, 4)))
     later = fresh(loaded, photos)
     resume(tmp_path, later)
     kept = [vectors.detach().clone() for vectors in half.trainable.vectors]
@@ -92,9 +96,9 @@ def test_tokens_survive_and_stay_frozen_after_the_pivot(loaded, photos, tmp_path
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(loaded, photos, tmp_path, damage):
     training = fresh(loaded, photos)
     run(training, 1, 2)
-    save_checkpoint(tmp_path, training, History(2, [0.5, 0.25]))
+    save(tmp_path, training, History(2, [0.5, 0.25]))
     run(training, 3, 3)
-    newest = save_checkpoint(tmp_path, training, History(3, [0.5, 0.25, 0.125]))
+    newest = save(tmp_path, training, History(3, [0.5, 0.25, 0.125]))
     data = (newest / TENSORS).read_bytes()
     if damage == "cut":
         (newest / TENSORS).write_bytes(data[:-9])
@@ -110,16 +114,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(loaded, photos, 
 def test_a_checkpoint_that_holds_what_is_no_number_is_passed_over_for_the_one_before(loaded, photos, tmp_path):
     training = fresh(loaded, photos)
     history = History(1, run(training, 1, 1))
-    save_checkpoint(tmp_path, training, history)
+    save(tmp_path, training, history)
     with torch.no_grad():
         training.trainable.parameters()[0][-1] = float("nan")
-    save_checkpoint(tmp_path, training, History(2, [*history.losses, 0.5]))
+    save(tmp_path, training, History(2, [*history.losses, 0.5]))
     assert resume(tmp_path, fresh(loaded, photos)) == history
 
 
 def test_another_job_s_checkpoint_is_not_taken(loaded, photos, tmp_path):
     training = fresh(loaded, photos)
-    save_checkpoint(tmp_path, training, History(1, run(training, 1, 1)))
+    save(tmp_path, training, History(1, run(training, 1, 1)))
     assert resume(tmp_path, fresh(loaded, photos, job="1" * 16)) == History()
     assert resume(tmp_path / "nowhere", fresh(loaded, photos)) == History()
 
@@ -127,9 +131,37 @@ def test_another_job_s_checkpoint_is_not_taken(loaded, photos, tmp_path):
 def test_the_last_two_are_kept(loaded, photos, tmp_path):
     training = fresh(loaded, photos)
     for step in range(1, 5):
-        save_checkpoint(tmp_path, training, History(step, run(training, step, step)))
+        save(tmp_path, training, History(step, run(training, step, step)))
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["step-000003", "step-000004"]
     assert KEPT == 2
+
+
+def test_a_checkpoint_is_of_its_step_though_training_goes_on(loaded, photos, tmp_path):
+    half, whole = fresh(loaded, photos, ema=0.9), fresh(loaded, photos, ema=0.9)
+    losses = run(half, 1, 2)
+    snapshot = Snapshot.of(half, History(2, losses))
+    run(half, 3, STEPS)
+    snapshot.write(tmp_path)
+    resumed = fresh(loaded, photos, ema=0.9)
+    assert resume(tmp_path, resumed).step == 2
+    assert run(whole, 1, STEPS)[2:] == run(resumed, 3, STEPS)
+
+
+def test_what_could_not_be_written_is_told_at_the_next_checkpoint(loaded, photos, tmp_path):
+    training, place = fresh(loaded, photos), tmp_path / "full"
+    place.write_text("in the way")
+    writer = CheckpointWriter(place)
+    writer.save(training, History(1, run(training, 1, 1)))
+    with pytest.raises(OSError, match="full"):
+        writer.save(training, History(1, [0.5]))
+    place.unlink()
+    writer.save(training, History(1, [0.5]))
+    writer.wait()
+    assert resume(place, fresh(loaded, photos)).losses == [0.5]
+    place.rename(tmp_path / "gone")
+    place.write_text("in the way again")
+    writer.save(training, History(1, [0.5]))
+    writer.close()
 
 
 def test_a_pack_that_was_killed_is_taken_up_by_another(loaded, photos, tmp_path, monkeypatch):

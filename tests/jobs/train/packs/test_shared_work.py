@@ -1,0 +1,92 @@
+"""What depends on the base alone is done once for all jobs of a pack, and comes out as each job would have made it."""
+
+import itertools
+
+import numpy as np
+import pytest
+from packs_here import prepared, spec_of
+
+from lorafleet.bases import find_base
+from lorafleet.config import Validation
+from lorafleet.loaded import LoadedBase
+from lorafleet_jobs.train.validate import Validator, new_base_pictures
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return LoadedBase.load(find_base("toy-playground"))
+
+
+@pytest.fixture
+def calls(loaded):
+    """The UNet's calls so far."""
+    seen = []
+    handle = loaded.unet.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    yield seen
+    handle.remove()
+
+
+def validator(loaded, photos, shared, adapter="rex", **recipe):
+    training = prepared(loaded, spec_of(loaded, photos, 2, rank=2, **recipe))
+    spec = training.spec.with_changes(adapter=adapter, validation=Validation(steps=2))
+    training.prompts.spec = spec
+    return Validator(spec, loaded, training.prompts, training.trainable, shared)
+
+
+def test_the_base_s_pictures_are_made_once_for_all_jobs_of_a_class(loaded, photos, calls):
+    shared = new_base_pictures()
+    first = validator(loaded, photos, shared, pivotal=None)
+    made = [first.base_picture(first.texts[0]), first.words_only(first.texts[0])]
+    taken = len(calls)
+    second = validator(loaded, photos, shared, seed=7, pivotal=None)
+    again = [second.base_picture(second.texts[0]), second.words_only(second.texts[0])]
+    assert len(calls) == taken
+    alone = validator(loaded, photos, None, pivotal=None)
+    right = [alone.picture("a photo of a dog", None), alone.picture(alone.texts[0], 0.0)]
+    for one, other in zip([*made, *again], [*right, *right], strict=True):
+        assert np.array_equal(np.asarray(one), np.asarray(other))
+
+
+def test_a_learned_token_s_picture_is_the_job_s_own(loaded, photos, calls):
+    shared = new_base_pictures()
+    one, other = (validator(loaded, photos, shared, seed=seed, pivotal={"tokens": 1}) for seed in (1, 2))
+    one.words_only(one.texts[0])
+    taken = len(calls)
+    other.words_only(other.texts[0])
+    assert len(calls) > taken
+    assert len(shared) == 0
+
+
+def test_another_size_seed_or_prompt_is_another_picture(loaded, photos):
+    shared = new_base_pictures()
+    for recipe, validation in itertools.product([{}, {"resolution": 48}], [{"seed": 0}, {"seed": 1}, {"steps": 3}]):
+        own = validator(loaded, photos, shared, **recipe)
+        own.spec = own.spec.with_changes(validation=Validation(**({"steps": 2} | validation)))
+        own.base_picture(own.texts[0])
+        own.base_picture("a photo of TOK dog in the snow")
+    assert len(shared) == 12
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [{"pivotal": None}, {"pivotal": None, "text_encoder_lora": {"rank": 2}}, {"pivotal": {"tokens": 1}}],
+    ids=["UNet", "text encoders", "tokens"],
+)
+def test_captions_of_the_class_are_encoded_once_without_the_job_s_adapter(loaded, photos, recipe):
+    training = prepared(loaded, spec_of(loaded, photos, 2, rank=2, **recipe))
+    seen = []
+    encoder = loaded.prompts.encoders[0]
+    handle = encoder.register_forward_hook(lambda module, args, output: seen.append(1))
+    try:
+        first = training.prompts.of_base(["a photo of a dog", "", "a photo of a dog"])
+        taken = len(seen)
+        again = training.prompts.of_base(["", "a photo of a dog"])
+        assert len(seen) == taken
+        training.prompts.of_base(["a photo of TOK dog"])
+        training.prompts.of_base(["a photo of TOK dog"])
+        assert len(seen) - taken == (2 if recipe["pivotal"] else 1), "a token that is still learned is not remembered"
+    finally:
+        handle.remove()
+    right = training.prompts.encode(["a photo of a dog", ""], weight=0)
+    for ours in (first.context[:2], again.context.flip(0)):
+        assert np.allclose(ours.detach(), right.context.detach(), atol=1e-5)
