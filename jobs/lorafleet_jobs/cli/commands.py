@@ -8,6 +8,11 @@ from lorafleet.commands.lazy import Command, register_commands
 
 COMMANDS = (
     Command(
+        "init",
+        "lorafleet_jobs.cli.init_command:init",
+        "Write a manifest for a folder that holds a folder of photos for each subject.",
+    ),
+    Command(
         "check",
         "lorafleet_jobs.cli.plan_commands:check",
         "Look at every subject's images and captions, and say what is wrong with them.",
@@ -61,5 +66,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `check` and `plan`, everything about submissions, and `evaluate`."""
+    """Adds `init`, `check` and `plan`, everything about submissions, and `evaluate`."""
     register_commands(app, COMMANDS)

@@ -39,7 +39,7 @@ def about_words(subject: Subject, texts: Texts, adapters: Collection[str]) -> It
             "rename it, or list it by itself with images: and name:" if subject.of_glob else "add name: to the subject"
         )
         yield error("D019", f"no name can be made of folder {subject.written!r}; {remedy}")
-    if subject.class_noun is None or not subject.class_noun.strip():
+    if subject.class_noun is None or subject.class_noun.strip() in ("", "?"):
         yield error("D016", "no class; add class: with the word for what it is, as in class: dog")
     prompt = subject.instance_prompt
     for words in (prompt, subject.class_noun):

@@ -26,7 +26,7 @@ class SubjectSpec(Strict):
     glob: str | None = None
     """A pattern of folders, relative to the manifest; each becomes a subject named after it."""
     class_noun: Annotated[str | None, Field(alias="class", min_length=1, max_length=64)] = None
-    """What the subject is: dog, mug, person. A subject without one is a finding of `check`."""
+    """What the subject is: dog, mug, person. `check` asks for it where it is missing, or is a question mark."""
     instance_prompt: Annotated[str, Field(max_length=400)] | None = None
     """"a photo of TOK <class>" by default."""
     caption_column: str = "prompt"
@@ -45,9 +45,11 @@ class Resources(Strict):
     """How many jobs run at once, and on what."""
 
     lanes: Annotated[int, Field(ge=1, le=512)] = 1
+    """Lanes train side by side: each is a process that holds the base and trains one pack of jobs after another."""
     gpus_per_lane: Annotated[float, Field(ge=0, le=8)] | None = None
     """GPUs that each lane holds; by default 1 where the cluster has GPUs, else 0."""
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
+    """CPU cores that each lane holds and computes with."""
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """How many jobs a lane trains at once; auto trains as many as fit into memory. Results do not depend on it."""
     exact: bool = False
@@ -84,6 +86,7 @@ class Validation(Strict):
     every: Annotated[int, Field(ge=1)] | None = None
     """Steps between validations; by default there are only those before the first step and after the last."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """The seed of all validation pictures, so that steps and jobs compare."""
     steps: Annotated[int, Field(ge=1, le=100)] | None = None
     """Denoising steps of a validation picture; the base's default if unset."""
 
@@ -107,20 +110,28 @@ class Manifest(Strict):
     """A submission as its user writes it."""
 
     apiVersion: Literal["lorafleet/v1alpha1"] = "lorafleet/v1alpha1"  # noqa: N815  the field's name in the file
+    """The version of this format."""
     name: Name
+    """Of the experiment in MLflow; a submission's id begins with it."""
     base: Annotated[str, Field(min_length=1)] = "toy-playground"
+    """The model that is adapted: toy-sdxl or toy-playground, which come with lorafleet; sdxl, playground-v2.5 or
+    another hub id that was fetched; or a diffusers folder, relative to the manifest."""
     recipe: dict[str, Any] = Field(default_factory=dict)
-    """Recipe keys over the preset's; resolved by `lorafleet_jobs.intake.presets`."""
+    """How it is trained: a preset, and the keys that differ from it."""
     subjects: Annotated[tuple[SubjectSpec, ...], Field(min_length=1)]
+    """What is learned: one adapter for each subject."""
     sweep: Sweep = GridSweep({})
     """Every subject is trained at every point."""
     early_stop: EarlyStop | None = None
     """Ends the points that score badly; by default all are trained to the end."""
     resources: Resources = Resources()
+    """On what is trained, and how much at once."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Among submissions that share a cluster, those of higher priority get lanes first."""
     validation: Validation = Validation()
+    """The pictures that are made during training."""
     notify: Notify | None = None
+    """Whom to tell when the submission has ended."""
 
     @model_validator(mode="after")
     def _early_stop_has_a_sweep(self) -> Manifest:

@@ -99,6 +99,7 @@ class SigmaSampler(Strict):
     P_mean: Annotated[float, Field(ge=-10, le=10)] | None = None
     """By default by the latent's side: -1.2 at 8, -0.4 at 64, -0.133 at 128 (`lorafleet.numerics.edm`)."""
     P_std: Annotated[float, Field(gt=0, le=10)] = 1.2
+    """The spread of lognormal."""
 
 
 LATER: Any = Field(default=None, exclude_if=lambda value: value is None)
@@ -109,16 +110,23 @@ class OptimizerOptions(Strict):
     """What an optimizer takes besides its learning rate; unset means the optimizer's own default."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Decoupled decay of the weights: by default 0.01 for Prodigy, 1e-4 for AdamW, 3e-4 for Lion, 0 for Adafactor."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] | None = None
+    """Decays of the two moments."""
     beta3: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Decay of Prodigy's estimate; the square root of the second beta by default."""
     d0: Annotated[float, Field(gt=0, le=0.1)] | None = LATER
     """The rate that Prodigy starts from; by default 1e-6, from which it needs some 50 to 100 steps to grow."""
     d_coef: Annotated[float, Field(gt=0)] | None = None
+    """A factor on Prodigy's estimate; 1 by default."""
     growth_rate: Annotated[float, Field(gt=1)] | None = LATER
     """By which factor Prodigy's rate may grow in a step, as in 1.02; by default without bound."""
     decouple: bool | None = None
+    """Prodigy's weight decay as in AdamW; true by default."""
     bias_correction: bool | None = None
+    """Adam's bias correction in Prodigy; true by default."""
     safeguard_warmup: bool | None = None
+    """Keeps a warm-up from inflating Prodigy's estimate; true by default."""
 
     def check(self, optimizer: str) -> None:
         """ValueError for an option that the optimizer does not have, rather than leaving it out silently."""

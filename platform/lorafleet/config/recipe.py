@@ -42,12 +42,13 @@ class Recipe(Strict):
     """Everything that shapes one training and is not the data."""
 
     preset: str = "object"
-    """The file of `jobs/recipes/` that sets the keys which the manifest leaves out."""
+    """Sets what the manifest leaves out: object, face, style, character, pivotal, dora, fast."""
     steps: int | str = 200
     """Optimizer steps: 1200, "120/image", or "120/image, 500 to 1500"."""
 
     # ---- what is learned
     rank: Annotated[int, Field(ge=1, le=256)] = 8
+    """The rank of the low-rank factors (Hu et al. 2021)."""
     alpha: Annotated[float, Field(gt=0, le=1024)] | None = None
     """LoRA scale numerator; `rank` by default, so that the scale is 1 (with rslora: sqrt(rank), the same)."""
     rslora: bool = False
@@ -75,12 +76,15 @@ class Recipe(Strict):
     weighting: Weighting | None = None
     """How the loss is weighted by noise level; by default none (edm on EDM), or min_snr where min_snr_gamma is set."""
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
+    """Bounds the weight of little noise (Hang et al. 2023); 5 is customary. Works on EDM and v bases too."""
     noise_offset: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Adds this much noise that is constant over a channel, so that brightness is learned too (Guttenberg 2023)."""
     input_perturbation: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Extra noise on the network's input alone, not on its target (Ning et al. 2023)."""
     optimizer: Optimizer = "prodigy"
+    """prodigy finds its own rate; adamw8bit needs a GPU and bitsandbytes."""
     optimizer_options: OptimizerOptions = OptimizerOptions()
+    """What the optimizer takes besides its rate."""
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
     """1.0 for Prodigy, which finds its own; 1e-4 for AdamW, 3e-5 for Lion, 1e-3 for Adafactor."""
     text_encoder_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
@@ -88,18 +92,25 @@ class Recipe(Strict):
     token_learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
     """For the learned tokens; three times `learning_rate` by default, with Prodigy the same."""
     lr_scheduler: Schedule = "constant"
+    """How the rate changes over the steps, as in diffusers."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises from 0."""
     lr_cycles: Annotated[int, Field(ge=1)] = 1
     """How many cycles cosine_with_restarts has."""
     lr_power: Annotated[float, Field(gt=0)] = 1.0
     """The exponent of polynomial."""
     batch_size: Annotated[int, Field(ge=1, le=64)] = 1
+    """Images of a micro-batch."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Micro-batches of a step."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """The norm to which gradients are clipped; null for no clipping."""
     gradient_checkpointing: bool = False
+    """Keeps few activations and computes them again: less memory, slower."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """The precision of the frozen base. The adapter, the noise and the loss are always fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """All random numbers of the job are functions of it."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes, each with its own GPU, that share a step's micro-batches; with more than one the job has no pack.
 
@@ -119,6 +130,7 @@ class Recipe(Strict):
     masked_loss: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Uses `name-mask.png` beside an image: black pixels count this much, white ones fully; null ignores masks."""
     caption: CaptionSpec = CaptionSpec()
+    """What is done to captions when they are drawn."""
     prior: PriorSpec | None = None
     """Prior preservation: keeps what the class is while the subject is learned; null for none."""
 

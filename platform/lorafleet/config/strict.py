@@ -19,7 +19,9 @@ Model = TypeVar("Model", bound="Strict")
 class Strict(BaseModel):
     """A frozen pydantic model that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True, use_attribute_docstrings=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod

@@ -45,6 +45,7 @@ class PointsSweep(Strict):
     """A list of points."""
 
     listed: Annotated[tuple[Point, ...], Field(alias="points", min_length=1)]
+    """Mappings of recipe keys to values, inner keys as `outer.inner`."""
 
     @property
     def count(self) -> int:
@@ -60,6 +61,7 @@ class Choice(Strict):
     """One value of a list, all equally likely."""
 
     values: Annotated[tuple[Any, ...], Field(alias="choice", min_length=1)]
+    """The values."""
 
     def draw(self, u: float) -> Any:
         """The value for u in [0, 1)."""
@@ -70,6 +72,7 @@ class Uniform(Strict):
     """Uniform between two numbers."""
 
     between: Annotated[tuple[float, float], Field(alias="uniform")]
+    """The lowest and the highest."""
 
     @model_validator(mode="after")
     def _ascends(self) -> Uniform:
@@ -86,6 +89,7 @@ class LogUniform(Strict):
     """Uniform in the logarithm, for what ranges over powers of ten: learning rates."""
 
     between: Annotated[tuple[float, float], Field(alias="log_uniform")]
+    """The lowest, above 0, and the highest."""
 
     @model_validator(mode="after")
     def _ascends(self) -> LogUniform:
@@ -104,6 +108,7 @@ class Whole(Strict):
     """A whole number between two, both included, all equally likely."""
 
     between: Annotated[tuple[int, int], Field(alias="int")]
+    """The lowest and the highest."""
 
     @model_validator(mode="after")
     def _ascends(self) -> Whole:
@@ -138,7 +143,9 @@ class RandomDraws(Strict):
     """How many points are drawn, from which values."""
 
     count: Annotated[int, Field(ge=1)]
+    """How many points."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of the draws."""
     space: Annotated[dict[str, Draw], Field(min_length=1)]
     """The distribution of each key's values."""
 
@@ -151,6 +158,7 @@ class RandomSweep(Strict):
     """
 
     draws: Annotated[RandomDraws, Field(alias="random")]
+    """The draws."""
 
     @property
     def count(self) -> int:

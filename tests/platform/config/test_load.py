@@ -95,7 +95,7 @@ QUOTES = 'it must be text; put it in quotes, as in "no", "007" and "12:30"'
         ("sweep: {rank: [4], 8: 16}", "unknown key 'sweep.8'; keys are words"),
         ("5: five", "unknown key '5'; keys are words"),
         ("notify: false", "notify is false; it must be a mapping of secret_env, url, or null for none"),
-        ("resources: 4", "resources is 4; it must be a mapping of checkpoint_seconds,"),
+        ("resources: 4", "resources is 4; it must be a mapping of capture, checkpoint_seconds,"),
         ("resources: {pack: many}", "resources.pack is 'many'; it must be a whole number or 'auto'"),
         ("resources: {pack: yes}", "resources.pack is true; it must be a number"),
         ("resources: {lanes: 2.5}", "resources.lanes is 2.5; it must be a whole number"),
