@@ -60,6 +60,10 @@ class OversizeError(DataError):
     """The image is beyond the limits on bytes, pixels or sides."""
 
 
+NEAR_BITS = 6
+"""Of the 64 bits of a difference hash, how many may differ between pictures that are nearly the same."""
+
+
 @dataclass(frozen=True)
 class ImageFingerprint:
     """What a picture looks like, small enough to compare with every other."""
@@ -76,7 +80,7 @@ class ImageFingerprint:
     def is_near(self, other: ImageFingerprint) -> bool:
         """At most 6 of the 64 gradient bits differ, and the colours by less than 12 of 255 in the mean."""
         bits = int((self.gradient != other.gradient).sum())
-        return bits <= 6 and float(np.abs(self.colours - other.colours).mean()) < 12
+        return bits <= NEAR_BITS and float(np.abs(self.colours - other.colours).mean()) < 12
 
 
 def sniff(path: Path) -> str | None:

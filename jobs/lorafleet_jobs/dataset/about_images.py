@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 from lorafleet_jobs.dataset.findings import Finding, finding
 from lorafleet_jobs.dataset.open_image import OpenedImage
+from lorafleet_jobs.dataset.similar import similar_groups
 
 FEW, MANY = 4, 30
 ODD_ASPECT = 2.0
+LISTED = 4
+"""Names in a message before the rest is counted."""
 
 
 def about_count(good: Sequence[OpenedImage]) -> Iterator[Finding]:
@@ -22,7 +25,7 @@ def about_count(good: Sequence[OpenedImage]) -> Iterator[Finding]:
 
 
 def about_pictures(good: Sequence[OpenedImage], resolution: int | None) -> Iterator[Finding]:
-    """What stands out of each picture and each pair of them; `resolution` None: low resolution is not judged."""
+    """What stands out of each picture, and which are alike; `resolution` None: low resolution is not judged."""
     for opened in good:
         yield from opened.notes
         width, height = opened.looks.width, opened.looks.height
@@ -32,10 +35,33 @@ def about_pictures(good: Sequence[OpenedImage], resolution: int | None) -> Itera
         if max(width, height) > ODD_ASPECT * min(width, height):
             message = f"{opened.file} is {width} x {height}; more than 2:1, the ends will be cut off, crop it yourself"
             yield finding("D009", "warn", message, opened.file)
-    for first, second in combinations(good, 2):
-        if first.looks.pixels == second.looks.pixels:
-            message = f"{second.file} is the same picture as {first.file}; remove one"
-            yield finding("D005", "warn", message, second.file)
-        elif first.looks.is_near(second.looks):
-            message = f"{second.file} is nearly the same picture as {first.file}; different views teach more"
-            yield finding("D006", "warn", message, second.file)
+    yield from _about_alike(good)
+
+
+def _about_alike(good: Sequence[OpenedImage]) -> Iterator[Finding]:
+    """One finding for each group of pictures that are the same, and of those that nearly are."""
+    same: dict[str, list[OpenedImage]] = defaultdict(list)
+    for opened in good:
+        same[opened.looks.pixels].append(opened)
+    for first, *others in same.values():
+        if others:
+            message = f"{_listed(others)} {_are(others)} the same picture as {first.file}; keep one of them"
+            yield finding("D005", "warn", message, others[0].file)
+    different = [group[0] for group in same.values()]
+    for group in similar_groups([opened.looks for opened in different]):
+        first, *others = [different[i] for i in group]
+        message = (
+            f"{_listed(others)} {_are(others)} nearly the same picture as {first.file}; different views teach more"
+        )
+        yield finding("D006", "warn", message, others[0].file)
+
+
+def _listed(images: Sequence[OpenedImage]) -> str:
+    names = [opened.file for opened in images]
+    if len(names) > LISTED:
+        return f"{', '.join(names[:LISTED])} and {len(names) - LISTED} more"
+    return f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
+
+
+def _are(images: Sequence[OpenedImage]) -> str:
+    return "are" if len(images) > 1 else "is"

@@ -124,6 +124,18 @@ def test_nearly_the_same_picture(tmp_path: Path) -> None:
     assert found(report) == [("D006", "warn", "zz.jpg")]
 
 
+def test_many_of_one_picture_are_one_finding(tmp_path: Path) -> None:
+    files = good()
+    copies = {f"c{i}.png": files["00.png"] for i in range(6)}
+    report = examined(tmp_path, {**files, **copies, "zz.jpg": photo(2)})
+    messages = {finding.id: finding.message for finding in report.findings}
+    assert len(report.findings) == len(messages)
+    assert (
+        messages["D005"] == "c0.png, c1.png, c2.png, c3.png and 2 more are the same picture as 00.png; keep one of them"
+    )
+    assert messages["D006"].endswith("nearly the same picture as 02.png; different views teach more")
+
+
 def test_sizes_and_shapes(tmp_path: Path) -> None:
     report = examined(tmp_path, {**good(), "low.png": photo(50, 15, 16), "long.png": photo(51, 97, 48)})
     assert found(report) == [("D009", "warn", "long.png"), ("D004", "warn", "low.png")]
