@@ -28,6 +28,11 @@ COMMANDS = (
         "Train every subject of a manifest, and publish its adapters.",
     ),
     Command(
+        "ls",
+        "lorafleet_jobs.cli.submit_command:ls",
+        "List every submission, the newest first. Exit code 3: there is none.",
+    ),
+    Command(
         "status",
         "lorafleet_jobs.cli.submit_command:status",
         "Show how a submission stands. Exit code 3: there is no such submission.",

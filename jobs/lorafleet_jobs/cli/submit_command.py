@@ -1,4 +1,4 @@
-"""The commands `submit`, `status` and `watch`: thin shells around `lorafleet_jobs.submission.submit`."""
+"""The commands `submit`, `status`, `ls` and `watch`: thin shells around `lorafleet_jobs.submission.submit`."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from lorafleet.console import err, note, one_line, out, print_json
 from lorafleet.home import Home
 from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, show_left_out
-from lorafleet_jobs.cli.watch import board, onlooker
+from lorafleet_jobs.cli.watch import COLOURS, board, onlooker
 from lorafleet_jobs.cluster.ray_job import hand_over, job_api
 from lorafleet_jobs.intake.prepare import prepare
-from lorafleet_jobs.jobqueue.status import counts, failures, load_submission, open_store
+from lorafleet_jobs.jobqueue.status import counts, failures, load_submission, load_submissions, open_store
 from lorafleet_jobs.submission import submit as submission_driver
 from lorafleet_jobs.submission.driver_lease import has_driver
 
@@ -27,11 +29,11 @@ if TYPE_CHECKING:
     from lorafleet_jobs.jobqueue.status import Submission
 
 SubmissionId = Annotated[
-    str, typer.Argument(metavar="SUBMISSION", help="Its id, or a beginning of it.", show_default=False)
+    str, typer.Argument(metavar="SUBMISSION", help="Its name, its id, or a beginning of that.", show_default=False)
 ]
 NewestSubmission = Annotated[
     str | None,
-    typer.Argument(metavar="[SUBMISSION]", help="Its id, or a beginning of it; the newest by default."),
+    typer.Argument(metavar="[SUBMISSION]", help="Its name, its id, or a beginning of that; the newest by default."),
 ]
 Address = Annotated[
     str | None,
@@ -81,6 +83,23 @@ def status(submission: NewestSubmission = None, as_json: AsJson = False) -> int:
     else:
         out.print(board(seen, time.time()))
     say_orphan(seen, home)
+    return 0
+
+
+def ls(as_json: AsJson = False) -> int:
+    """List every submission, the newest first. Exit code 3: there is none."""
+    seen = load_submissions(Home.from_environment())
+    if as_json:
+        print_json({"submissions": [each.as_json() for each in seen]})
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("submission", "base", "jobs", "state", "submitted"):
+        table.add_column(column, justify="right" if column == "jobs" else "left", no_wrap=column == "submission")
+    for each in seen:
+        state = Text(each.state, COLOURS[each.state])
+        what = Text.assemble(state, f": {counts(each.jobs)}") if len({job.state for job in each.jobs}) > 1 else state
+        table.add_row(each.id, one_line(each.row.base), str(len(each.jobs)), what, _ago(time.time() - each.row.created))
+    out.print(table)
     return 0
 
 
@@ -158,3 +177,11 @@ def say(text: str) -> None:
 
 def _say_farewell(submission: str) -> None:
     say(f"{submission} trains on; lorafleet watch {submission} comes back, lorafleet cancel {submission} ends it")
+
+
+def _ago(seconds: float) -> str:
+    """How long ago, in the largest unit of which there are at least two."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"

@@ -111,15 +111,30 @@ def _store(url: str) -> JobStore:
 
 
 def load_submission(home: Home, wanted: str | None) -> Submission:
-    """A submission by its id or a beginning of it, or the newest; NotFoundError if there is none. Makes nothing."""
-    if "LORAFLEET_DATABASE_URL" not in os.environ and not home.database.exists():
-        raise NotFoundError(f"nothing was submitted under {home.root}; submit a manifest, or set LORAFLEET_HOME")
-    store = open_store(home)
+    """A submission by its id, its name or a beginning of its id, or the newest. Makes nothing.
+
+    Raises NotFoundError if there is none, AmbiguousError if several ids begin so.
+    """
     if wanted is None:
-        newest = store.submissions()[:1]
-        if not newest:
-            raise NotFoundError(f"nothing was submitted under {home.root}; submit a manifest, or set LORAFLEET_HOME")
-        row = newest[0]
-    else:
-        row = store.submission(wanted)
-    return Submission(row, tuple(store.jobs(row.id)))
+        return load_submissions(home)[0]
+    row = _existing_store(home).submission(wanted)
+    return Submission(row, tuple(open_store(home).jobs(row.id)))
+
+
+def load_submissions(home: Home) -> list[Submission]:
+    """Every submission, the newest first. Makes nothing; NotFoundError if there is none."""
+    store = _existing_store(home)
+    rows = store.submissions()
+    if not rows:
+        raise NotFoundError(_nothing(home))
+    return [Submission(row, tuple(store.jobs(row.id))) for row in rows]
+
+
+def _existing_store(home: Home) -> JobStore:
+    if "LORAFLEET_DATABASE_URL" not in os.environ and not home.database.exists():
+        raise NotFoundError(_nothing(home))
+    return open_store(home)
+
+
+def _nothing(home: Home) -> str:
+    return f"nothing was submitted under {home.root}; submit a manifest, or set LORAFLEET_HOME"

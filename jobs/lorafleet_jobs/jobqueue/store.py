@@ -71,14 +71,14 @@ class JobStore:
                 connection.execute(insert.on_conflict_do_update(index_elements=key, set_=renewed))
 
     def submission(self, wanted: str) -> SubmissionRow:
-        """A submission by its id or by a beginning of it.
+        """A submission by its id, by its name, of which the newest is meant, or by a beginning of its id.
 
         Raises AmbiguousError if several begin so, and NotFoundError if none does; both say what there is.
         """
         everything = self.submissions()
         fitting = [row for row in everything if row.id.startswith(wanted)]
-        exact = [row for row in fitting if row.id == wanted]
-        if len(exact or fitting) == 1:
+        exact = [row for row in everything if row.id == wanted] or [row for row in everything if row.name == wanted]
+        if exact or len(fitting) == 1:
             return (exact or fitting)[0]
         names = ", ".join(f"{row.id} ({row.name})" for row in (fitting or everything)[:8])
         if fitting:

@@ -111,11 +111,20 @@ def new_base_pictures() -> BasePictures:
 
 
 def validation_texts(spec: JobSpec) -> tuple[str, ...]:
-    """The prompts of a job's validation pictures."""
-    return spec.validation.prompts or (spec.instance_prompt,)
+    """The prompts of a job's validation pictures; `{class}` and `{name}` stand for the subject's own."""
+    prompts = spec.validation.prompts or (spec.instance_prompt,)
+    return tuple(text.replace("{class}", spec.class_noun).replace("{name}", spec.adapter) for text in prompts)
 
 
 def without_subject(spec: JobSpec, text: str) -> str:
-    """A job's prompt without its token: "a photo of TOK dog" becomes "a photo of a dog"."""
-    text = re.sub(rf"<{re.escape(spec.adapter)}(/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b", "", text)
-    return re.sub(rf"\bof\s+(?={re.escape(spec.class_noun)}\b)", "of a ", re.sub(r"\s+", " ", text).strip())
+    """A job's prompt as one would ask the base for any of the class.
+
+    "a photo of TOK dog" and "a photo of TOK" become "a photo of a dog", "my TOK on the beach" "my dog on the beach".
+    """
+    noun = re.escape(spec.class_noun)
+    subject = rf"(?:<{re.escape(spec.adapter)}(?:/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b)"
+    article = "an" if spec.class_noun[:1].lower() in "aeiou" else "a"
+    text = re.sub(rf"{subject}\s+(?={noun}\b)", "", text)  # the noun stands there
+    text = re.sub(rf"\b(a|an|the|my|your|his|her|our|their|this|that)\s+{subject}", rf"\1 {spec.class_noun}", text)
+    text = re.sub(subject, f"{article} {spec.class_noun}", text)
+    return re.sub(rf"\bof\s+(?={noun}\b)", f"of {article} ", re.sub(r"\s+", " ", text).strip())

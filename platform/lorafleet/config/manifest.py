@@ -82,7 +82,7 @@ class Validation(Strict):
     """Pictures that are made during training, with fixed seeds, so that they can be compared."""
 
     prompts: tuple[Annotated[str, Field(min_length=1, max_length=400)], ...] = ()
-    """The prompts of the pictures; by default the instance prompt alone."""
+    """Prompts of the pictures, in which `{class}` and `{name}` are the subject's; the instance prompt by default."""
     every: Annotated[int, Field(ge=1)] | None = None
     """Steps between validations; by default there are only those before the first step and after the last."""
     seed: Annotated[int, Field(ge=0)] = 0

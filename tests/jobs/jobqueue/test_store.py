@@ -115,6 +115,8 @@ def test_rows_outlive_the_process_and_are_found_by_a_beginning_or_a_name(databas
     filled(database, 1, "cups-0000000000")
     store = JobStore(database)
     assert store.submission("cups").id == "cups-0000000000"
+    newest = store.submissions()[0].id
+    assert store.submission("pets").id == newest, "a name means its newest submission"
     assert store.jobs("cups-0000000000")[0].spec == spec("job0", "cups-0000000000")
     with pytest.raises(AmbiguousError, match=r"fits several: .*give more"):
         store.submission("pets-01")

@@ -1,0 +1,49 @@
+"""The list of submissions, and what a bare name means."""
+
+import json
+
+import pytest
+
+from lorafleet.cli import build_app, run
+from lorafleet.home import Home
+from lorafleet_jobs.cli.submit_command import _ago
+from lorafleet_jobs.jobqueue.status import open_store
+
+
+@pytest.fixture
+def lorafleet(home, monkeypatch):
+    monkeypatch.setenv("LORAFLEET_HOME", str(home.root))
+    monkeypatch.setenv("COLUMNS", "120")
+    return lambda *arguments: run(build_app(), list(arguments))
+
+
+def test_without_a_submission_it_says_where_there_is_none(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path))
+    assert run(build_app(), ["ls"]) == 3
+    assert f"nothing was submitted under {tmp_path}" in capsys.readouterr().err
+    assert not Home(tmp_path).database.exists()
+
+
+def test_submissions_the_newest_first_and_a_name_is_the_newest_of_it(home, recorded, lorafleet, capsys):
+    old = recorded(home, "kitchen", "cup", "jug")
+    other = recorded(home, "pets", "rex")
+    new = recorded(home, "kitchen", "cup", "jug", "pot")
+    open_store(home).cancel(new, 1.0, open_store(home).jobs(new)[0].id)
+    assert lorafleet("ls") == 0
+    rows = capsys.readouterr().out.splitlines()[1:]
+    assert [row.split()[0] for row in rows[:3]] == [new, other, old]
+    assert "3  running: 2 queued, 1 cancelled" in rows[0]
+    assert rows[1].split()[2:4] == ["1", "queued"]
+    assert lorafleet("ls", "--json") == 0
+    assert [each["submission"] for each in json.loads(capsys.readouterr().out)["submissions"]] == [new, other, old]
+    for wanted, right in [("kitchen", new), (old, old), ("pets", other), (other[:-3], other)]:
+        assert lorafleet("status", wanted, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["submission"] == right
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(-3, "0 s ago"), (90, "90 s ago"), (150, "2 min ago"), (10_000, "3 h ago"), (9e5, "10 d ago")],
+)
+def test_how_long_ago(seconds, words):
+    assert _ago(seconds) == words
