@@ -12,14 +12,14 @@ from lorafleet_jobs.lane.lane import Lane, Leaving, stays
 from lorafleet_jobs.submission.outbox_sender import flush
 
 
-def lane(home: Home, tracking: MlflowTracking, desk: JobQueue, pack: int = 1, must_leave=stays, then=None) -> Leaving:
-    """A lane's life, with the resources of the desk's submission."""
-    resources = load_submission(home, desk.submission).row.resources
+def lane(home: Home, tracking: MlflowTracking, queue: JobQueue, pack: int = 1, must_leave=stays, then=None) -> Leaving:
+    """A lane's life, with the resources of the queue's submission."""
+    resources = load_submission(home, queue.submission).row.resources
     setup = LaneConfig("a", home.root, tracking.uri, cpus=1, device="cpu", pack=pack, resources=resources)
     try:
-        return Lane(setup, desk, tracking, must_leave, *([then] if then else [])).run()
+        return Lane(setup, queue, tracking, must_leave, *([then] if then else [])).run()
     finally:
-        send(home, tracking, desk.submission)
+        send(home, tracking, queue.submission)
 
 
 def send(home: Home, tracking: MlflowTracking, submission: str) -> None:

@@ -32,12 +32,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from null_tracker import NullTracker
 from packs_here import train_job
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.adapter import load_adapter
 from lorafleet.bundle.bundle import sha256_of
-from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import Recipe, Validation
 from lorafleet.config.strict import parse
 from lorafleet.errors import ManifestError

@@ -14,7 +14,7 @@ from lorafleet.cli import new_app, run
 from lorafleet.config import Resources
 from lorafleet.console import one_line, print_json
 
-HEAVY = ["torch", "ray", "mlflow", "diffusers", "transformers", "fastapi"]
+HEAVY = ["torch", "ray", "mlflow", "diffusers", "transformers", "fastapi", "sqlalchemy"]
 
 
 def app_that(action: object) -> typer.Typer:
@@ -121,7 +121,7 @@ print(json.dumps([code, [m for m in {HEAVY} if m in sys.modules]]))
     environment = {**os.environ, "PYTHONPATH": paths, "NO_COLOR": "1", "COLUMNS": "100"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert json.loads(result.stdout.splitlines()[-1]) == [0, []]
-    for command in ("check", "plan", "submit", "status", "adapters", "serve", "demo"):
+    for command in ("init", "check", "plan", "submit", "status", "ls", "adapters", "serve", "demo"):
         assert f" {command} " in result.stdout
     assert "\x1b" not in result.stdout
 

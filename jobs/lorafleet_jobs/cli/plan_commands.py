@@ -11,7 +11,7 @@ from rich.text import Text
 
 from lorafleet.console import note, one_line, out, print_json
 from lorafleet_jobs.intake.prepare import examine, prepare
-from lorafleet_jobs.intake.warnings_told import loud_findings, warning_lines
+from lorafleet_jobs.intake.warning_lines import loud_findings, warning_lines
 from lorafleet_jobs.jobqueue.asha import Halving, share
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@
     loss          the mean of the last losses, negative
 
 More is better. Prompts, seeds and noise are the same for all points of a subject, so scores of one subject compare;
-those of two do not. Refuses to know who else there is (`halving`, behind `ask`).
+those of two do not. Refuses to know who else there is (`jobqueue.asha`, behind `ask`).
 """
 
 from __future__ import annotations

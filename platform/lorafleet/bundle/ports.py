@@ -64,16 +64,6 @@ class JobTracker(Protocol):
         """Records a picture under a key that is the same for all jobs, so that they compare."""
 
 
-class NullTracker:
-    """Tracks nothing."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Forgets the numbers."""
-
-    def image(self, key: str, step: int, image: Image) -> None:
-        """Forgets the picture."""
-
-
 @dataclass(frozen=True)
 class AdapterVersion:
     """One registered version of an adapter."""

@@ -55,7 +55,7 @@ def home(tmp_path, with_mlflow):
 # ---- who leases what, and how wide lanes are
 
 
-def test_a_desk_for_so_many_workers_hands_out_their_jobs_only(tmp_path, home):
+def test_a_queue_for_so_many_workers_hands_out_their_jobs_only(tmp_path, home):
     points = {"points": [{"workers": 1, "rank": 2}, {"workers": 2, "rank": 4}]}
     prepared = prepare(manifest_in(tmp_path, 1, sweep=points))
     record(prepared, home)

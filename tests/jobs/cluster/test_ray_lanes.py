@@ -123,20 +123,20 @@ def test_a_dispatcher_that_died_is_asked_again_and_one_that_is_gone_is_named(ray
     prepared = prepare(manifest)
     record(prepared, home)
     actor = start_dispatcher(store_url(home), prepared.plan.submission)
-    desk = remote_queue(actor, patience=3.0)
-    held = desk.lease("a", ())
+    queue = remote_queue(actor, patience=3.0)
+    held = queue.lease("a", ())
     ray.kill(actor, no_restart=False)
-    assert desk.heartbeat(held.spec.id, held.attempt)
-    assert desk.lease("a", ()) == held, "an answer that got lost is given again"
+    assert queue.heartbeat(held.spec.id, held.attempt)
+    assert queue.lease("a", ()) == held, "an answer that got lost is given again"
     ray.kill(actor)
     with pytest.raises(UnreachableError, match=r"dispatcher does not answer .*submit again"):
-        beat_on(desk, held)
+        beat_on(queue, held)
 
 
-def beat_on(desk, held):
+def beat_on(queue, held):
     """Ends once nobody answers: Ray does not wait until a kill has arrived."""
     while True:
-        desk.heartbeat(held.spec.id, held.attempt)
+        queue.heartbeat(held.spec.id, held.attempt)
 
 
 def without_trouble(home, prepared):

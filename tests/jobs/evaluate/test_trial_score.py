@@ -8,12 +8,12 @@ from statistics import fmean
 import numpy as np
 import pytest
 import torch
+from null_tracker import NullTracker
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
 from lorafleet.bases import SHIPPED, find_base
 from lorafleet.bundle.bundle import WEIGHTS, Bundle, sha256_of
-from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import EarlyStop, Recipe, Resources, Validation
 from lorafleet.errors import DataError
 from lorafleet.loaded import LoadedBase
@@ -235,16 +235,16 @@ def test_changed_pictures_are_refused_before_the_first_step(subjects, tmp_path):
 
 
 def test_only_the_attempt_that_holds_a_job_is_answered(subjects, tmp_path):
-    url = sqlite_url(tmp_path / "desk.db")
+    url = sqlite_url(tmp_path / "queue.db")
     store, spec = JobStore(url), spec_of(subjects[0])
     store.add(SubmissionRow("test", "test", "toy-playground", "", 1, Resources()), (spec,), now=0.0)
     store.set_run("test", "a", "run")
-    desk = JobQueue(url, "test", clock=lambda: 1.0)
-    lease = desk.lease("lane", ())
-    assert desk.report("a", lease.attempt + 1, 2, 0.5) is None
+    queue = JobQueue(url, "test", clock=lambda: 1.0)
+    lease = queue.lease("lane", ())
+    assert queue.report("a", lease.attempt + 1, 2, 0.5) is None
     assert ScoreBook(store.engine).of_rung("test", spec.subject, 2) == []
-    assert desk.report("a", lease.attempt, 2, 0.5) == Verdict(True, None)
+    assert queue.report("a", lease.attempt, 2, 0.5) == Verdict(True, None)
     assert ScoreBook(store.engine).of_rung("test", spec.subject, 2) == [0.5]
     assert store.jobs("test")[0].step == 2
-    assert desk.finish("a", lease.attempt, "stopped", None, "why")
-    assert desk.report("a", lease.attempt, 4, 0.5) is None, "it has ended"
+    assert queue.finish("a", lease.attempt, "stopped", None, "why")
+    assert queue.report("a", lease.attempt, 4, 0.5) is None, "it has ended"

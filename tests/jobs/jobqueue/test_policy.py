@@ -126,7 +126,7 @@ def test_the_watchdog_says_why_and_then_ends_the_process_even_if_nobody_listens(
 
     def last_words(reason):
         said.append(f"words: {reason}")
-        raise RuntimeError("the desk is gone")
+        raise RuntimeError("the queue is gone")
 
     watchdog = Watchdog(Activity(limit=-1.0), last_words, lambda reason: said.append(f"end: {reason}"))
     watchdog._thread.join(30)

@@ -20,12 +20,12 @@ from lorafleet_jobs.jobqueue.tables import DriverRow, SubmissionRow
 
 def test_another_seed_has_a_run_of_its_own_and_goes_on_from_nothing(database):
     store = filled(database, 1)
-    desk = JobQueue(database, SUBMISSION)
-    first = desk.lease("a", ())
-    assert desk.fail("job0", first.attempt, "non-finite", "loss nan", 1) == "queued"
-    assert desk.lease("a", ()) is None, "until the driver has opened a run"
+    queue = JobQueue(database, SUBMISSION)
+    first = queue.lease("a", ())
+    assert queue.fail("job0", first.attempt, "non-finite", "loss nan", 1) == "queued"
+    assert queue.lease("a", ()) is None, "until the driver has opened a run"
     store.set_run(SUBMISSION, "job0", "another")
-    second = desk.lease("a", ())
+    second = queue.lease("a", ())
     assert (second.run_id, second.spec.recipe.seed) == ("another", first.spec.recipe.seed + 1)
     assert (first.checkpoint_name, second.checkpoint_name) == ("job0", "job0-seed1"), "two seeds share no checkpoint"
     assert second.spec.id == "job0"
@@ -44,25 +44,25 @@ def test_back_off_doubles_and_a_clock_that_went_back_does_not_keep_a_job_waiting
 
 def test_the_clock_that_is_set_expires_no_lease(database):
     store, wall, steady = filled(database, 1), [1e9], [50.0]
-    desk = JobQueue(database, SUBMISSION, clock=SteadyClock(lambda: wall[0], lambda: steady[0]))
-    held = desk.lease("a", ())
+    queue = JobQueue(database, SUBMISSION, clock=SteadyClock(lambda: wall[0], lambda: steady[0]))
+    held = queue.lease("a", ())
     for jump in (7200.0, -90_000.0):
         wall[0] += jump
         steady[0] += 1.0
-        assert desk.lease("b", ()) is None
-        assert desk.heartbeat("job0", held.attempt)
+        assert queue.lease("b", ()) is None
+        assert queue.heartbeat("job0", held.attempt)
     assert job(store, "job0").lease_expires == 1e9 + 2.0 + LEASE_SECONDS
 
 
-def test_a_desk_without_a_clock_of_its_own_does_not_go_by_the_wall_s(tmp_path, monkeypatch):
+def test_a_queue_without_a_clock_of_its_own_does_not_go_by_the_wall_s(tmp_path, monkeypatch):
     url, wall = sqlite_url(tmp_path / "jobs.db"), [time.time()]
     filled(url, 1)
     monkeypatch.setattr(time, "time", lambda: wall[0])
-    desk = JobQueue(url, SUBMISSION)
-    held = desk.lease("a", ())
+    queue = JobQueue(url, SUBMISSION)
+    held = queue.lease("a", ())
     wall[0] += 10 * LEASE_SECONDS
-    assert desk.lease("b", ()) is None
-    assert desk.heartbeat("job0", held.attempt)
+    assert queue.lease("b", ()) is None
+    assert queue.heartbeat("job0", held.attempt)
 
 
 def test_a_lease_whose_answer_was_lost_is_given_again(database):
@@ -77,9 +77,9 @@ def test_two_dispatchers_on_one_database_never_hand_out_a_job_twice(database):
     filled(database, 24)
 
     def lane(name: str) -> list[str]:
-        desk, mine = JobQueue(database, SUBMISSION), []
-        while (lease := desk.lease(name, mine)) is not None:
-            assert desk.progress(lease.spec.id, lease.attempt, 1, 0.5)
+        queue, mine = JobQueue(database, SUBMISSION), []
+        while (lease := queue.lease(name, mine)) is not None:
+            assert queue.progress(lease.spec.id, lease.attempt, 1, 0.5)
             mine.append(lease.spec.id)
         return mine
 
@@ -188,14 +188,14 @@ def drive(store, submission, cluster, until):
 def test_a_lane_gives_way_to_a_submission_that_is_driven_on_the_same_cluster_and_to_no_other(database):
     store = filled(database, 3)
     filled(database, 2, "late-0000000000")
-    desk = JobQueue(database, SUBMISSION, clock=lambda: 100.0)
-    desk.lease("a", ())
-    desk.lease("b", ())
-    assert not desk.should_yield(TENURE_SECONDS), "nobody drives the other"
+    queue = JobQueue(database, SUBMISSION, clock=lambda: 100.0)
+    queue.lease("a", ())
+    queue.lease("b", ())
+    assert not queue.should_yield(TENURE_SECONDS), "nobody drives the other"
     drive(store, SUBMISSION, "ray-1", 110.0)
     for cluster, until, leaves in [("ray-2", 99.0, False), ("ray-1", 99.0, False), ("ray-1", 110.0, True)]:
         drive(store, "late-0000000000", cluster, until)
-        assert desk.should_yield(TENURE_SECONDS) == leaves
+        assert queue.should_yield(TENURE_SECONDS) == leaves
     for name in ("c", "d"):
         assert store.lease("late-0000000000", name, 100.0)
-    assert not desk.should_yield(TENURE_SECONDS), "it has as many"
+    assert not queue.should_yield(TENURE_SECONDS), "it has as many"

@@ -1,4 +1,4 @@
-"""A lane without a cluster: the real trainer on a toy base, real rows, real MLflow, a desk in the same process."""
+"""A lane without a cluster: the real trainer on a toy base, real rows, real MLflow, a queue in the same process."""
 
 import json
 import socket
@@ -63,13 +63,13 @@ def test_a_pack_of_three_trains_five_jobs_and_the_bad_one_leaves_alone(home, tra
     submission = recorded(home, "packed", "one", "two", "bad", "four", "five", steps=3)
     for picture in (tmp_path / "bad").iterdir():
         picture.unlink()
-    desk = Watched(store_url(home), submission)
-    lane(home, tracking, desk, pack=3)
+    queue = Watched(store_url(home), submission)
+    lane(home, tracking, queue, pack=3)
     jobs = jobs_of(home, submission)
     assert {name: job.state for name, job in jobs.items()} == {
         "one": "succeeded", "two": "succeeded", "bad": "failed", "four": "succeeded", "five": "succeeded",
     }  # fmt: skip
-    assert desk.most == 3
+    assert queue.most == 3
     assert all(jobs[name].version == 1 for name in ("one", "two", "four", "five"))
 
 

@@ -57,9 +57,9 @@ def test_jobs_that_do_not_fit_together_are_tried_among_fewer_from_where_they_wer
 
 def test_a_job_that_does_not_fit_alone_fails_and_names_the_remedy(home, tracking, recorded):
     submission = recorded(home, "huge", "cup")
-    desk = TooSmall(store_url(home), submission)
-    desk.room = 0
-    lane(home, tracking, desk)
+    queue = TooSmall(store_url(home), submission)
+    queue.room = 0
+    lane(home, tracking, queue)
     job = jobs_of(home, submission)["cup"]
     assert (job.state, job.kind, job.attempts) == ("failed", "memory", 1)
     assert "gradient_checkpointing" in job.error
@@ -161,11 +161,11 @@ def test_a_worn_lane_leaves_after_a_job_and_hands_on_the_others(home, tracking, 
     monkeypatch.setattr(recycle, "RECYCLE_JOBS", 1)
     submission = recorded(home, "worn", "cup", "jug")
     (short,) = [job for job in jobs_of(home, submission).values() if job.spec.subject == "cup"]
-    desk = JobQueue(store_url(home), submission)
-    assert lane(home, tracking, desk) == "recycled"
+    queue = JobQueue(store_url(home), submission)
+    assert lane(home, tracking, queue) == "recycled"
     states = [job.state for job in jobs_of(home, submission).values()]
     assert sorted(states) == ["queued", "succeeded"]
-    assert lane(home, tracking, desk) in ("drained", "recycled")
+    assert lane(home, tracking, queue) in ("drained", "recycled")
     assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
     assert read_bundle(home.bundles / short.id).card.job_id == short.id
 
@@ -185,12 +185,12 @@ class Noted(JobQueue):
 
 def test_after_a_lane_died_its_jobs_are_trained_alone_and_the_others_together(home, tracking, recorded):
     submission = recorded(home, "suspects", "cup", "jug", "pan", "pot")
-    store, desk = open_store(home), Noted(store_url(home), submission)
-    held = [desk.lease("a", ()).spec.subject, desk.lease("b", ()).spec.subject]
+    store, queue = open_store(home), Noted(store_url(home), submission)
+    held = [queue.lease("a", ()).spec.subject, queue.lease("b", ()).spec.subject]
     for dead in "ab":
         store.lose_lane(submission, dead, time.time())
-    lane(home, tracking, desk, pack=4)
-    for seen in desk.together:
+    lane(home, tracking, queue, pack=4)
+    for seen in queue.together:
         assert len(seen) == 1 or not set(seen) & set(held)
     assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
 
@@ -206,14 +206,14 @@ class Breaks(JobQueue):
 
 def test_a_lane_that_dies_of_a_defect_says_so_in_the_logs_and_rows_of_its_jobs(home, tracking, recorded):
     submission = recorded(home, "defect", "cup", "jug")
-    desk = Breaks(store_url(home), submission)
+    queue = Breaks(store_url(home), submission)
     with pytest.raises(KeyError):
-        lane(home, tracking, desk, pack=2)
+        lane(home, tracking, queue, pack=2)
     for job in jobs_of(home, submission).values():
         assert (job.state, job.kind, job.lanes_lost) == ("queued", "lost", 1)
         assert job.error.startswith("its lane died of KeyError: 'nobody thought of it' (traceback in ")
         assert "raise KeyError" in log_of(home, job)
-    assert lane(home, tracking, desk, pack=2) == "drained"
+    assert lane(home, tracking, queue, pack=2) == "drained"
     assert {job.state for job in jobs_of(home, submission).values()} == {"succeeded"}
 
 
@@ -237,11 +237,11 @@ def test_a_run_that_goes_while_its_job_trains_fails_the_job_at_its_end_and_not_i
         def heartbeat(self, name, attempt):
             raise AssertionError("nothing is published")
 
-    desk = Elsewhere(store_url(home), submission)
+    queue = Elsewhere(store_url(home), submission)
     real = tracking.log_bundle
     tracking.log_bundle = lambda _run_id, path: real("0" * 32, path)
     try:
-        assert lane(home, tracking, desk) == "drained"
+        assert lane(home, tracking, queue) == "drained"
     finally:
         del tracking.log_bundle
     job = jobs_of(home, submission)["cup"]

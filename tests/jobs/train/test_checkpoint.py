@@ -6,10 +6,10 @@ import random
 
 import pytest
 import torch
+from null_tracker import NullTracker
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import sha256_of
-from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import Recipe, Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.toy.render import render

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from null_tracker import NullTracker
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import sha256_of
-from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import Recipe, Validation
 from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase

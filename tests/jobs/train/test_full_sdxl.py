@@ -7,10 +7,10 @@ import random
 
 import pytest
 import torch
+from null_tracker import NullTracker
 from packs_here import train_job
 
 from lorafleet.bundle.bundle import sha256_of
-from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import Recipe, Validation
 from lorafleet.toy.render import render
 from lorafleet.toy.world import random_scene, unseen_identity

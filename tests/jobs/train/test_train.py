@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from null_tracker import NullTracker
 from packs_here import train_job
 from PIL import Image
 from safetensors.torch import load_file
@@ -16,7 +17,6 @@ from frozen import weights_hash
 from lorafleet.bases import find_base
 from lorafleet.bundle.adapter import load_adapter
 from lorafleet.bundle.bundle import EMBEDDINGS, WEIGHTS, read_bundle, sha256_of
-from lorafleet.bundle.ports import NullTracker
 from lorafleet.config import PivotalSpec, Recipe, Validation
 from lorafleet.errors import DataError, NonFiniteError
 from lorafleet.loaded import LoadedBase
