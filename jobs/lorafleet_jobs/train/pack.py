@@ -122,7 +122,7 @@ def forward_backward(
     t = torch.cat([each.noisy.t for each in micro_batches])
     time_ids = torch.cat([each.time_ids for each in micro_batches])
     adapters = {UNET: batching.layers(layers, lora)}
-    with base.carrying((UNET,), adapters, _dropout(slots)), base.checkpointing(recipe.gradient_checkpointing):
+    with base.carrying((UNET,), adapters, _dropout(slots)), base.checkpointing(recipe.gradient_checkpointing is True):
         outputs = base.predict(x, t, Conditioning.cat(conditioning), time_ids, batching.unet).chunk(len(slots))
         losses = [
             weighted_squared_error(F, each.F_target, each.w, each.mask)

@@ -96,7 +96,9 @@ class Recipe(Strict):
     batch_size: Annotated[int, Field(ge=1, le=64)] = 1
     gradient_accumulation: Annotated[int, Field(ge=1, le=1024)] = 1
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Recomputes activations in the backward pass instead of keeping them: less memory, more time, the same result but
+    for rounding. With auto the plan decides by the memory that a lane has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """The precision of the frozen base. The adapter, the noise and the loss are always fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
