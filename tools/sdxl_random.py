@@ -48,7 +48,7 @@ VAE: dict[str, Any] = {
 def sdxl_random(folder: Path, dtype: torch.dtype = torch.bfloat16, device: str = "cpu", seed: int = 0) -> LoadedBase:
     """A loaded base of SDXL's shape; its configuration and a file that identifies the seed are written to `folder`."""
     generator = torch.Generator(device).manual_seed(seed)
-    clip_l, clip_g = _text_config(768, 12, 12, 768, "quick_gelu"), _text_config(1280, 32, 20, 1280, "gelu")
+    clip_l, clip_g = text_configs()
 
     def part(make: Any, dtype: torch.dtype) -> Any:
         with torch.device("meta"):
@@ -66,6 +66,11 @@ def sdxl_random(folder: Path, dtype: torch.dtype = torch.bfloat16, device: str =
         tokenizer.model_max_length = 77
     _write_configuration(folder, unet, vae, seed)
     return LoadedBase.of_parts(Base("sdxl-random", folder), unet, vae, encoders, tokenizers, device)
+
+
+def text_configs() -> tuple[CLIPTextConfig, CLIPTextConfig]:
+    """Of the two text encoders."""
+    return _text_config(768, 12, 12, 768, "quick_gelu"), _text_config(1280, 32, 20, 1280, "gelu")
 
 
 def _text_config(width: int, layers: int, heads: int, projection: int, activation: str) -> CLIPTextConfig:

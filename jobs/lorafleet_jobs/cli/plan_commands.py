@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lorafleet.console import note, one_line, out, print_json
+from lorafleet_jobs.intake.choose import gib
+from lorafleet_jobs.intake.memory_refusal import memory_note
 from lorafleet_jobs.intake.prepare import examine, prepare
 from lorafleet_jobs.intake.warning_lines import loud_findings, warning_lines
 from lorafleet_jobs.jobqueue.asha import Halving, share
@@ -17,10 +19,10 @@ from lorafleet_jobs.jobqueue.asha import Halving, share
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
+    from lorafleet.config import Recipe
     from lorafleet_jobs.dataset.doctor import SubjectReport
     from lorafleet_jobs.intake.explain import ResolvedRecipe
+    from lorafleet_jobs.intake.plan import Plan
     from lorafleet_jobs.intake.prepare import Prepared
 
 ManifestPath = Annotated[
@@ -69,7 +71,7 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 def show_plan(prepared: Prepared) -> None:
     """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
     plan, base = prepared.plan, prepared.base
-    recipes = [resolved.recipe for resolved in prepared.recipes]
+    recipes = [_chosen(resolved.recipe, plan) for resolved in prepared.recipes]
     table = _table("job", "subject", "images", "steps", "recipe")
     for job in plan.jobs:
         table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), f"#{recipes.index(job.recipe) + 1}")
@@ -82,20 +84,46 @@ def show_plan(prepared: Prepared) -> None:
     lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}{shared}"
     out.print(f"{plan.submission}: {lanes}", markup=False)
     _show_sweep(prepared)
-    cost = (
-        f"about {_duration(plan.estimate.seconds)}, {plan.estimate.peak_memory_mib / 1024:.1f} GiB a lane (estimated)"
-    )
-    out.print(cost, markup=False)
+    _show_choice(prepared)
     out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
     show_left_out(prepared)
 
 
 def show_left_out(prepared: Prepared) -> None:
-    """What the check found, from warnings up, and which subjects are left out for it; on stderr."""
+    """What the check found, from warnings up, what may not fit, and which subjects are left out; on stderr."""
     for line in warning_lines(prepared.reports):
         note(line, "warning")
+    if prepared.plan.choice is not None and (doubt := memory_note(prepared.plan.choice)) is not None:
+        note(doubt, "memory")
     for skipped in prepared.plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+
+
+def _show_choice(prepared: Prepared) -> None:
+    """How each lane trains, on what, and what that is estimated to take."""
+    plan, choice = prepared.plan, prepared.plan.choice
+    if choice is None:
+        return
+    device, written = choice.device, [resolved.recipe.gradient_checkpointing for resolved in prepared.recipes]
+    kept = {recipe.gradient_checkpointing for recipe in map(choice.applied, (one.recipe for one in prepared.recipes))}
+    where = f"GPU of {gib(device.mib)} GiB ({device.source})"
+    auto = {"checkpointing": "auto" in written, "pack": prepared.manifest.resources.pack == "auto"}
+    rows = {
+        "device": where if device.on_gpu else f"CPU, {gib(device.mib)} GiB of this machine's memory",
+        "precision": ", ".join(choice.precisions),
+        "checkpointing": "by recipe" if len(kept) > 1 else "on" if kept == {True} else "off",
+        "pack": f"{_count(choice.pack, 'job')} at once",
+        "peak memory": f"{gib(choice.peak_memory_mib)} GiB",
+    }
+    out.print("\neach lane (estimated)", style="bold")
+    for name, said in rows.items():
+        out.print(f"  {name:<15}{said}" + (" (auto)" if auto.get(name) else ""), markup=False)
+    out.print(f"  {'time':<15}about {_duration(plan.estimate.seconds)}, until the last lane has ended", markup=False)
+    out.print()
+
+
+def _chosen(recipe: Recipe, plan: Plan) -> Recipe:
+    return recipe if plan.choice is None else plan.choice.applied(recipe)
 
 
 def _show_sweep(prepared: Prepared) -> None:
@@ -124,10 +152,10 @@ def _show_recipes(recipes: Sequence[ResolvedRecipe]) -> None:
 
 def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
     """Each sweep point, its resolved recipe and the ids of its jobs."""
-    jobs = prepared.plan.jobs
+    jobs, recipes = prepared.plan.jobs, [_chosen(one.recipe, prepared.plan) for one in prepared.recipes]
     return [
-        {"point": one.point, **one.as_json(), "jobs": [job.id for job in jobs if job.recipe == one.recipe]}
-        for one in prepared.recipes
+        {"point": one.point, **one.as_json(), "jobs": [job.id for job in jobs if job.recipe == recipe]}
+        for one, recipe in zip(prepared.recipes, recipes, strict=True)
     ]
 
 

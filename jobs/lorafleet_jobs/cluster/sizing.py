@@ -16,7 +16,7 @@ from lorafleet.config import Resources
 from lorafleet.errors import ManifestError
 from lorafleet.home import Home
 from lorafleet_jobs.cluster.ray_cluster import Cluster, gpus_a_lane, lanes_that_fit
-from lorafleet_jobs.intake.estimate import LARGEST_PACK
+from lorafleet_jobs.intake.choose import LARGEST_PACK
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
 from lorafleet_jobs.jobqueue.policy import workers_wanted
 from lorafleet_jobs.jobqueue.status import store_url

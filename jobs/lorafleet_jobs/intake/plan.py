@@ -17,7 +17,10 @@ from lorafleet.config.strict import Strict
 from lorafleet_jobs.dataset.class_images import ClassFolder, images_of
 from lorafleet_jobs.dataset.doctor import SubjectReport
 from lorafleet_jobs.dataset.findings import Finding
-from lorafleet_jobs.intake.estimate import BaseSize, Estimate, Machine, estimate, pack_size
+from lorafleet_jobs.intake.base_size import BaseSize
+from lorafleet_jobs.intake.choose import Choice
+from lorafleet_jobs.intake.estimate import Estimate, choice_for, estimate
+from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 
 RECIPE_CODE = "3"
@@ -40,6 +43,8 @@ class Plan(Strict):
     """Job ids that start together; as one ends, the next takes its place."""
     lanes: int
     estimate: Estimate
+    choice: Choice | None = None
+    """How each lane trains; None without jobs."""
     skipped: tuple[Skipped, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -65,13 +70,18 @@ def make_plan(
     good = [report for report in reports if not report.errors]
     drafts = [_draft(manifest, report, recipe, base, class_folders) for report in good for recipe in recipes]
     submission = f"{manifest.name}-{_digest(_submission_content(manifest, base, drafts))[:10]}"
-    jobs = tuple(draft.with_changes(submission=submission) for draft in drafts)
+    resources, choice = manifest.resources, None
+    if drafts:
+        choice = choice_for(drafts, base, size, machine, resources)
+        drafts = [one.with_changes(submission=submission, recipe=choice.applied(one.recipe)) for one in drafts]
+    jobs = tuple(drafts)
     return Plan(
         submission=submission,
         jobs=jobs,
-        packs=_packs(jobs, pack_size(jobs, base, size, machine, manifest.resources)),
-        lanes=min(manifest.resources.lanes, len(jobs)),
-        estimate=estimate(jobs, base, size, machine, manifest.resources),
+        packs=_packs(jobs, choice.pack) if choice is not None else (),
+        lanes=min(resources.lanes, len(jobs)),
+        estimate=estimate(jobs, base, size, machine, resources, choice),
+        choice=choice,
         skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r in reports if r.errors),
     )
 
@@ -118,6 +128,8 @@ def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
     elsewhere = {"id", "submission", "base", "folder", "images", "class_images", "early_stop"}
     content = job.model_dump(mode="json", exclude=elsewhere)
     del content["recipe"]["workers"]  # changes nothing
+    if job.recipe.gradient_checkpointing == "auto":  # changes nothing beyond rounding; decided by the card
+        content["recipe"]["gradient_checkpointing"] = False
     if job.class_images is not None:
         content["recipe"]["prior"]["images"] = dataset_fingerprint(job.class_images.images)
     return {**content, "base": base.fingerprint, "code": RECIPE_CODE}

@@ -17,8 +17,9 @@ from lorafleet_jobs.dataset.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.dataset.token_counts import counter_of
 from lorafleet_jobs.intake.base_size import BaseSize, measure_base
 from lorafleet_jobs.intake.conflicts import refuse, refuse_compile, refuse_early_stop, refuse_words
-from lorafleet_jobs.intake.estimate import Machine
 from lorafleet_jobs.intake.explain import ResolvedRecipe
+from lorafleet_jobs.intake.machine import Machine
+from lorafleet_jobs.intake.memory_refusal import refuse_memory
 from lorafleet_jobs.intake.plan import Plan, make_plan
 from lorafleet_jobs.intake.presets import SweepPoint, at_point, resolve_points
 
@@ -94,26 +95,30 @@ def examine(manifest_path: Path, base: str | None = None) -> CheckedManifest:
     return CheckedManifest(manifest, folder, base_here, problem, points, tuple(reports), class_folders, size)
 
 
-def prepare(manifest_path: Path, base: str | None = None) -> Prepared:
-    """Loads, checks and plans; bad subjects are left out and listed in the plan.
+def prepare(manifest_path: Path, base: str | None = None, machine: Machine | None = None) -> Prepared:
+    """Loads, checks and plans for a machine, by default this one; bad subjects are left out and listed in the plan.
 
-    Raises ManifestError or BaseModelError for what the manifest gets wrong, DataError if no subject is left to train.
+    Raises ManifestError or BaseModelError for what the manifest gets wrong, DataError if no subject is left to train,
+    ManifestError if not even one job fits on the GPUs that there are.
     """
     checked = examine(manifest_path, base)
     if checked.base is None or checked.size is None:
         raise BaseModelError(checked.base_problem)
+    recipes = [one.recipe for one in checked.points]
     plan = make_plan(
         checked.manifest,
-        [one.recipe for one in checked.points],
+        recipes,
         checked.reports,
         checked.base,
         checked.size,
-        Machine.here(),
+        machine or Machine.here(),
         checked.class_folders,
     )
     if not plan.jobs:
         reasons = "; ".join(f"{skipped.subject}: {skipped.reason}" for skipped in plan.skipped)
         raise DataError(f"{manifest_path}: no subject can be trained; {reasons}")
+    if plan.choice is not None:
+        refuse_memory(plan.choice, recipes, checked.base, checked.size, str(manifest_path))
     written = checked.manifest.recipe
     resolved = [ResolvedRecipe(one.recipe, written, nested(one.point), checked.base) for one in checked.points]
     return Prepared(checked.manifest, checked.reports, plan, checked.base, tuple(resolved))

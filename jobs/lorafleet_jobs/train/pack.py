@@ -128,7 +128,7 @@ def forward_backward(
         slots=len(slots),
         layout=None if factors is None else factors.layout,
         trained=_trained(jobs, text),
-        checkpointing=slots[0].training.spec.recipe.gradient_checkpointing,
+        checkpointing=slots[0].training.spec.recipe.gradient_checkpointing is True,
     )
     # predict F, loss w |F - F*|^2, backward: of tensors alone, so that it can be recorded
     key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])

@@ -48,6 +48,8 @@ class Resources(Strict):
     """Lanes train side by side: each is a process that holds the base and trains one pack of jobs after another."""
     gpus_per_lane: Annotated[float, Field(ge=0, le=8)] | None = None
     """GPUs that each lane holds; by default 1 where the cluster has GPUs, else 0."""
+    gpu_memory_gib: Annotated[float, Field(ge=1, le=1024)] | None = None
+    """Memory of each GPU, for plans that are made where there is none; by default what the driver here says."""
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU cores that each lane holds and computes with."""
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"

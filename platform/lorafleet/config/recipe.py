@@ -105,8 +105,9 @@ class Recipe(Strict):
     """Micro-batches of a step."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """The norm to which gradients are clipped; null for no clipping."""
-    gradient_checkpointing: bool = False
-    """Keeps few activations and computes them again: less memory, slower."""
+    gradient_checkpointing: bool | Literal["auto"] = False
+    """Recomputes activations in the backward pass instead of keeping them: less memory, more time, the same result but
+    for rounding. With auto the plan decides by the memory that a lane has."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """The precision of the frozen base. The adapter, the noise and the loss are always fp32."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0

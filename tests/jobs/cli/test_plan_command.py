@@ -81,7 +81,8 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
     found = document(capsys)
-    assert set(found) == {"submission", "jobs", "packs", "lanes", "estimate", "skipped", "recipes", "findings"}
+    keys = {"submission", "jobs", "packs", "lanes", "estimate", "choice", "skipped", "recipes", "findings"}
+    assert set(found) == keys
     assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
     assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
     assert [(r["values"]["rank"], r["origins"]["rank"], r["filled_in"]["alpha"]) for r in found["recipes"]] == [
@@ -94,6 +95,10 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert set(found["estimate"]) == {"seconds", "peak_memory_mib"}
     assert found["estimate"]["seconds"] > 10
     assert 300 < found["estimate"]["peak_memory_mib"] < 4000
+    choice = found["choice"]
+    assert (choice["pack"], choice["gradient_checkpointing"], choice["precisions"]) == (2, False, ["fp32"])
+    assert set(choice["device"]) == {"on_gpu", "mib", "source"}
+    assert found["estimate"]["peak_memory_mib"] == choice["peak_memory_mib"] < choice["needed_mib"]
 
 
 def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +109,9 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     for said in ("  seed: 7 # manifest\n", "  pivotal: {tokens: 4, fraction: 0.5} # preset\n", "  rank: 4 # sweep\n",
                  "recipe #2, where it differs from #1\n  rank: 8 # sweep\n  alpha: 8 # default, the rank\n",
                  "learning_rate: 1.0 # default of prodigy\n", "resolution: 32 # default of toy-playground\n",
-                 "2 jobs on 1 lane, 2 at once on each\n", "GiB a lane (estimated)", "licence apache-2.0"):  # fmt: skip
+                 "2 jobs on 1 lane, 2 at once on each\n", "each lane (estimated)\n", "  precision      fp32\n",
+                 "  checkpointing  off\n", "  pack           2 jobs at once (auto)\n",
+                 "licence apache-2.0"):  # fmt: skip
         assert said in out
     assert "\x1b" not in out
 

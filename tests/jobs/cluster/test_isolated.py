@@ -16,7 +16,7 @@ from lorafleet.home import Home
 from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.cluster.ray_cluster import Cluster, cluster
 from lorafleet_jobs.cluster.sizing import fleet_of
-from lorafleet_jobs.intake.estimate import Machine
+from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
 from lorafleet_jobs.jobqueue.status import load_submission, open_store, store_url

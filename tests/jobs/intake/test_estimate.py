@@ -10,15 +10,10 @@ from lorafleet.config import Recipe, Resources, Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import TEXT, TEXT_ENCODER, TEXT_ENCODER_2, UNET, select
 from lorafleet_jobs.intake.base_size import measure_base
-from lorafleet_jobs.intake.estimate import (
-    LARGEST_PACK,
-    Machine,
-    estimate,
-    job_memory_mib,
-    job_seconds,
-    pack_size,
-    rows_at_once,
-)  # fmt: skip
+from lorafleet_jobs.intake.choose import LARGEST_PACK
+from lorafleet_jobs.intake.estimate import choice_for, estimate, job_seconds
+from lorafleet_jobs.intake.machine import Machine
+from lorafleet_jobs.intake.memory_model import job_memory, rows_at_once
 from lorafleet_jobs.intake.presets import resolve_recipe
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.trainable_state import TrainableState
@@ -58,31 +53,34 @@ def test_parameters_are_counted_exactly(loaded: LoadedBase, keys: dict[str, Any]
     assert SIZE.adapter_parameters(recipe) == sum(parameter.numel() for parameter in learned.parameters())
 
 
+def peak(recipe: Recipe) -> float:
+    return job_memory(recipe, BASE, SIZE).peak
+
+
+def seconds(recipe: Recipe, steps: int = 100) -> float:
+    return job_seconds(recipe, steps, BASE, on_gpu=False)
+
+
 def test_micro_batches_and_class_rows_cost_time_and_memory() -> None:
     plain = resolve_recipe({"batch_size": 2, "steps": 100}, toy=True)
-    step = job_seconds(plain, 200, BASE, CPU) - job_seconds(plain, 100, BASE, CPU)
+    step = seconds(plain, 200) - seconds(plain, 100)
     four = plain.with_changes(gradient_accumulation=4)
-    assert job_seconds(four, 200, BASE, CPU) - job_seconds(four, 100, BASE, CPU) == pytest.approx(4 * step)
+    assert seconds(four, 200) - seconds(four, 100) == pytest.approx(4 * step)
 
     images = plain.with_changes(prior={"mode": "images", "images": "x", "batch_size": 3})
     predict = plain.with_changes(prior={"mode": "predict", "batch_size": 3})
     assert [rows_at_once(recipe) for recipe in (plain, images, predict)] == [2, 5, 5]
     assert rows_at_once(plain.with_changes(prior={"mode": "predict"})) == 4
-    assert job_seconds(images, 100, BASE, CPU) == pytest.approx(
-        job_seconds(plain.with_changes(batch_size=5), 100, BASE, CPU)
-    )
-    assert job_seconds(predict, 100, BASE, CPU) > job_seconds(images, 100, BASE, CPU)
-    assert job_memory_mib(images, BASE, SIZE) == job_memory_mib(plain.with_changes(batch_size=5), BASE, SIZE)
+    assert seconds(images) == pytest.approx(seconds(plain.with_changes(batch_size=5)))
+    assert seconds(predict) > seconds(images)
+    assert peak(images) == peak(plain.with_changes(batch_size=5))
 
 
 def test_what_an_optimizer_keeps_is_counted() -> None:
-    mib = [
-        job_memory_mib(Recipe(optimizer=name, rank=64), BASE, SIZE)
-        for name in ("prodigy", "adamw", "lion", "adamw8bit", "adafactor")
-    ]
+    mib = [peak(Recipe(optimizer=name, rank=64)) for name in ("prodigy", "adamw", "lion", "adamw8bit", "adafactor")]
     assert mib == sorted(mib, reverse=True)
     assert len(set(mib)) == 5
-    assert job_memory_mib(Recipe(ema=0.9, rank=64), BASE, SIZE) > mib[0]
+    assert peak(Recipe(ema=0.9, rank=64)) > mib[0]
 
 
 def jobs_of(count: int, **recipe: Any) -> list[JobSpec]:
@@ -94,19 +92,23 @@ def jobs_of(count: int, **recipe: Any) -> list[JobSpec]:
     return [one] * count
 
 
+def pack_size(jobs: list[JobSpec], machine: Machine, **resources: Any) -> int:
+    return choice_for(jobs, BASE, SIZE, machine, Resources(**resources)).pack
+
+
 def test_a_pack_is_what_was_asked_for_or_what_memory_has_room_for() -> None:
     jobs, roomy = jobs_of(20, batch_size=8), Machine(cpus=2, gpus=0, memory_mib=8192)
-    assert pack_size(jobs, BASE, SIZE, roomy, Resources(pack=5)) == 5
-    assert pack_size(jobs, BASE, SIZE, roomy, Resources(pack=5, lanes=10)) == 2  # every lane finds work
-    assert pack_size(jobs, BASE, SIZE, roomy, Resources()) == LARGEST_PACK
-    tight = Machine(cpus=2, gpus=0, memory_mib=1300)
-    assert 1 < pack_size(jobs, BASE, SIZE, tight, Resources()) < LARGEST_PACK
-    none = Machine(cpus=2, gpus=0, memory_mib=100)
-    assert pack_size(jobs, BASE, SIZE, none, Resources()) == 1
-    assert pack_size([], BASE, SIZE, roomy, Resources()) == 1
+    assert pack_size(jobs, roomy, pack=5) == 5
+    assert pack_size(jobs, roomy, pack=5, lanes=10) == 2  # every lane finds work
+    assert pack_size(jobs, roomy) == LARGEST_PACK
+    assert 1 < pack_size(jobs, Machine(cpus=2, gpus=0, memory_mib=1300)) < LARGEST_PACK
+    assert pack_size(jobs, Machine(cpus=2, gpus=0, memory_mib=100)) == 1
+    assert pack_size(jobs_of(4, workers=2, gradient_accumulation=2), roomy, pack=4) == 1
 
 
 def test_a_pack_needs_more_memory_and_less_time() -> None:
-    one, eight = (estimate(jobs_of(8), BASE, SIZE, CPU, Resources(pack=n)) for n in (1, 8))
+    jobs = jobs_of(8)
+    choices = [choice_for(jobs, BASE, SIZE, CPU, Resources(pack=n)) for n in (1, 8)]
+    one, eight = (estimate(jobs, BASE, SIZE, CPU, Resources(), choice) for choice in choices)
     assert eight.peak_memory_mib > one.peak_memory_mib
     assert eight.seconds < one.seconds

@@ -13,7 +13,10 @@ from lorafleet.config import Manifest, Resources
 from lorafleet_jobs.dataset.doctor import SubjectReport
 from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.subjects import Subject
-from lorafleet_jobs.intake.estimate import Machine, estimate, job_memory_mib, job_seconds, measure_base
+from lorafleet_jobs.intake.base_size import measure_base
+from lorafleet_jobs.intake.estimate import choice_for, estimate, job_seconds
+from lorafleet_jobs.intake.machine import Machine
+from lorafleet_jobs.intake.memory_model import job_memory
 from lorafleet_jobs.intake.plan import Plan, make_plan
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.intake.presets import resolve_points, resolve_recipe
@@ -94,6 +97,23 @@ def test_ids_do_not_depend_on_how_many_workers_share_a_job() -> None:
     assert one(recipe={"gradient_accumulation": 4, "workers": 2}) == one(recipe={"gradient_accumulation": 4})
 
 
+def test_ids_do_not_depend_on_where_activations_are_kept() -> None:
+    found = {
+        one(recipe={"gradient_checkpointing": "auto"}, resources=resources)
+        for resources in ({}, {"gpu_memory_gib": 8}, {"gpu_memory_gib": 80, "pack": 1})
+    }
+    assert found == {one(), one(recipe={"gradient_checkpointing": False})}
+    assert one(recipe={"gradient_checkpointing": True}) not in found  # what is written counts, as it always did
+
+
+def test_what_a_plan_chooses_is_what_its_jobs_are_told() -> None:
+    [job] = plan([report("rex")], recipe={"gradient_checkpointing": "auto"}).jobs
+    assert job.recipe.gradient_checkpointing is False
+    [job] = plan([report("rex")], recipe={"gradient_checkpointing": True}).jobs
+    assert job.recipe.gradient_checkpointing is True
+    assert plan([report("rex", errors=1)]).choice is None
+
+
 def test_ids_change_with_whatever_is_trained() -> None:
     rex = report("rex")
     first, *rest = rex.images
@@ -167,12 +187,17 @@ def test_estimates_grow_with_work_and_shrink_with_lanes() -> None:
     recipe = resolve_recipe({}, toy=True)
     jobs = plan([report(name) for name in "abcd"]).jobs
     steps = jobs[0].steps
-    alone = job_seconds(recipe, steps, BASE, TWO_CORES)
-    assert job_seconds(recipe, 2 * steps, BASE, TWO_CORES) > 1.8 * alone
-    assert job_memory_mib(recipe.with_changes(rank=64), BASE, SIZE) > job_memory_mib(recipe, BASE, SIZE)
-    one_lane, two_lanes, many = (
-        estimate(jobs, BASE, SIZE, TWO_CORES, Resources(lanes=lanes, pack=1)).seconds for lanes in (1, 2, 64)
-    )
+    alone = job_seconds(recipe, steps, BASE, on_gpu=False)
+    assert job_seconds(recipe, 2 * steps, BASE, on_gpu=False) > 1.8 * alone
+    small, large = (job_memory(recipe.with_changes(rank=rank), BASE, SIZE).peak for rank in (16, 64))
+    assert large > small
+
+    def seconds(lanes: int) -> float:
+        resources = Resources(lanes=lanes, pack=1)
+        choice = choice_for(jobs, BASE, SIZE, TWO_CORES, resources)
+        return estimate(jobs, BASE, SIZE, TWO_CORES, resources, choice).seconds
+
+    one_lane, two_lanes, many = map(seconds, (1, 2, 64))
     assert one_lane - two_lanes == pytest.approx(2 * alone, abs=0.2)
     assert many == two_lanes  # two cores run two lanes, whatever the manifest asks for
 
