@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
-from lorafleet_jobs.dataset.findings import Finding, finding
+from lorafleet_jobs.dataset.findings import Finding, finding, some
 from lorafleet_jobs.dataset.open_image import OpenedImage
 
 FEW, MANY = 4, 30
@@ -32,10 +31,20 @@ def about_pictures(good: Sequence[OpenedImage], resolution: int | None) -> Itera
         if max(width, height) > ODD_ASPECT * min(width, height):
             message = f"{opened.file} is {width} x {height}; more than 2:1, the ends will be cut off, crop it yourself"
             yield finding("D009", "warn", message, opened.file)
-    for first, second in combinations(good, 2):
-        if first.looks.pixels == second.looks.pixels:
-            message = f"{second.file} is the same picture as {first.file}; remove one"
-            yield finding("D005", "warn", message, second.file)
-        elif first.looks.is_near(second.looks):
-            message = f"{second.file} is nearly the same picture as {first.file}; different views teach more"
-            yield finding("D006", "warn", message, second.file)
+    for place, one in enumerate(good):
+        yield from _about_likeness(one, good[:place])
+    if layers := [opened.file for opened in good if opened.see_through]:
+        which = "1 picture is" if len(layers) == 1 else f"{len(layers)} pictures are"
+        message = f"{which} transparent in places, where white is trained: {some(layers)}; "
+        yield finding("D033", "info", f"{message}save on another colour if white is not meant", layers[0])
+
+
+def _about_likeness(one: OpenedImage, before: Sequence[OpenedImage]) -> Iterator[Finding]:
+    """That a picture is one of those before it, or nearly: the first of them is told, however many there are."""
+    same = next((other for other in before if other.looks.pixels == one.looks.pixels), None)
+    near = next((other for other in before if other.looks.is_near(one.looks)), None) if same is None else None
+    if same is not None:
+        yield finding("D005", "warn", f"{one.file} is the same picture as {same.file}; remove one", one.file)
+    elif near is not None:
+        message = f"{one.file} is nearly the same picture as {near.file}; different views teach more"
+        yield finding("D006", "warn", message, one.file)
