@@ -1,9 +1,9 @@
-"""One image file: whether it may be opened, and its pixels. Knows formats, limits, orientation, depth and transparency.
+"""One image file: whether it may be opened, and its pixels. Knows limits, orientation, depth and transparency.
 
 `read_picture` is the one place that opens what a user gave: checks, training, masks and evaluation see the same pixels.
 
-Only JPEG, PNG and WEBP are decoded, by what a file holds and not by what it is called. Limits are checked on the
-header, before any pixel is decoded: Pillow alone opens a 9 KiB PNG of 81 megapixels without a word.
+Only the formats of `image_formats` are decoded, by what a file holds and not by what it is called. Limits are checked
+on the header, before any pixel is decoded: Pillow alone opens a 9 KiB PNG of 81 megapixels without a word.
 """
 
 from __future__ import annotations
@@ -23,37 +23,26 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lorafleet.errors import DataError
-from lorafleet_jobs.colours import ADOBE_RGB, to_srgb
+from lorafleet_jobs.colours import ADOBE_RGB, coded_profile, lab_to_srgb, to_srgb
+from lorafleet_jobs.image_formats import READ, coded_colours, declared_sizes, format_of, what_else
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"}
-OTHER_SUFFIXES = {
-    ".heic",
-    ".heif",
-    ".avif",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".jp2",
-    ".jxl",
-    ".tga",
-    ".psd",
-    ".raw",
-    ".dng",
-}
-MAX_BYTES = 25 * 10**6
-MAX_PIXELS = 50 * 10**6
+MAX_BYTES = 100 * 10**6
+"""What 16 bits a channel without compression need at the pixels of most phones."""
+MAX_PIXELS = 65 * 10**6
+"""Phones of 64 megapixels and panoramas are below it."""
 MAX_SIDE = 16384
 _HASH_SIDE = 8
+_OPAQUE = 255
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a channel has."""
 
-# What Pillow's three decoders raise on damaged files.
+# What Pillow's decoders and libheif raise on damaged files.
 _DAMAGE = (
     OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
-    struct.error, zlib.error,
+    RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+_REDUCED, _DNG_VERSION = 254, 50706
+"""Tags of a TIFF: the first page is but a preview; Adobe's raw format."""
 
 
 class OversizeError(DataError):
@@ -83,17 +72,6 @@ class ImageFingerprint:
         return bits <= NEAR_BITS and float(np.abs(self.colours - other.colours).mean()) < 12
 
 
-def sniff(path: Path) -> str | None:
-    """The format by a file's first bytes: "JPEG", "PNG", "WEBP" or None."""
-    with path.open("rb") as stream:
-        head = stream.read(12)
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    return "WEBP" if head[:4] == b"RIFF" and head[8:] == b"WEBP" else None
-
-
 def load_image(path: Path) -> Image.Image:
     """The picture as RGB in sRGB: turned as its EXIF says, converted by its profile, transparency on white.
 
@@ -108,7 +86,7 @@ def load_image(path: Path) -> Image.Image:
 def read_image_bytes(path: Path) -> bytes:
     """A file's bytes; a DataError that continues the file's name, as `decode_image`'s do, if it has too many."""
     if not path.is_file():
-        raise DataError("is not a regular file; give a JPEG, PNG or WEBP")
+        raise DataError(f"is not a regular file; give a {READ}")
     with _damage_as_data_error():
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -126,28 +104,33 @@ class Picture:
     """What its colour profile cannot be used for; continues the file's name."""
     damage: str = ""
     """Beside the pixels; continues the file's name."""
-    frames: int = 1
-    """Of an animation, of which the first is read."""
+    others: str = ""
+    """That there are more pictures in the file than the one that is read; continues the file's name."""
+    see_through: bool = False
+    """Whether some of it is transparent, and lies on white here."""
 
 
 def read_picture(data: bytes) -> Picture:
     """The picture in `data` as RGB in sRGB, by the rules of `load_image`. Raises DataError."""
-    with _damage_as_data_error(), warnings.catch_warnings(record=True) as heard:
+    with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")  # Pillow warns of damage that it reads on behind
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _refuse_oversize(image.width, image.height)
+        with _opened(data) as image:
+            frames = getattr(image, "n_frames", 1)
             image.load()
-            frames = getattr(image, "n_frames", 1) if image.format in ("PNG", "WEBP") else 1  # a JPEG's are previews
+            _refuse_oversize(image.width, image.height)  # a HEIC may turn out another size than it said
             _scale_clear_colour(image, data)
-            profile = _profile(image)
-            picture, problem = _as_rgb(ImageOps.exif_transpose(image), profile)
-    if problem:
+            profile, problem = _profile(image, data)
+            colours, alpha = _apart(ImageOps.exif_transpose(image))
+            picture, unfit = to_srgb(colours, profile)
+    if problem := problem or unfit:
         problem = f"has a colour profile that {problem}; it is read as sRGB, save it as sRGB"
     damage = next((" ".join(str(one.message).split()) for one in heard if one.category is UserWarning), "")
     if damage:
         damage = f"is damaged beside its pixels ({damage}); if it lies on its side, save it anew"
-    return Picture(picture, problem, damage, frames)
+    see_through = alpha is not None and alpha.getextrema() != (_OPAQUE, _OPAQUE)
+    if alpha is not None:
+        picture = _on_white(picture, alpha)
+    return Picture(picture, problem, damage, _others(image.format or "", frames), see_through)
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -157,11 +140,11 @@ def decode_image(data: bytes) -> Image.Image:
 
 def measure_image(data: bytes) -> tuple[int, int]:
     """The height and width of the picture in `data` as `decode_image` gives it, by its header alone."""
-    with _damage_as_data_error(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whatever there is to say was said when the picture was checked
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _refuse_oversize(image.width, image.height)
+        with _opened(data) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            turned = turned and image.format != "TIFF"  # whose size Pillow gives as it will be
             return (image.width, image.height) if turned else (image.height, image.width)
 
 
@@ -182,24 +165,57 @@ def _refuse_oversize(width: int, height: int) -> None:
         raise OversizeError(f"has {megapixels}; at most {MAX_PIXELS // 10**6} are read, save it smaller")
 
 
-def _as_rgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
-    """The picture as RGB on white, and what is wrong with its profile."""
-    colours, alpha = _apart(image)
-    colours, problem = to_srgb(colours, profile)
-    if alpha is None:
-        return colours, problem
-    colours.putalpha(alpha)
-    white = Image.new("RGBA", colours.size, "white")
-    return Image.alpha_composite(white, colours).convert("RGB"), problem
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """The picture in `data`, its header read and within the limits; whatever is raised in it comes as a DataError."""
+    format = format_of(data)  # noqa: A001
+    if format is None:
+        raise DataError(what_else(data))
+    with _damage_as_data_error():
+        for width, height in declared_sizes(data, format):
+            _refuse_oversize(width, height)
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(BytesIO(data), formats=(format,)) as image:
+            _refuse_oversize(image.width, image.height)
+            _refuse_raw(image)
+            yield image
 
 
-def _profile(image: Image.Image) -> bytes | None:
-    """The embedded profile; without one Adobe RGB's, if the camera says by EXIF alone that its colours are these."""
+def _refuse_raw(image: Image.Image) -> None:
+    """Of a TIFF whose name says nothing: cameras' raw formats are TIFFs that begin with a preview."""
+    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    if _DNG_VERSION in tags or tags.get(_REDUCED, 0) == 1:
+        raise DataError("is a RAW file of a camera; export it as JPEG")
+    if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
+        raise DataError("has 32 bits a channel, and nothing says which number is white; export it as JPEG")
+
+
+def _others(format: str, frames: int) -> str:  # noqa: A002
+    if frames < 2 or format in ("JPEG", "MPO"):  # whose others are previews, or the other eye's view
+        return ""
+    if format in ("TIFF", "HEIF"):
+        return f"holds {frames} pictures; only the first is used, save others as files of their own"
+    return f"is an animation of {frames} frames; the first is used, save others as pictures"
+
+
+def _on_white(colours: Image.Image, alpha: Image.Image) -> Image.Image:
+    layer = colours.copy()
+    layer.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _profile(image: Image.Image, data: bytes) -> tuple[bytes | None, str]:
+    """The embedded profile, or that of the numbers by which a format says its colours, and what is wrong with it.
+
+    Without any, Adobe RGB's if the camera says by EXIF alone that its colours are these.
+    """
     embedded = image.info.get("icc_profile")
     if isinstance(embedded, bytes):
-        return embedded
+        return embedded, ""
+    if (codes := coded_colours(data, image.format or "")) is not None:
+        return coded_profile(*codes)
     interoperability = image.getexif().get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-    return ADOBE_RGB if interoperability == "R03" else None  # DCF 2.0, option file
+    return (ADOBE_RGB if interoperability == "R03" else None), ""  # DCF 2.0, option file
 
 
 def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
@@ -214,6 +230,8 @@ def _apart(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
         return image.getchannel("L") if image.mode == "LA" else layer.convert("RGB"), layer.getchannel("A")
     if image.mode in ("L", "RGB", "CMYK"):
         return image, None
+    if image.mode == "LAB":
+        image = lab_to_srgb(image)
     return image.convert("L" if image.mode == "1" else "RGB"), None
 
 
@@ -238,7 +256,7 @@ def _damage_as_data_error() -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as problem:
         raise OversizeError(f"is too large: {problem}; save it smaller") from None
     except UnidentifiedImageError:
-        raise DataError("does not hold a JPEG, PNG or WEBP, whatever its name says; replace it or remove it") from None
+        raise DataError("is damaged or cut short (its header cannot be read); replace it or remove it") from None
     except PermissionError:
         raise DataError("may not be read; check its permissions") from None
     except _DAMAGE as problem:

@@ -21,6 +21,9 @@ ADOBE = np.array(
 P3 = np.array(
     [[0.5151187, 0.2919778, 0.1571035], [0.2411892, 0.6922441, 0.0665668], [-0.0010505, 0.0418791, 0.7840713]]
 )
+BT2020 = np.array(
+    [[0.6734241, 0.1656411, 0.1251286], [0.2790177, 0.6753402, 0.0456377], [-0.0019300, 0.0299784, 0.7973330]]
+)
 D50 = np.array([0.9642, 1.0, 0.8249])
 
 
@@ -99,19 +102,51 @@ LEVELS = np.array([[200, 60, 40], [30, 160, 60], [40, 60, 190], [128, 128, 128],
 BLOCKS = Image.fromarray(np.repeat(np.repeat(LEVELS[None], 16, axis=0), 16, axis=1))
 
 
+CLOSELY: dict[str, dict[str, object]] = {
+    "JPEG": {"quality": 100, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {},
+    "HEIF": {"quality": 100, "chroma": 444}, "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+}  # fmt: skip
+"""Options with which a format changes colours by little."""
+
+
 def middles(image: Image.Image) -> np.ndarray:
     return np.array([image.getpixel((16 * i + 8, 8)) for i in range(len(LEVELS))], dtype=float)
 
 
 @pytest.mark.parametrize(("columns", "gamma"), [(ADOBE, 2.2), (P3, 2.2), (SRGB, 1.8)])
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", list(CLOSELY))
 def test_colours_are_converted_by_their_profile(columns: np.ndarray, gamma: float, format: str) -> None:  # noqa: A002
-    options = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}[format]
-    data = encoded(BLOCKS, format, icc_profile=by_matrix(columns, gamma), **options)
+    data = encoded(BLOCKS, format, icc_profile=by_matrix(columns, gamma), **CLOSELY[format])
     picture = read_picture(data)
     assert picture.profile_problem == picture.damage == ""
-    np.testing.assert_allclose(middles(picture.image), by_hand(LEVELS, columns, gamma), atol=3)
+    np.testing.assert_allclose(
+        middles(picture.image), by_hand(LEVELS, columns, gamma), atol=6 if format == "AVIF" else 3
+    )
     assert np.abs(middles(picture.image) - LEVELS).max() > 15  # as which they were read before
+
+
+def told_by_number(data: bytes, primaries: int, transfer: int) -> bytes:
+    """A HEIC or AVIF that says its colours by other numbers of ITU-T H.273."""
+    start = data.index(b"colrnclx") + 8
+    return data[:start] + struct.pack(">HH", primaries, transfer) + data[start + 4 :]
+
+
+@pytest.mark.parametrize("format", ["HEIF", "AVIF"])
+@pytest.mark.parametrize(("primaries", "columns"), [(1, SRGB), (12, P3), (9, BT2020)])
+def test_colours_that_are_told_by_number(format: str, primaries: int, columns: np.ndarray) -> None:  # noqa: A002
+    picture = read_picture(told_by_number(encoded(BLOCKS, format, **CLOSELY[format]), primaries, 13))
+    assert picture.profile_problem == ""
+    linear = np.where(LEVELS / 255 <= 0.04045, LEVELS / 255 / 12.92, ((LEVELS / 255 + 0.055) / 1.055) ** 2.4)
+    wanted = encoded_srgb(linear @ columns.T @ np.linalg.inv(SRGB).T)
+    np.testing.assert_allclose(middles(picture.image), wanted, atol=3)
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
+def test_brightness_of_hdr_is_told(transfer: int, name: str) -> None:
+    picture = read_picture(told_by_number(encoded(BLOCKS, "AVIF"), 9, transfer))
+    assert picture.profile_problem == (
+        f"has a colour profile that is for HDR ({name}); it is read as sRGB, save it as sRGB"
+    )
 
 
 @pytest.mark.parametrize(("index", "profiled"), [("R03", True), ("R98", False)])

@@ -1,5 +1,7 @@
 """One image file: what is refused before it is decoded, and what its pixels are when it is not."""
 
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -7,11 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from lorafleet.errors import DataError
-from lorafleet_jobs.images import OversizeError, decode_image, load_image, look_at, sniff
+from lorafleet_jobs.images import (
+    MAX_BYTES,
+    OversizeError,
+    decode_image,
+    load_image,
+    look_at,
+    measure_image,
+    read_picture,
+)
 
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF", "BMP", "GIF")
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -38,14 +49,6 @@ def marked() -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
-def test_what_is_read_is_known_by_content(tmp_path: Path, format: str) -> None:  # noqa: A002
-    file = tmp_path / "photo.of-some-kind"
-    file.write_bytes(encoded(noise(), format))
-    assert sniff(file) == format
-    assert (load_image(file).mode, load_image(file).size) == ("RGB", (40, 30))
-
-
 @pytest.mark.parametrize(
     ("orientation", "transpose"),
     [
@@ -58,25 +61,34 @@ def test_what_is_read_is_known_by_content(tmp_path: Path, format: str) -> None: 
         (8, Image.Transpose.ROTATE_270),
     ],
 )
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "HEIF", "AVIF", "TIFF"])
 def test_exif_rotation_is_undone(orientation: int, transpose: Image.Transpose, format: str) -> None:  # noqa: A002
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if format == "WEBP" else {"quality": 95, "subsampling": 0} if format == "JPEG" else {}
-    upright = decode_image(encoded(marked().transpose(transpose), format, exif=exif, **options))
+    data = encoded(marked().transpose(transpose), format, exif=exif.tobytes(), **options)
+    upright = decode_image(data)
     assert upright.size == (40, 20)
+    assert measure_image(data) == (20, 40)
     np.testing.assert_allclose(corners(upright), [RED, BLUE, WHITE, WHITE], atol=12)
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_transparency_lies_on_white(format: str) -> None:  # noqa: A002
     image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     image.paste((0, 0, 255, 255), (0, 0, 4, 8))
     image.paste((0, 0, 0, 128), (0, 4, 4, 8))
-    options = {"lossless": True, "exact": True} if format == "WEBP" else {}
-    found = decode_image(encoded(image, format, **options))
-    assert [found.getpixel(xy) for xy in ((0, 0), (7, 7))] == [BLUE, WHITE]
-    np.testing.assert_allclose(found.getpixel((0, 7)), (127, 127, 127), atol=1)
+    options = {"lossless": True, "exact": True} if format == "WEBP" else {"quality": 100} if format != "PNG" else {}
+    if format == "HEIF":
+        options |= {"chroma": 444}
+    picture = read_picture(encoded(image.resize((64, 64), Image.Resampling.NEAREST), format, **options))
+    corners = [picture.image.getpixel(xy) for xy in ((0, 0), (63, 63), (0, 63))]
+    np.testing.assert_allclose(corners, [BLUE, WHITE, (127, 127, 127)], atol=0 if format in ("PNG", "TIFF") else 4)
+    assert picture.see_through
+
+
+def test_an_alpha_channel_that_hides_nothing_is_no_transparency() -> None:
+    assert not read_picture(encoded(noise().convert("RGBA"), "PNG")).see_through
 
 
 def test_a_transparent_palette_colour_lies_on_white() -> None:
@@ -89,7 +101,38 @@ def test_a_transparent_palette_colour_lies_on_white() -> None:
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
     grey = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
-    assert decode_image(encoded(grey, "PNG")).getpixel((0, 0)) == (128, 128, 128)
+    for format in ("PNG", "TIFF"):  # noqa: A001
+        assert decode_image(encoded(grey, format)).getpixel((0, 0)) == (128, 128, 128)
+
+
+@pytest.mark.parametrize("levels", [(65535, 32768, 0), (513, 1000, 40000)])
+def test_sixteen_bits_a_channel_are_scaled(levels: tuple[int, int, int]) -> None:
+    found = decode_image(png_of_16_bits(levels))
+    np.testing.assert_allclose(found.getpixel((0, 0)), [level / 257 for level in levels], atol=1)
+
+
+def png_of_16_bits(levels: tuple[int, int, int]) -> bytes:
+    """A PNG of 4 x 4 pixels of one colour, 16 bits a channel, which Pillow does not write."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    row = b"\0" + struct.pack(">3H", *levels) * 4
+    head = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(row * 4)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_a_tiff_of_32_bits_a_channel_is_refused(mode: str) -> None:
+    with pytest.raises(DataError, match="has 32 bits a channel, and nothing says which number is white; export it as"):
+        decode_image(encoded(Image.new(mode, (4, 4)), "TIFF"))
+
+
+def test_a_tiff_in_lab_is_read_in_its_colours() -> None:
+    lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    picture = ImageCms.applyTransform(Image.new("RGB", (4, 4), (200, 90, 40)), lab)
+    assert picture is not None
+    np.testing.assert_allclose(decode_image(encoded(picture, "TIFF")).getpixel((0, 0)), (200, 90, 40), atol=4)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "CMYK", "RGBA", "P"])
@@ -101,7 +144,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 def test_a_bomb_is_refused_by_its_header() -> None:
     bomb = encoded(Image.new("1", (9000, 9000)), "PNG")
     assert len(bomb) < 20_000
-    with pytest.raises(OversizeError, match=r"has 81 megapixels \(9000 x 9000\); at most 50 are read, save it smaller"):
+    with pytest.raises(OversizeError, match=r"has 81 megapixels \(9000 x 9000\); at most 65 are read, save it smaller"):
         decode_image(bomb)
 
 
@@ -117,22 +160,16 @@ def test_a_side_beyond_the_limit_is_refused() -> None:
 
 def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "big.jpg").open("wb") as stream:
-        stream.truncate(25_000_001)
-    with pytest.raises(OversizeError, match=r"big.jpg has 25.0 MB; at most 25 are read"):
+        stream.truncate(MAX_BYTES + 1)
+    with pytest.raises(OversizeError, match=r"big.jpg has 100.0 MB; at most 100 are read"):
         load_image(tmp_path / "big.jpg")
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_a_truncated_file_is_refused(format: str) -> None:  # noqa: A002
     data = encoded(noise(200, 200), format)
     with pytest.raises(DataError, match="damaged or cut short"):
         decode_image(data[: len(data) // 2])
-
-
-@pytest.mark.parametrize("data", [b"", b"<html>no</html>", encoded(noise(), "GIF"), encoded(noise(), "TIFF")])
-def test_anything_else_is_refused(data: bytes) -> None:
-    with pytest.raises(DataError, match="does not hold a JPEG, PNG or WEBP"):
-        decode_image(data)
 
 
 def test_the_message_names_the_file(tmp_path: Path) -> None:
@@ -144,7 +181,7 @@ def test_the_message_names_the_file(tmp_path: Path) -> None:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.sampled_from(["JPEG", "PNG", "WEBP"]), st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
+@given(st.sampled_from(FORMATS), st.integers(0, 10**6), st.binary(min_size=1, max_size=8))
 def test_damage_is_a_picture_or_a_data_error(format: str, place: int, junk: bytes) -> None:  # noqa: A002
     data = bytearray(encoded(noise(), format))
     place %= len(data)

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from lorafleet_jobs.dataset.findings import Finding, finding
+from lorafleet_jobs.dataset.findings import Finding, finding, some
 from lorafleet_jobs.dataset.open_image import OpenedImage
 from lorafleet_jobs.dataset.similar import similar_groups
 
 FEW, MANY = 4, 30
 ODD_ASPECT = 2.0
-LISTED = 4
-"""Names in a message before the rest is counted."""
 
 
 def about_count(good: Sequence[OpenedImage]) -> Iterator[Finding]:
@@ -36,6 +34,10 @@ def about_pictures(good: Sequence[OpenedImage], resolution: int | None) -> Itera
             message = f"{opened.file} is {width} x {height}; more than 2:1, the ends will be cut off, crop it yourself"
             yield finding("D009", "warn", message, opened.file)
     yield from _about_alike(good)
+    if layers := [opened.file for opened in good if opened.see_through]:
+        which = "1 picture is" if len(layers) == 1 else f"{len(layers)} pictures are"
+        message = f"{which} transparent in places, where white is trained: {some(layers)}; "
+        yield finding("D033", "info", f"{message}save on another colour if white is not meant", layers[0])
 
 
 def _about_alike(good: Sequence[OpenedImage]) -> Iterator[Finding]:
@@ -45,23 +47,14 @@ def _about_alike(good: Sequence[OpenedImage]) -> Iterator[Finding]:
         same[opened.looks.pixels].append(opened)
     for first, *others in same.values():
         if others:
-            message = f"{_listed(others)} {_are(others)} the same picture as {first.file}; keep one of them"
+            message = f"{_are(others)} the same picture as {first.file}; keep one of them"
             yield finding("D005", "warn", message, others[0].file)
     different = [group[0] for group in same.values()]
     for group in similar_groups([opened.looks for opened in different]):
         first, *others = [different[i] for i in group]
-        message = (
-            f"{_listed(others)} {_are(others)} nearly the same picture as {first.file}; different views teach more"
-        )
+        message = f"{_are(others)} nearly the same picture as {first.file}; different views teach more"
         yield finding("D006", "warn", message, others[0].file)
 
 
-def _listed(images: Sequence[OpenedImage]) -> str:
-    names = [opened.file for opened in images]
-    if len(names) > LISTED:
-        return f"{', '.join(names[:LISTED])} and {len(names) - LISTED} more"
-    return f"{', '.join(names[:-1])} and {names[-1]}" if names[1:] else names[0]
-
-
 def _are(images: Sequence[OpenedImage]) -> str:
-    return "are" if len(images) > 1 else "is"
+    return f"{some([opened.file for opened in images])} {'are' if len(images) > 1 else 'is'}"

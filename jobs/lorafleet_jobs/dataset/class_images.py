@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.config import Recipe
-from lorafleet_jobs.dataset.findings import Finding, finding
+from lorafleet_jobs.dataset.findings import Finding, finding, some
 from lorafleet_jobs.dataset.listing import Listing, list_folder
 from lorafleet_jobs.dataset.open_image import OpenedImage, is_utf8, open_image
 from lorafleet_jobs.dataset.paths import absolute
+from lorafleet_jobs.image_formats import READ
 from lorafleet_jobs.jobspec import ClassImages, ImageSpec
 
 
@@ -46,7 +47,7 @@ class ClassFolder:
             for one in o.notes
         ]
         if not good:
-            message = f"no readable image in prior.images {written!r}; put JPEG, PNG or WEBP files of the class there"
+            message = f"no readable image in prior.images {written!r}; put {READ} files of the class there"
             findings.append(_finding("error", message))
         findings += _left_out(written, listing)
         return cls(written, ClassImages(folder=str(folder), images=good) if good else None, tuple(findings))
@@ -69,10 +70,11 @@ def _named(recipes: Sequence[Recipe]) -> list[str]:
 
 def _left_out(written: str, listing: Listing) -> list[Finding]:
     """What in the folder is no class image, by name."""
-    rest = [*listing.leftovers, *listing.hidden, *listing.others, *listing.masks.values(), *listing.folders]
+    kinds = (listing.raws, listing.videos, listing.leftovers, listing.hidden, listing.others, listing.folders)
+    rest = [*(path for kind in kinds for path in kind), *listing.masks.values()]
     if not rest:
         return []
-    names = ", ".join(path.name for path in sorted(rest))
+    names = some([path.name for path in sorted(rest)])
     return [finding("D028", "info", f"prior.images {written!r}: left out as no images of the class: {names}")]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lorafleet.config import Manifest
-from lorafleet_jobs.dataset.about_folders import about_left_out, about_nothing, about_place
+from lorafleet_jobs.dataset.about_folders import about_left_out, about_name, about_nothing, about_place
 from lorafleet_jobs.dataset.about_images import about_count, about_pictures
 from lorafleet_jobs.dataset.about_texts import Texts, about_captions, about_idle, about_lengths, about_words
 from lorafleet_jobs.dataset.captions import read_captions
@@ -77,7 +77,7 @@ def check(
 
 
 def _examine(subject: Subject, needs: Needs, adapters: Collection[str]) -> SubjectReport:
-    findings = [*about_words(subject, needs.texts, adapters)]
+    findings = [*about_words(subject, needs.texts, adapters), *about_name(subject)]
     missing = about_place(subject)
     if missing is not None or subject.folder is None:
         return SubjectReport(subject, findings=(*findings, *([missing] if missing else [])))

@@ -10,13 +10,14 @@ D009  odd aspect                      subjects                 D026  class image
                                 D019  name taken or unusable   D027  profile or EXIF unreadable
 D028  files left out            D030  captions not used
 D029  long captions             D031  captions joined or guessed
+D032  folder named for kohya    D033  transparency on white
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
@@ -26,6 +27,8 @@ from lorafleet.console import one_line
 
 Level = Literal["error", "warn", "info"]
 Line = Annotated[str, BeforeValidator(one_line)]
+SHOWN = 8
+"""Names that one finding lists; it counts the others."""
 _TRIGGER = re.compile(r"<([^<>/]+)(/TOK\d*)?>")
 
 
@@ -49,6 +52,16 @@ def reserved_text(text: str, adapters: Collection[str] = ()) -> str | None:
         if match[1] in adapters:
             return match[0]
     return next((c for c in text if unicodedata.category(c) == "Cc" and not c.isspace()), None)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are.
+
+    >>> some([f"{n}.jpg" for n in range(20)])
+    '0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg, 6.jpg, 7.jpg and 12 more'
+    """
+    shown = ", ".join(names[:SHOWN])
+    return f"{shown} and {len(names) - SHOWN} more" if len(names) > SHOWN else shown
 
 
 def finding(id: str, level: Level, message: str, file: str | None = None) -> Finding:  # noqa: A002

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
-from lorafleet_jobs.images import OTHER_SUFFIXES, SUFFIXES
+from lorafleet_jobs.image_formats import OTHER_SUFFIXES, SUFFIXES
 
 
 class ImageNames:

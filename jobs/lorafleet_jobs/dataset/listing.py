@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lorafleet_jobs.images import OTHER_SUFFIXES, SUFFIXES, sniff
+from lorafleet_jobs.image_formats import OTHER_SUFFIXES, RAW_SUFFIXES, SUFFIXES, VIDEO_SUFFIXES, sniff
 
 SYSTEM_FILES = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "icon\r"})
 SYSTEM_FOLDERS = frozenset(
@@ -28,7 +28,11 @@ class Listing:
 
     folder: Path
     images: tuple[Path, ...]
-    """JPEG, PNG or WEBP by content, or any image by name: a suffix makes a claim, whatever is inside."""
+    """Of a format that is read by content, or any image by name: a suffix makes a claim, whatever is inside."""
+    raws: tuple[Path, ...]
+    """What cameras write before a picture is made of it, by name."""
+    videos: tuple[Path, ...]
+    """By name, those of Live Photos among them."""
     others: tuple[Path, ...]
     """Captions, and whatever else."""
     leftovers: tuple[Path, ...]
@@ -47,15 +51,19 @@ def list_folder(folder: Path) -> Listing:
     folders = [path for path in seen if path.is_dir()]
     files = [path for path in seen if not path.is_dir()]
     leftovers = [path for path in files if is_leftover(path.name)]
-    claims = [path for path in files if not is_leftover(path.name) and _claims(path)]
+    raws = [path for path in files if path.suffix.lower() in RAW_SUFFIXES]
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+    told = {*leftovers, *raws, *videos}
+    claims = [path for path in files if path not in told and _claims(path)]
     stems = {path.stem for path in claims}
     mask_like = {path for path in claims if path.stem.endswith("-mask") and path.stem.removesuffix("-mask") in stems}
     masks = _by_image(mask_like)
     images = [path for path in claims if path not in mask_like]
-    taken = {*leftovers, *images, *masks.values()}
+    taken = {*told, *images, *masks.values()}
     others = [path for path in files if path not in taken]
     return Listing(
-        folder, tuple(images), tuple(others), tuple(leftovers), tuple(hidden), tuple(folders), masks
+        folder, tuple(images), tuple(raws), tuple(videos), tuple(others), tuple(leftovers), tuple(hidden),
+        tuple(folders), masks,
     )  # fmt: skip
 
 

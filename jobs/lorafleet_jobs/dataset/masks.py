@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lorafleet_jobs.dataset.findings import Finding, error, finding
+from lorafleet_jobs.dataset.findings import Finding, error, finding, some
 from lorafleet_jobs.dataset.listing import Listing
 from lorafleet_jobs.dataset.open_image import OpenedImage, open_image
 from lorafleet_jobs.images import ImageFingerprint
@@ -24,7 +24,7 @@ def read_masks(
         message = "masked_loss is set, but no image has a mask; add name-mask.png beside name.png, or leave it out"
         findings.append(error("D025", message))
     if idle := [mask.name for mask in listing.masks.values() if mask not in beside.values()]:
-        message = f"masks not used, their images are not trained on: {', '.join(idle)}"
+        message = f"masks not used, their images are not trained on: {some(idle)}"
         findings.append(finding("D025", "info", message))
     masks: dict[str, MaskSpec] = {}
     for image in images:
@@ -65,5 +65,5 @@ def _problem(mask: OpenedImage, image: OpenedImage) -> Finding | None:
 
 def _unused(names: Sequence[str]) -> Finding:
     """Of masks that no recipe asks for."""
-    count = f"{len(names)} mask{'s' * (len(names) > 1)} not used ({', '.join(names)})"
+    count = f"{len(names)} mask{'s' * (len(names) > 1)} not used ({some(names)})"
     return finding("D025", "info", f"{count}; set masked_loss: 0 in the recipe to train on what is white")

@@ -22,6 +22,8 @@ class OpenedImage:
     looks: ImageFingerprint
     black: bool
     """All of it: as a mask it shows nothing."""
+    see_through: bool = False
+    """Whether some of it is transparent."""
     notes: tuple[Finding, ...] = ()
     """What the file says beside its pixels and could not be followed."""
 
@@ -46,10 +48,10 @@ def open_image(folder: Path, file: Path) -> OpenedImage | Finding:
         notes.append(finding("D027", "warn", f"{name} {picture.profile_problem}", name))
     if picture.damage:
         notes.append(finding("D027", "info", f"{name} {picture.damage}", name))
-    if picture.frames > 1:
-        message = f"{name} is an animation of {picture.frames} frames; the first is used, save others as pictures"
-        notes.append(finding("D028", "info", message, name))
-    return OpenedImage(name, hashlib.sha256(data).hexdigest(), look_at(picture.image), black, tuple(notes))
+    if picture.others:
+        notes.append(finding("D028", "info", f"{name} {picture.others}", name))
+    sha256, looks = hashlib.sha256(data).hexdigest(), look_at(picture.image)
+    return OpenedImage(name, sha256, looks, black, picture.see_through, tuple(notes))
 
 
 def is_utf8(text: str) -> bool:

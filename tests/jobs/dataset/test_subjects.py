@@ -90,7 +90,7 @@ def test_a_damaged_mask_stops_its_subject_only_where_masks_are_used(tmp_path: Pa
     (tmp_path / "rex" / "1-mask.png").write_bytes(b"<html>")
     [(code, level, said)] = found(path)
     assert (code, level) == ("D002", "error")
-    assert said.startswith("1-mask.png does not hold a JPEG, PNG or WEBP")
+    assert said.startswith("1-mask.png does not hold a JPEG, PNG, WEBP,")
     path.write_text(path.read_text().replace(MASKED, "{}"))
     assert [(code, level) for code, level, _ in found(path)] == [("D025", "info")]
 
