@@ -4,7 +4,6 @@ import threading
 from contextlib import ExitStack
 
 import pytest
-import torch
 
 from lorafleet.errors import RequestError, UnreachableError
 from lorafleet_serve.engine.engine import StepEngine
@@ -78,10 +77,10 @@ def test_a_stage_s_failure_is_one_request_s(fresh, hook, part):
     def fail(_):
         if not first:
             first.append(None)
-            raise torch.OutOfMemoryError("no memory for this one")
+            raise RuntimeError("no kernel for this one")
 
     hook(parts(fresh)[part], fail)
-    with pytest.raises(torch.OutOfMemoryError, match="for this one"):
+    with pytest.raises(RuntimeError, match="for this one"):
         fresh.submit(GenerateRequest(f"unlucky in {part}", 2, steps=2)).result(60)
     again = fresh.submit(GenerateRequest("fine", 1, steps=3))
     assert again.result(60).image.tobytes() == alone

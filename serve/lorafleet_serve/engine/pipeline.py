@@ -7,6 +7,8 @@ which rows step when. Three threads may use it at once, each its own modules: `c
 
 from __future__ import annotations
 
+import gc
+import logging
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -27,6 +29,7 @@ from lorafleet_serve.adapters.layout import ColumnLayout
 from lorafleet_serve.engine.prompts import join_vectors
 from lorafleet_serve.engine.rows import RowNoise
 
+log = logging.getLogger(__name__)
 PROMPT_CACHE = 64
 """How many encoded prompts are kept."""
 ScaledAdapter = tuple[Adapter, float]
@@ -140,11 +143,25 @@ class Pipeline:
 
     def decode(self, x: Tensor) -> Image.Image:
         """The image of one latent [1, c, h, w], rounded as diffusers' VaeImageProcessor does; NonFiniteError."""
-        pixels = self.loaded.decode(x)[0]
+        pixels = self._decoded(x)
         if not torch.isfinite(pixels).all():
             raise NonFiniteError("the decoded image is not finite; lower the adapter scales or the guidance scale")
         levels = (pixels * 255).round().to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
+
+    def _decoded(self, x: Tensor) -> Tensor:
+        """The pixels [3, h, w] of a latent. Where memory is short, once more without what the allocator keeps.
+
+        All steps of an image are done by then, and what filled the device may be a neighbour's step.
+        """
+        try:
+            return self.loaded.decode(x)[0]
+        except torch.OutOfMemoryError as problem:
+            log.warning("an image is decoded again: %s", first_line(problem))
+        gc.collect()  # outside the handler, whose traceback keeps the failed call's tensors
+        if self.loaded.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return self.loaded.decode(x)[0]
 
 
 def _identity(adapter: Adapter, scale: float) -> TextIdentity:

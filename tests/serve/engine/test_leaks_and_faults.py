@@ -255,3 +255,17 @@ def test_tokens_of_one_name_are_each_request_s_own(engine, tools, tmp_path):
     plain = [image(engine, GenerateRequest("a photo of <same>", 5, steps=4)) for _ in range(2)]
     assert plain[0].tobytes() == plain[1].tobytes()
     assert not near(plain[0], alone[1])
+
+
+def test_a_finished_image_survives_a_moment_without_memory_for_its_decoding(engine, monkeypatch):
+    whole, decode, calls = image(engine, asked()), engine.model.loaded.decode, []
+
+    def short_of_memory(x):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("a neighbour's step took it")
+        return decode(x)
+
+    monkeypatch.setattr(engine.model.loaded, "decode", short_of_memory)  # memory cannot run out here
+    assert image(engine, asked()) == whole
+    assert len(calls) == 2
