@@ -13,7 +13,7 @@ from lorafleet.console import note, one_line, out, print_json
 from lorafleet_jobs.intake.choose import gib
 from lorafleet_jobs.intake.memory_refusal import memory_note
 from lorafleet_jobs.intake.prepare import examine, prepare
-from lorafleet_jobs.intake.warning_lines import loud_findings, warning_lines
+from lorafleet_jobs.intake.warning_lines import grouped, loud_findings, warning_lines
 from lorafleet_jobs.jobqueue.asha import Halving, share
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _show_reports(reports: Sequence[SubjectReport]) -> None:
     for report in reports:
         state = Text("cannot train", "red") if report.errors else Text("ready", "green")
         table.add_row(Text(one_line(report.name)), str(len(report.images)), state)
-        for finding in report.findings:
+        for finding in grouped(report.findings):
             level = Text(finding.level, _COLOURS[finding.level])
             table.add_row("", "", level, finding.id, Text(finding.message))
     out.print(table)

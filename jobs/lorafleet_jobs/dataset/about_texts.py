@@ -8,13 +8,11 @@ from dataclasses import dataclass
 
 from lorafleet.limits import MAX_CHUNKS
 from lorafleet_jobs.dataset.captions import Captions
-from lorafleet_jobs.dataset.findings import Finding, error, finding, reserved_text
+from lorafleet_jobs.dataset.findings import Finding, error, finding, reserved_text, some
 from lorafleet_jobs.dataset.subjects import Subject
 from lorafleet_jobs.dataset.token_counts import Counter
 from lorafleet_jobs.jobspec import ImageSpec
 
-SHOWN = 5
-"""Texts that are told one by one where nothing is lost of them."""
 _TOKEN = re.compile(r"\bTOK\b")
 
 
@@ -54,7 +52,7 @@ def about_words(subject: Subject, texts: Texts, adapters: Collection[str]) -> It
 def about_idle(captions: Captions, used: Collection[str]) -> Iterator[Finding]:
     """Captions of images that cannot be read and are left out themselves."""
     if idle := [f"{image} ({source})" for image, source in captions.sources.items() if image not in used]:
-        message = f"captions not used, their images are not trained on: {', '.join(idle)}"
+        message = f"captions not used, their images are not trained on: {some(idle)}"
         yield finding("D030", "info", message)
 
 
@@ -90,14 +88,26 @@ def about_lengths(subject: Subject, images: Sequence[ImageSpec], texts: Texts) -
     long = {what: text for what, text in texts_by_name.items() if not counter.surely_fits(text, texts.learned)}
     chunks = {what: counter.chunks(text, texts.learned) for what, text in long.items()}
     if beyond := [what for what, count in chunks.items() if count > MAX_CHUNKS]:
-        sizes = ", ".join(f"{what} ({counter.tokens(long[what], texts.learned)} tokens)" for what in beyond)
+        sizes = some([f"{what} ({counter.tokens(long[what], texts.learned)} tokens)" for what in beyond])
         message = f"too long to be trained or asked for: {sizes}; shorten to at most {MAX_CHUNKS * counter.room} tokens"
         yield error("D029", message)
     several = {what: count for what, count in chunks.items() if 1 < count <= MAX_CHUNKS}
     if several:
-        verb, first = ("is" if len(several) == 1 else "are"), ", ".join(list(several)[:SHOWN])
-        more = f" and {len(several) - SHOWN} more" if len(several) > SHOWN else ""
+        verb = "is" if len(several) == 1 else "are"
         chunked = f"longer than {counter.room} tokens and trained in up to {max(several.values())} chunks"
-        message = f"{len(several)} of {len(texts_by_name)} texts {verb} {chunked}, which takes longer: {first}{more}; "
-        message += "shorten what need not be so long"
-        yield finding("D029", "warn", message)
+        message = f"{len(several)} of {len(texts_by_name)} texts {verb} {chunked}, which takes longer: "
+        yield finding("D029", "warn", f"{message}{some(list(several))}; shorten what need not be so long")
+        yield from _about_late_words(counter, texts.learned, {what: long[what] for what in several})
+
+
+def _about_late_words(counter: Counter, learned: int, long: dict[str, str]) -> Iterator[Finding]:
+    """Texts whose learned word is first named behind the first chunk.
+
+    Every chunk is trained, but the pooled embedding, the half of SDXL's conditioning that says what the whole picture
+    is, is the first chunk's.
+    """
+    if late := [what for what, text in long.items() if (counter.first_chunk(text, learned) or 1) > 1]:
+        verb = "names" if len(late) == 1 else "name"
+        message = f"{len(late)} of the long texts {verb} TOK only after the first {counter.room} tokens: {some(late)}; "
+        message += "it is trained there, but not in the pooled embedding, which sees the first chunk alone: name it "
+        yield finding("D029", "warn", f"{message}sooner")

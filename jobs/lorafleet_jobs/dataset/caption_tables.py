@@ -18,10 +18,12 @@ from lorafleet_jobs.dataset.findings import Finding, Level
 
 FILE_COLUMN = "file_name"
 CAPTION_COLUMNS = ("prompt", "caption", "text")
-"""Any of these is the caption where it is the only one of them, and the manifest names no other."""
-_FILE_ALIASES = ("file_name", "filename", "file", "image")
+"""The first of these that is there is the caption, where the manifest names no other."""
+_TAGS = "tags"
+"""Beside an image: a list of words, where there is no caption."""
+_FILE_ALIASES = ("file_name", "filename", "file", "image", "path", "image_path", "file_path", "image_file", "filepath")
 _DELIMITERS = ",;\t|"
-_SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?(?:\r\n?|\n)', re.IGNORECASE)
 """Excel's own first line."""
 
 
@@ -67,32 +69,45 @@ def read_table(name: str, text: str, column: str, is_image: Callable[[str], bool
     chosen = _choose(table, columns, column) if columns else None
     if chosen is not None:
         table.rows = [CaptionRow(line, row.get(chosen[0]), row.get(chosen[1])) for line, row in numbered]
-        if unused := [str(key) or "(unnamed)" for key in columns if key not in chosen]:
+        doubles = [key for key in columns if key not in chosen and _plain(key) in CAPTION_COLUMNS]
+        if doubles and _plain(chosen[1]) in CAPTION_COLUMNS:
+            others = ", ".join(map(str, doubles))
+            message = f"{name} has several columns of captions; {chosen[1]!r} is used, not {others}; "
+            table.add("D030", "warn", f"{message}set caption_column to choose another")
+        else:
+            doubles = []
+        if unused := [str(key) or "(unnamed)" for key in columns if key not in (*chosen, *doubles)]:
             table.add("D030", "info", f"{name} has columns that are not used: {', '.join(unused)}")
     return table
 
 
 def caption_of(document: object, column: str) -> tuple[str | None, list[str]]:
-    """The caption in one image's JSON and the keys beside it; None where there is none, or more than one can be it."""
+    """The caption in one image's JSON and the keys beside it; None where there is none.
+
+    Where there are only tags, they are the caption, with commas between them.
+    """
     if isinstance(document, str):
         return document, []
     if not isinstance(document, dict):
         return None, []
-    key = caption_column([key for key in document if isinstance(document[key], str)], column)
+    said = {key: value for key, value in document.items() if isinstance(value, str) and _plain(key) != _TAGS}
+    tags = {key: _tags(value) for key, value in document.items() if _plain(key) == _TAGS}
+    key = caption_column(said, column)
+    if (key is None or not said[key].strip()) and _plain(column) in (*CAPTION_COLUMNS, _TAGS):
+        key = next((one for one in tags if tags[one]), key)
     if key is None:
         return None, []
-    return document[key], [str(one) for one in document if one != key]
+    return {**said, **tags}[key], [str(one) for one in document if one != key]
 
 
 def caption_column(columns: Iterable[Any], column: str) -> Any | None:
     """Which of the columns holds captions, whatever the case of its letters."""
     columns_there = list(columns)
-    for wanted in (column, *([None] if column in CAPTION_COLUMNS else [])):
-        words = (wanted,) if wanted is not None else CAPTION_COLUMNS
+    for wanted in dict.fromkeys((column, *(CAPTION_COLUMNS if column in CAPTION_COLUMNS else ()))):
         found = [key for key in columns_there if key == wanted] or [
-            key for key in columns_there if _plain(key) in map(_plain, words)
+            key for key in columns_there if _plain(key) == _plain(wanted)
         ]
-        if len(found) == 1:
+        if found:
             return found[0]
     return None
 
@@ -115,6 +130,12 @@ def _columns(columns: Sequence[Any], column: str) -> tuple[Any | None, Any | Non
     if caption is None and column in CAPTION_COLUMNS and len(rest) == 1:
         caption = rest[0]
     return file, caption
+
+
+def _tags(value: object) -> str:
+    """Tags as one line; "" if they are neither words nor a line of them."""
+    words = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return ", ".join(words) if all(isinstance(word, str) for word in words) else ""
 
 
 def _plain(key: object) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lorafleet_jobs.dataset.caption_tables import CaptionRow, Table, caption_of, lines, read_table
-from lorafleet_jobs.dataset.findings import Finding, Level, reserved_text
+from lorafleet_jobs.dataset.findings import Finding, Level, reserved_text, some
 from lorafleet_jobs.dataset.image_names import ImageNames
 from lorafleet_jobs.dataset.text_files import UnusableTextError, read_text
 
@@ -73,7 +73,7 @@ def read_captions(
     listed = reader.table(tables)
     if lost := [image for image, caption in listed.items() if caption.text and _differs(beside.get(image), caption)]:
         reader.captions.add(
-            "D030", "warn", f"{tables[0]}: its captions of {', '.join(lost)} are not used, each has a file of its own"
+            "D030", "warn", f"{tables[0]}: its captions of {some(lost)} are not used, each has a file of its own"
         )
     reader.tell_guessed()
     by_image = {**beside, **listed, **{image: caption for image, caption in beside.items() if caption.text}}
@@ -104,11 +104,11 @@ def _keep(captions: Captions, by_image: dict[str, _Caption], adapters: Collectio
         elif caption.text:
             captions.by_file[image], captions.sources[image] = caption.text, caption.source
     if empty := [f"{image} ({caption.source})" for image, caption in by_image.items() if not caption.text]:
-        captions.add("D010", "info", f"the captions of {', '.join(empty)} are empty; the instance prompt stands in")
+        captions.add("D010", "info", f"the captions of {some(empty)} are empty; the instance prompt stands in")
     if joined := [
         f"{image} ({caption.source})" for image, caption in by_image.items() if caption.several_lines and caption.text
     ]:
-        message = f"{', '.join(joined)}: a caption of several lines was joined to one; keep one line if it was several"
+        message = f"{some(joined)}: a caption of several lines was joined to one; keep one line if it was several"
         captions.add("D031", "info", message)
 
 
@@ -168,17 +168,17 @@ class _Reader:
         self.captions.files |= {*unread, *strangers}
         if unread:
             verb = "files look like captions and are" if len(unread) > 1 else "file looks like a caption and is"
-            message = f"{len(unread)} {verb} not read: {', '.join(unread)}; write captions as name.txt beside name.jpg"
+            message = f"{len(unread)} {verb} not read: {some(unread)}; write captions as name.txt beside name.jpg"
             self.captions.add("D030", "warn", message, unread[0])
         if strangers:
             verb = "belong to no image and are" if len(strangers) > 1 else "belongs to no image and is"
-            message = f"{', '.join(strangers)} {verb} not used; name a caption after its image, a.txt for a.jpg"
+            message = f"{some(strangers)} {verb} not used; name a caption after its image, a.txt for a.jpg"
             self.captions.add("D030", "warn", message, strangers[0])
 
     def tell_guessed(self) -> None:
         """Notes the files whose encoding was guessed."""
         if self.guessed:
-            message = f"{', '.join(self.guessed)}: not UTF-8, read as Windows-1252; save as UTF-8 if letters are wrong"
+            message = f"{some(self.guessed)}: not UTF-8, read as Windows-1252; save as UTF-8 if letters are wrong"
             self.captions.add("D031", "warn", message, self.guessed[0])
 
     def _text(self, name: str) -> str | None:
@@ -247,7 +247,7 @@ class _Reader:
             )
             table.add("D022", "error", message)
             return
-        files = ", ".join(repr(row.file) for row in strangers)
+        files = some([repr(row.file) for row in strangers])
         which = "which is no image" if len(strangers) == 1 else "which are no images"
         ignored = "the line is ignored" if len(strangers) == 1 else "the lines are ignored"
         verb = "names" if len(strangers) == 1 else "name"

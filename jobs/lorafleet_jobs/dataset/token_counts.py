@@ -44,6 +44,15 @@ class Counter:
         """How often the encoders are asked for a text; learned tokens of one word are never cut in two."""
         return max(_filled(units, self.room) for units in self._units(text, learned))
 
+    def first_chunk(self, text: str, learned: int) -> int | None:
+        """In which chunk, from 1, a TOK of a text is first named, by the encoder that comes to it later; None: none.
+
+        Where no tokens are learned, TOK is a plain word and this is None.
+        """
+        if not learned or (found := _LEARNED.search(text)) is None:
+            return None
+        return self.chunks(text[: found.end()], learned)
+
     def surely_fits(self, text: str, learned: int) -> bool:
         """Whether a text fits into one chunk however badly it is cut into tokens: no token is less than a byte."""
         size = len(unicodedata.normalize("NFC", text).lower().encode("utf-8", "replace"))

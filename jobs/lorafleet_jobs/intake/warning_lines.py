@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from lorafleet_jobs.dataset.doctor import SubjectReport
-from lorafleet_jobs.dataset.findings import Finding
+from lorafleet_jobs.dataset.findings import Finding, some
 
+_PARTICULAR = re.compile(r"\S*[\d.']\S*")
+"""Words that are file names, numbers or quoted."""
 EACH = 3
 """Findings of one id that are told one by one; of more the first is told and the others counted."""
 
@@ -31,6 +34,29 @@ def loud_findings(reports: Sequence[SubjectReport]) -> list[dict[str, object]]:
         for finding in report.findings
         if finding.level != "info"
     ]
+
+
+def grouped(findings: Sequence[Finding]) -> list[Finding]:
+    """Findings in their order; of more than a few that say the same of many files the first, and the others' files."""
+    by_kind: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        by_kind.setdefault(_kind(finding), []).append(finding)
+    shown = []
+    for finding in findings:
+        alike = by_kind[_kind(finding)]
+        if len(alike) <= EACH or finding.file is None:
+            shown.append(finding)
+        elif finding is alike[0]:
+            files = some([str(one.file) for one in alike[1:]])
+            more = f" (and {len(alike) - 1} more of {finding.id}: {files}; --json tells each)"
+            shown.append(finding.with_changes(message=finding.message + more))
+    return shown
+
+
+def _kind(finding: Finding) -> tuple[str, ...]:
+    """What a finding says, without the names and numbers in it."""
+    words = _PARTICULAR.sub("", finding.message.replace(finding.file or "", ""))
+    return finding.id, finding.level, words if finding.file is not None else finding.message
 
 
 def _told(report: SubjectReport) -> list[Finding]:

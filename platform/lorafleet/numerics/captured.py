@@ -85,9 +85,7 @@ class CapturedCalls:
             gc.collect()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
-        log.warning(
-            "a step of this shape cannot be recorded (%s); it is called anew each time, which is slower", problem
-        )
+        log.warning("a step of this shape cannot be recorded (%s); it is called each time, which is slower", problem)
         return False
 
     def _problem(self, key: Hashable, function: Function, inputs: Inputs) -> str | None:

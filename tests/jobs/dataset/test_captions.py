@@ -38,6 +38,12 @@ def said(result: Captions) -> str:
         {"a.json": '{"caption": "a TOK dog"}'},
         {"a.jpg.json": '{"Prompt": "a TOK dog"}'},
         {"a.json": '"a TOK dog"'},
+        {"a.json": '{"tags": "a TOK dog"}'},
+        {"a.json": '{"Tags": ["a TOK dog"]}'},
+        {"metadata.csv": "path,text\na.jpg,a TOK dog\n"},
+        {"metadata.csv": "Image;Caption\na.jpg;a TOK dog\n"},
+        {"metadata.csv": "filename|TEXT\na.jpg|a TOK dog\n".encode("utf-16")},
+        {"metadata.jsonl": '{"path": "img/a.jpg", "caption": "a TOK dog"}'},
         {"a.txt": "\ufeffa TOK dog\r\n"},
         {"a.txt": "a TOK dog".encode("utf-16")},
         {"a.txt": "a TOK dog".encode("utf-16-le")},
@@ -130,8 +136,6 @@ def test_two_images_that_differ_by_their_suffix_share_a_file_and_by_case_do_not(
     [
         ({"metadata.jsonl": '{"file_name": "a.jpg", "x": "TOK", "y": ""}'}, "D021", "error",
          "metadata.jsonl has no column 'prompt', only file_name, x, y; set caption_column"),
-        ({"metadata.jsonl": '{"file_name": "a.jpg", "text": "TOK", "caption": ""}'}, "D021", "error",
-         "no column 'prompt', only file_name, text, caption"),
         ({"metadata.csv": "name,prompt\na,b\n"}, "D021", "error",
          "metadata.csv has no column 'file_name', only name, prompt; add it"),
         ({"metadata.csv": "a.jpg,a TOK dog\nb.jpg,x\n"}, "D021", "error",
@@ -181,8 +185,12 @@ def test_what_cannot_be_used_is_an_error(tmp_path: Path, files: Files, id: str, 
         ({"metadata.csv": "file_name,prompt,x,y\na.jpg,TOK,1,2\n"}, "TOK", ("D030", "info"),
          "metadata.csv has columns that are not used: x, y"),
         ({"metadata.csv": ",file_name,prompt\n0,a.jpg,TOK\n"}, "TOK", ("D030", "info"), "not used: (unnamed)"),
-        ({"metadata.jsonl": '{"file_name": "a.jpg", "prompt": "TOK", "text": "more"}'}, "TOK", ("D030", "info"),
-         "metadata.jsonl has columns that are not used: text"),
+        ({"metadata.jsonl": '{"file_name": "a.jpg", "prompt": "TOK", "text": "more"}'}, "TOK", ("D030", "warn"),
+         "metadata.jsonl has several columns of captions; 'prompt' is used, not text; set caption_column to choose"),
+        ({"metadata.csv": "text,Caption,image\nmore,TOK,a.jpg\n"}, "TOK", ("D030", "warn"),
+         "metadata.csv has several columns of captions; 'Caption' is used, not text; set caption_column to choose"),
+        ({"a.json": '{"text": "more", "caption": "TOK"}'}, "TOK", ("D030", "info"),
+         "a.json has keys that are not used: text"),
         ({"a.json": '{"caption": "TOK", "score": 5, "tags": []}'}, "TOK", ("D030", "info"),
          "a.json has keys that are not used: score, tags"),
         ({"metadata.jsonl": '{"file_name": "a.jpg", "prompt": "1"}\n{"file_name": "./a.jpg", "prompt": "2"}'}, "2",
@@ -233,6 +241,19 @@ def test_a_link_out_of_the_folder_is_never_read(tmp_path: Path, name: str, expec
     result = read_captions(tmp_path / "rex", IMAGES, [name], "prompt")
     assert (found(result), result.by_file, result.files) == ([expected], {}, {name})
     assert name in said(result)
+
+
+@pytest.mark.parametrize(
+    ("document", "expected", "rest"),
+    [
+        ('{"tags": ["TOK", "1dog", ">_<"], "score": 1}', "TOK, 1dog, >_<", "score"),
+        ('{"tags": ["TOK"], "caption": " "}', "TOK", "caption"),
+        ('{"tags": [1], "caption": "a TOK dog"}', "a TOK dog", "tags"),
+    ],
+)
+def test_tags_are_a_caption_where_there_is_no_other(tmp_path: Path, document: str, expected: str, rest: str) -> None:
+    result = captions(tmp_path, {"a.json": document})
+    assert (result.by_file, said(result)) == ({"a.jpg": expected}, f"a.json has keys that are not used: {rest}")
 
 
 def test_another_column_must_be_there(tmp_path: Path) -> None:

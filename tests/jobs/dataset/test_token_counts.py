@@ -22,6 +22,10 @@ BASE = find_base("toy-sdxl")
 TOKENIZERS = [CLIPTokenizer.from_pretrained(BASE.path / part) for part in ("tokenizer", "tokenizer_2")]
 
 
+LEARNED = (10**6, 10**6 + 1, 10**6 + 2, 10**6 + 3)
+"""Ids that no text has."""
+
+
 class Encoder:
     """What `chunks` asks of a `PromptEncoder`; no weights are needed to count."""
 
@@ -61,11 +65,16 @@ words = st.sampled_from(
 @settings(max_examples=150, deadline=None)
 @given(st.lists(words, max_size=120).map(" ".join) | st.text(max_size=200), st.sampled_from([0, 1, 4]))
 def test_counts_are_those_of_what_is_encoded(text: str, learned: int) -> None:
-    triggers = {"TOK": tuple(range(learned)), "TOK2": tuple(range(learned))} if learned else {}
+    triggers = {"TOK": LEARNED[:learned], "TOK2": LEARNED[:learned]} if learned else {}
     prompt = [Weighted(piece) for piece in split_prompt(text, triggers)]
     encoded = [chunks(Encoder(), i, prompt) for i in (0, 1)]  # type: ignore[arg-type]
     assert counter().chunks(text, learned) == max(map(len, encoded))
     assert counter().tokens(text, learned) == max(sum(map(len, one)) for one in encoded)
+    holding = [
+        [i for i, one in enumerate(chunk_list, 1) if any(token == LEARNED[0] for token, _ in one)]
+        for chunk_list in encoded
+    ]
+    assert counter().first_chunk(text, learned) == (max(where[0] for where in holding) if holding[0] else None)
     if counter().surely_fits(text, learned):
         assert counter().chunks(text, learned) == 1
 
@@ -115,10 +124,23 @@ def test_long_captions_are_told_with_their_chunks(tmp_path: Path) -> None:
     assert message.startswith(f"1 of 2 texts is longer than {room} tokens and trained in up to 2 chunks")
     assert message.endswith(", which takes longer: the caption of 0.png; shorten what need not be so long")
     prompt = "a photo of a dog " + "dog " * room + "TOK dog"
-    [(level, message)] = said(tmp_path, "a TOK dog", f', instance_prompt: "{prompt}"')
+    [(level, message), _] = said(tmp_path, "a TOK dog", f', instance_prompt: "{prompt}"')
     assert (level, "the instance prompt" in message) == ("warn", True)
-    [(_, message)] = said(tmp_path, "TOK", recipe=f'{{caption: {{prefix: "{"dog " * 40}"}}}}')
+    [(_, message), _] = said(tmp_path, "TOK", recipe=f'{{caption: {{prefix: "{"dog " * 40}"}}}}')
     assert "the caption of 0.png" in message  # the prefix counts
+
+
+def test_a_learned_word_behind_the_first_chunk_is_told(tmp_path: Path) -> None:
+    room = counter().room
+    several, late = said(tmp_path, "dog " * room + "TOK")
+    assert "trained in up to 2 chunks" in several[1]
+    told = (
+        f"1 of the long texts names TOK only after the first {room} tokens: the caption of 0.png; it is trained there, "
+    )
+    told += "but not in the pooled embedding, which sees the first chunk alone: name it sooner"
+    assert late == ("warn", told)
+    assert len(said(tmp_path, "dog " * room + "TOK", recipe="{pivotal: null}")) == 1  # a word like any other
+    assert len(said(tmp_path, "TOK " + "dog " * room + "TOK")) == 1
 
 
 def test_a_caption_that_nobody_could_ask_for_is_an_error(tmp_path: Path) -> None:
