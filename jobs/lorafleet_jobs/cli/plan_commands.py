@@ -94,7 +94,7 @@ def show_left_out(prepared: Prepared) -> None:
     for line in warning_lines(prepared.reports):
         note(line, "warning")
     if prepared.plan.choice is not None and (doubt := memory_note(prepared.plan.choice)) is not None:
-        note(doubt, "memory")
+        note(doubt, "warning")
     for skipped in prepared.plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
 

@@ -38,8 +38,16 @@ def test_every_preset_is_a_recipe(name: str, toy: bool) -> None:
     recipe = resolve_recipe({"preset": name}, toy)
     assert recipe.preset == name
     assert recipe.precision == ("fp32" if toy else "bf16")
+    assert recipe.gradient_checkpointing == (False if toy else "auto")
     assert recipe.pivotal is not None
     assert 20 <= recipe.step_count(5) <= 1500
+
+
+def test_checkpointing_is_what_is_written_or_left_to_the_plan() -> None:
+    for value in (True, False, "auto"):
+        assert resolve_recipe({"gradient_checkpointing": value}, False).gradient_checkpointing == value
+    with pytest.raises(ManifestError, match="is 'always'; it must be true or false or 'auto'"):
+        resolve_recipe({"gradient_checkpointing": "always"}, False)
 
 
 @pytest.mark.parametrize(

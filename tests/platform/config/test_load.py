@@ -98,6 +98,8 @@ QUOTES = 'it must be text; put it in quotes, as in "no", "007" and "12:30"'
         ("resources: 4", "resources is 4; it must be a mapping of capture, checkpoint_seconds,"),
         ("resources: {pack: many}", "resources.pack is 'many'; it must be a whole number or 'auto'"),
         ("resources: {pack: yes}", "resources.pack is true; it must be a number"),
+        ("resources: {gpu_memory_gib: 24GB}", "resources.gpu_memory_gib is '24GB'; it must be a number or null"),
+        ("resources: {gpu_memory_gib: 24576}", "resources.gpu_memory_gib is 24576; it must be at most 1024 or null"),
         ("resources: {lanes: 2.5}", "resources.lanes is 2.5; it must be a whole number"),
         ("resources: {exact: 3}", "resources.exact is 3; it must be true or false"),
         ("validation: {prompts: a dog}", "validation.prompts is 'a dog'; it must be a list"),
