@@ -66,7 +66,7 @@ class Stepper:
         idle = [call for call in self._layouts if call not in calls]
         for call in idle:
             self._batches.pop(call, None)
-        for call in idle[: len(idle) - (0 if self._calls is None else IDLE)]:
+        for call in idle[: max(0, len(idle) - (0 if self._calls is None else IDLE))]:
             del self._layouts[call]
         if not self._batches:
             self._install(())

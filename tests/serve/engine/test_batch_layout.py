@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lorafleet.bases import find_base
+from lorafleet.numerics.captured import CapturedCalls
 from lorafleet.numerics.factors import Factors, stack
 from lorafleet.numerics.text import Conditioning
 from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
@@ -15,6 +16,7 @@ from lorafleet_serve.engine.batch_layout import BatchLayout, reorder
 from lorafleet_serve.engine.requests import GenerateRequest, with_defaults
 from lorafleet_serve.engine.rows import Row
 from lorafleet_serve.engine.static_layout import StaticLayout
+from lorafleet_serve.engine.stepper import IDLE, Stepper
 
 BASE = find_base("toy-playground")
 SHAPES = {"block.0.to_q": (6, 4), "block.0.ff": (4, 10), "block.1.to_q": (6, 4), "block.1.ff": (4, 10), "proj": (3, 5)}
@@ -211,3 +213,12 @@ def test_what_a_recorded_step_cannot_hold_is_laid_out_as_ever():
     layout = static_layout()
     assert layout.batch([row(1), row(2, [("all", 1.0)], guidance=0.0)]).captured is None
     assert layout.batch([row(1), row(3)]).captured == (), "of the base alone"
+
+
+@pytest.mark.parametrize(("captured", "idle", "left"), [(False, 3, 0), (True, 3, 3), (True, IDLE + 2, IDLE)])
+def test_few_layouts_outlive_their_rows_and_only_where_graphs_read_them(playground, captured, idle, left):
+    stepper = Stepper(playground.model, calls=CapturedCalls(torch.device("cpu")) if captured else None)
+    for size in range(1, idle + 1):
+        stepper._layouts[size, size, 77] = dynamic_layout()
+    stepper.keep(())
+    assert list(stepper._layouts) == [(size, size, 77) for size in range(idle - left + 1, idle + 1)]
