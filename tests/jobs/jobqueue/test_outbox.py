@@ -109,6 +109,18 @@ def test_the_queue_says_when_an_attempt_begins_and_how_it_ends(database):
     assert json.loads(box.waiting("run1")[-1].value) == {"status": "FAILED", "error": "loss nan", "tags": {}}
 
 
+def test_within_one_moment_an_attempt_begins_first_and_ends_last(database):
+    filled(database, 1)
+    queue, box = JobQueue(database, SUBMISSION, clock=lambda: 1.0), Outbox(JobStore(database).engine)
+    lease = queue.lease("a", ())
+    for step in (2, 1):
+        queue.record("job0", lease.attempt, [RunEntry("metric", "loss", step, "0.5")])
+    queue.finish("job0", lease.attempt, "stopped", None, "enough")
+    assert [(entry.kind, entry.step) for entry in box.waiting("run0")] == [
+        ("attempt", 1), ("metric", 1), ("metric", 2), ("end", 1)
+    ]  # fmt: skip
+
+
 def test_an_attempt_that_waits_while_its_job_is_cancelled_does_not_leave_its_run_running(database):
     store = filled(database, 1)
     queue, box = JobQueue(database, SUBMISSION), Outbox(store.engine)

@@ -13,7 +13,7 @@ from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.captured import CapturedCalls
 from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, StaticBatching
-from lorafleet_jobs.train.pack import train_step, train_step_alone
+from lorafleet_jobs.train.pack import JobStep, forward_backward, train_step, train_step_alone
 
 EXACT, CLOSE = 1e-9, 1e-3
 
@@ -176,6 +176,46 @@ def test_nothing_is_recorded_anew_when_jobs_join_leave_and_differ_in_rank(loaded
     assert calls.recorded == 2, "one slot is another shape"
     for i, steps in ((1, 3), (2, 3), (3, 3), (0, 2)):
         compare(jobs[i], prepared_for(loaded, specs[i], steps), CLOSE)
+
+
+@pytest.mark.parametrize("batching", [DynamicBatching, StaticBatching])
+def test_gradients_are_the_losses_derivatives(doubled, photos, batching):
+    """Central differences along one direction for each job; optimizers that ignore a gradient's scale would hide it."""
+    recipes = (
+        {"rank": 2, "alpha": 6.0, "pivotal": None},
+        {"rank": 4, "alpha": 1.0, "dora": True, "pivotal": None},
+        {"rank": 3, "pivotal": {"tokens": 1}},
+    )
+    jobs = [JobStep(prepared(doubled, spec_of(doubled, photos, 3, seed=i, **r)), 1) for i, r in enumerate(recipes)]
+    draws = torch.Generator().manual_seed(0)
+    for job in jobs:
+        for parameter in job.training.trainable.parameters():  # B is 0 at first, and then A has no gradient
+            parameter.data += 0.01 * torch.randn(parameter.shape, generator=draws, dtype=parameter.dtype)
+        job.training.begin(1)
+        assert job.draw(0)
+    plan = batching()
+
+    def losses_and_gradients():
+        return forward_backward(jobs, plan.slots("shape", jobs), plan)
+
+    _, gradients = losses_and_gradients()
+    for i, job in enumerate(jobs):
+        parameters = job.training.trained()
+        directions = [torch.randn(p.shape, generator=draws, dtype=p.dtype) for p in parameters]
+        layout = job.low_rank.layout
+        if layout.dora:  # its norms are constants by definition, so that only m has a derivative of the loss
+            factors = layout.factors(directions[0].zero_())
+            for layer in factors.values():
+                layer.m.normal_(generator=draws)
+        slope = sum(float((g * d).sum()) for g, d in zip(gradients[i], directions, strict=True))
+        sides = []
+        for sign in (1, -2):
+            for p, direction in zip(parameters, directions, strict=True):
+                p.data += sign * 1e-6 * direction
+            sides.append(losses_and_gradients()[0][i])
+        for p, direction in zip(parameters, directions, strict=True):
+            p.data += 1e-6 * direction
+        assert slope == pytest.approx((sides[0] - sides[1]) / 2e-6, rel=1e-5)
 
 
 def test_a_free_slot_teaches_its_job_nothing(doubled, photos):
