@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -22,12 +23,16 @@ from lorafleet.errors import (
     WrongBaseError,
 )
 from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
+from lorafleet_serve.api.model_ids import with_model
 from lorafleet_serve.api.schemas import (
     AdapterList,
+    AdapterModel,
+    AdapterVersions,
     ErrorBody,
     ErrorReply,
     ImagesReply,
     ImagesRequest,
+    ModelInfo,
     ModelList,
     with_tags,
 )
@@ -55,24 +60,53 @@ def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
     app.add_exception_handler(HTTPException, _on_unknown_route)
     app.add_exception_handler(Exception, _on_unexpected_error)
     app.add_middleware(Metered, metrics=metrics)
+    served = _remembered(backend.base)
 
     @app.post("/v1/images/generations")
     async def generate(body: ImagesRequest) -> ImagesReply:
         """Makes images. Each request has its own adapters and options; requests share batches."""
-        return await backend.generate(with_tags(body))
+        request = with_tags(body)
+        if request.model is not None:  # its adapter must be known here, where a replica is chosen
+            request = with_model(request, await served())
+        return await backend.generate(request)
 
     @app.get("/v1/adapters")
     async def adapters() -> AdapterList:
         """The registered adapters."""
         return await backend.adapters()
 
+    @app.get("/v1/adapters/{name}")
+    async def versions(name: str) -> AdapterVersions:
+        """The versions of one adapter, the newest first."""
+        own = tuple(each for each in (await backend.adapters()).adapters if each.name == name)
+        if not own:
+            raise NotFoundError(f"there is no adapter {name!r}; GET /v1/adapters lists them")
+        return AdapterVersions(name=name, versions=own)
+
     @app.get("/v1/models")
     async def models() -> ModelList:
-        """The served base."""
+        """The served base, and the adapters on it: each can be a request's `model`."""
         return await backend.models()
+
+    @app.get("/v1/models/{model:path}")
+    async def one_model(model: str) -> ModelInfo | AdapterModel:
+        """The served base, or an adapter on it: NAME, NAME@VERSION or NAME@ALIAS."""
+        return await backend.model(model)
 
     _add_monitoring(app, backend, metrics)
     return app
+
+
+def _remembered(ask: Callable[[], Awaitable[str]]) -> Callable[[], Awaitable[str]]:
+    """Asks once for what does not change."""
+    known: list[str] = []
+
+    async def answer() -> str:
+        if not known:
+            known.append(await ask())
+        return known[0]
+
+    return answer
 
 
 def _add_monitoring(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:

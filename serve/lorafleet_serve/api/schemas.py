@@ -45,7 +45,8 @@ class ImagesRequest(ImageOptions):
     parentheses may be nested, weights are 0 to 4, and `\\(` and `\\)` are plain parentheses. A prompt longer than
     the text encoders read at once is encoded in chunks, eight at most."""
     model: str | None = None
-    """The name of the served base, or nothing; any other name is an error."""
+    """The served base, or an adapter on it, as GET /v1/models lists them: `dog-rex`, `dog-rex@3`, `dog-rex@champion`.
+    An adapter so chosen has scale 1, unless `adapters` names it too."""
     n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
     """How many images to make, with consecutive seeds."""
     size: str | None = None
@@ -169,11 +170,33 @@ class ModelInfo(Body):
     """The largest `clip_skip` that is allowed."""
 
 
+class AdapterModel(Body):
+    """An adapter as a model, with OpenAI's fields first."""
+
+    id: str
+    """Its name, which means its champion; or as it was asked for, `NAME@VERSION`."""
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "lorafleet"
+    base: str
+    version: int
+    aliases: tuple[str, ...]
+    triggers: tuple[str, ...]
+    """The words of a prompt that stand for what it has learned."""
+
+
 class ModelList(Body):
-    """What GET /v1/models answers."""
+    """What GET /v1/models answers: the served base, then the adapters on it by name."""
 
     object: Literal["list"] = "list"
-    data: tuple[ModelInfo, ...]
+    data: tuple[ModelInfo | AdapterModel, ...]
+
+
+class AdapterVersions(Body):
+    """What GET /v1/adapters/NAME answers: its versions, the newest first."""
+
+    name: str
+    versions: tuple[AdapterInfo, ...]
 
 
 class ErrorBody(Body):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import logging
 import secrets
 import time
 from collections.abc import Mapping
@@ -19,11 +20,20 @@ from lorafleet.bundle.ports import AdapterRegistry, AdapterVersion
 from lorafleet.errors import BundleError, BusyError, NotFoundError, UnreachableError
 from lorafleet_serve.adapters.resolver import Freshness, Resolver
 from lorafleet_serve.api.metrics import ReplicaStats
+from lorafleet_serve.api.model_ids import (
+    adapter_model,
+    adapter_models,
+    choice_of,
+    trigger_note,
+    unknown_model,
+    with_model,
+)
 from lorafleet_serve.api.png import png_bytes
 from lorafleet_serve.api.schemas import (
     AdapterChoice,
     AdapterInfo,
     AdapterList,
+    AdapterModel,
     AppliedAdapter,
     ImageData,
     ImagesReply,
@@ -44,6 +54,7 @@ from lorafleet_serve.engine.requests import (
 )
 from lorafleet_serve.stats import retry_after_seconds
 
+log = logging.getLogger(__name__)
 HOLD_TRIES = 3
 NOTE_SECONDS = 1.0
 """How long finished images wait for the registry's answers about triggers of adapters that were not named."""
@@ -59,7 +70,13 @@ class Backend(Protocol):
         """Every registered adapter version."""
 
     async def models(self) -> ModelList:
-        """The served base."""
+        """The served base, and the adapters on it."""
+
+    async def model(self, model: str) -> ModelInfo | AdapterModel:
+        """The served base, or an adapter on it, by its id as a model; NotFoundError."""
+
+    async def base(self) -> str:
+        """The served base's name."""
 
     async def ready(self) -> None:
         """Returns if requests can be taken now, else raises UnreachableError."""
@@ -81,7 +98,7 @@ class EngineService:
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Queues the images and awaits them; if one fails or the caller leaves, the request's others are cancelled."""
-        self._check_model(request.model)
+        request = with_model(request, self.engine.model.base.name)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
         unnamed = self._unnamed(request)
@@ -101,6 +118,8 @@ class EngineService:
                 for future in futures:
                     future.cancel()
         notes = await asyncio.to_thread(_notes, unnamed)
+        if (note := trigger_note(request, [use.adapter for use in uses])) is not None:
+            notes = (*notes, note)
         return await asyncio.to_thread(self._reply, list(images), notes)
 
     async def adapters(self) -> AdapterList:
@@ -108,10 +127,35 @@ class EngineService:
         versions = await asyncio.to_thread(self.registry.list)
         return AdapterList(adapters=tuple(_info(version) for version in versions))
 
+    async def base(self) -> str:
+        """The name of the one base that this engine holds."""
+        return self.engine.model.base.name
+
     async def models(self) -> ModelList:
-        """The one base that this engine holds."""
+        """The base, then the adapters on it. While the registry does not answer, the base alone."""
+        base = self._base_info()
+        try:
+            versions = await asyncio.to_thread(self.registry.list)
+        except UnreachableError as problem:
+            log.warning("adapters are not listed: %s", problem)
+            versions = []
+        return ModelList(data=(base, *adapter_models(versions, base.id, self._started)))
+
+    async def model(self, model: str) -> ModelInfo | AdapterModel:
+        """The base, or an adapter on it, by its id as a model. NotFoundError, UnreachableError."""
+        base = self._base_info()
+        if model == base.id:
+            return base
+        choice = choice_of(model, base.id)
+        try:
+            adapter = await asyncio.wrap_future(self.resolver.find(choice.name, _version(choice)))
+        except NotFoundError as problem:
+            raise unknown_model(model, base.id, problem) from None
+        return adapter_model(adapter, _version(choice), self._started)
+
+    def _base_info(self) -> ModelInfo:
         base = self.engine.model.base
-        model = ModelInfo(
+        return ModelInfo(
             id=base.name,
             created=self._started,
             prediction=base.prediction,
@@ -124,7 +168,6 @@ class EngineService:
             default_guidance_scales={name: base.guidance_with(name) for name in self.engine.model.samplers},
             max_clip_skip=most_clip_skip(base),
         )
-        return ModelList(data=(model,))
 
     async def ready(self) -> None:
         """UnreachableError if a thread of the engine died or hangs."""
@@ -146,16 +189,17 @@ class EngineService:
         self._folders = {name: folder for name, folder in self._folders.items() if folder in in_memory}
         return set(self._folders)
 
-    def _check_model(self, model: str | None) -> None:
-        served = self.engine.model.base.name
-        if model not in (None, served):
-            raise NotFoundError(f"model {model!r} is not served here; use {served!r} or leave model out")
-
     async def _uses(self, request: ImagesRequest, held: ExitStack) -> tuple[AdapterUse, ...]:
         """The request's adapters, all resolved at once; their bundles stay on this machine until `held` is closed."""
         for choice in request.adapters:
             self.resolver.find(choice.name, _version(choice))
-        return tuple([AdapterUse(await self._hold(choice, held), choice.scale) for choice in request.adapters])
+        try:
+            return tuple([AdapterUse(await self._hold(choice, held), choice.scale) for choice in request.adapters])
+        except NotFoundError as problem:
+            base = self.engine.model.base.name
+            if request.model in (None, base):
+                raise
+            raise unknown_model(str(request.model), base, problem) from None
 
     async def _hold(self, choice: AdapterChoice, held: ExitStack) -> AdapterVersion:
         for _ in range(HOLD_TRIES):
