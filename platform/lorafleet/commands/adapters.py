@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +15,7 @@ from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry
 from lorafleet.tracking.client import connect
+from lorafleet.util.child_server import run_server
 
 if TYPE_CHECKING:
     from lorafleet.bundle.bundle import AdapterCard
@@ -112,9 +112,9 @@ def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) ->
     err.print(f"MLflow: http://127.0.0.1:{port} (it takes some seconds to answer; Ctrl-C ends it)", markup=False)
     log = home.root / "mlflow-server.log"
     with log.open("ab") as stream:
-        ended = subprocess.run(command, stdout=stream, stderr=stream, check=False)
-    if ended.returncode:
-        raise UnreachableError(f"MLflow's server ended with exit code {ended.returncode}; see {log}")
+        code = run_server(command, stream)
+    if code:
+        raise UnreachableError(f"MLflow's server ended with exit code {code}; see {log}")
     return 0
 
 
