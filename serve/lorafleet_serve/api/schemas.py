@@ -17,7 +17,9 @@ from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
 from lorafleet_serve.engine.requests import MAX_SEED, ImageOptions, Prompt, Scale, Size, check_adapter_count
 
 SIZE = re.compile(r"^([1-9]\d{0,4})x([1-9]\d{0,4})$")
-MAX_IMAGES = 4
+MAX_IMAGES = 10
+UNUSED = ("quality", "style", "background", "moderation")
+"""Fields of OpenAI's that mean nothing here."""
 
 
 class Body(Strict):
@@ -54,6 +56,14 @@ class ImagesRequest(ImageOptions):
     response_format: Literal["b64_json"] = "b64_json"
     user: str | None = None
     """Accepted for OpenAI's clients; not used."""
+    quality: str | None = None
+    """Accepted for OpenAI's clients; not used, which the answer notes. Say `steps` and `guidance_scale`."""
+    style: str | None = None
+    """Accepted for OpenAI's clients; not used, which the answer notes. Say it in the prompt, or by an adapter."""
+    background: str | None = None
+    """Accepted for OpenAI's clients; not used, which the answer notes."""
+    moderation: str | None = None
+    """Accepted for OpenAI's clients; not used, which the answer notes."""
     adapters: Annotated[tuple[AdapterChoice, ...], Field(max_length=MAX_ADAPTERS)] = ()
     """The adapters to apply; give each once."""
     original_size: str | None = None
@@ -72,6 +82,12 @@ class ImagesRequest(ImageOptions):
         if value not in (None, "auto") and not SIZE.match(value):
             raise ValueError('allowed are "WIDTHxHEIGHT" in pixels, as in "1024x1024", or "auto"')
         return value
+
+
+def unused_note(request: ImagesRequest) -> str | None:
+    """Which fields of OpenAI's a request gives that mean nothing here; None if there are none."""
+    given = [name for name in UNUSED if getattr(request, name) not in (None, "auto")]
+    return f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} not used here" if given else None
 
 
 def with_tags(request: ImagesRequest) -> ImagesRequest:

@@ -41,6 +41,7 @@ from lorafleet_serve.api.schemas import (
     ModelInfo,
     ModelList,
     parse_size,
+    unused_note,
 )
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
@@ -117,9 +118,8 @@ class EngineService:
             finally:
                 for future in futures:
                     future.cancel()
-        notes = await asyncio.to_thread(_notes, unnamed)
-        if (note := trigger_note(request, [use.adapter for use in uses])) is not None:
-            notes = (*notes, note)
+        hints = (trigger_note(request, [use.adapter for use in uses]), unused_note(request))
+        notes = (*await asyncio.to_thread(_notes, unnamed), *(hint for hint in hints if hint is not None))
         return await asyncio.to_thread(self._reply, list(images), notes)
 
     async def adapters(self) -> AdapterList:

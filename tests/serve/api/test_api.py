@@ -94,7 +94,7 @@ def test_a_seed_is_drawn_anew_each_time(ask):
     ({"prompt": "a", "stepz": 3}, 422, "bad_request", "did you mean 'steps'?"),
     ({"prompt": "a", "adapters": [{"name": "dog-rex", "weight": 3}]}, 422, "bad_request", "adapters.0.weight"),
     ({}, 422, "bad_request", "'prompt' is missing"),
-    ({"prompt": "a", "n": 5}, 422, "bad_request", "n is 5"),
+    ({"prompt": "a", "n": 11}, 422, "bad_request", "n is 11"),
     ({"prompt": "a", "size": "big"}, 422, "bad_request", "1024x1024"),
     ({"prompt": "a", "size": "36x32"}, 422, "bad_request", "multiples of 8"),
     ({"prompt": "a", "size": "99999x99999"}, 422, "bad_request", "allowed are 8 to"),

@@ -57,6 +57,18 @@ def test_a_client_lists_models_and_chooses_an_adapter_by_its_name(with_client):
     assert picture(made.data[0]).tobytes() == picture(same.data[0]).tobytes()
 
 
+def test_what_openai_s_models_take_and_this_does_not_is_noted(with_client):
+    async def do(client):
+        return await client.images.generate(
+            model=BASE, prompt="a dog", size="auto", quality="hd", style="vivid", background="auto", moderation="low",
+            extra_body={"steps": 1},
+        )  # fmt: skip
+
+    made = with_client(do)
+    assert made.notes == ["quality and style and moderation are not used here"]
+    assert len(made.data) == 1
+
+
 def test_errors_are_the_client_s_own(with_client):
     async def unknown(client):
         with pytest.raises(openai.NotFoundError, match="is not served: the base is") as told:
