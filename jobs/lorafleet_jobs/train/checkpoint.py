@@ -73,13 +73,19 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._thread: ThreadPoolExecutor | None = None
         self._pending: Future[Path] | None = None
 
     def save(self, training: Training, history: History) -> None:
         """Copies the state and leaves the rest to the thread. Raises the OSError of the checkpoint before it."""
         self.wait()
+        self._thread = self._thread or ThreadPoolExecutor(1, "checkpoint")
         self._pending = self._thread.submit(Snapshot.of(training, history).write, self._folder)
+
+    def save_now(self, training: Training, history: History) -> None:
+        """Writes a checkpoint, and returns when it is there. Raises OSError, of this one alone."""
+        self.close()
+        Snapshot.of(training, history).write(self._folder)
 
     def wait(self) -> None:
         """Returns once nothing is being written. Raises OSError if the last checkpoint could not be."""
@@ -89,7 +95,9 @@ class CheckpointWriter:
 
     def close(self) -> None:
         """Ends the thread once nothing is being written, whatever came of it."""
-        self._thread.shutdown()
+        thread, self._thread, self._pending = self._thread, None, None
+        if thread is not None:
+            thread.shutdown()
 
 
 def resume(folder: Path, training: Training) -> History:

@@ -6,7 +6,6 @@ and callbacks.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -115,10 +114,9 @@ class JobRun:
     def save_and_wait(self) -> None:
         """Writes a checkpoint from which another lane may go on as soon as this returns. Raises OSError."""
         if self._checkpoints is not None:
-            with contextlib.suppress(OSError):  # of an older one, which is of no account any more
-                self._checkpoints.wait()
-            self.save()
-            self._checkpoints.wait()
+            self.job.on_phase("checkpoint")
+            self._checkpoints.save_now(self.training, self.progress.history(self.step))
+        self.saved = time.monotonic()
 
     def close(self) -> None:
         """Ends what the job does beside its steps; its files are nobody's from then on."""

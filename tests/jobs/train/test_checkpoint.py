@@ -162,6 +162,11 @@ def test_what_could_not_be_written_is_told_at_the_next_checkpoint(loaded, photos
     place.write_text("in the way again")
     writer.save(training, History(1, [0.5]))
     writer.close()
+    with pytest.raises(OSError, match="full"):
+        writer.save_now(training, History(1, [0.5]))
+    place.unlink()
+    writer.save_now(training, History(1, [0.25]))
+    assert resume(place, fresh(loaded, photos)).losses == [0.25], "also after it was closed"
 
 
 def test_a_pack_that_was_killed_is_taken_up_by_another(loaded, photos, tmp_path, monkeypatch):

@@ -109,6 +109,7 @@ def test_seconds_outlive_a_life_that_was_cut_short(loaded, photos, tmp_path):
     first = Pack(loaded)
     run = join(first)
     first.step(), first.step()
+    run.close()  # the last checkpoint is written
     kept = resume(tmp_path / "kept", run.training)
     assert kept.step == 2
     assert kept.seconds > 0
