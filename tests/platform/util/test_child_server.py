@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a command in the background of a shell ignores
 from lorafleet.util.child_server import run_server
 with open(sys.argv[1], "ab") as log:
     sys.exit(run_server([sys.executable, "-c", sys.argv[2], *sys.argv[3:]], log))
