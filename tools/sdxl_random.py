@@ -64,7 +64,7 @@ def sdxl_random(folder: Path, dtype: torch.dtype = torch.bfloat16, device: str =
     tokenizers = (build_tokenizer(WORDS), build_tokenizer(WORDS, "!"))
     for tokenizer in tokenizers:
         tokenizer.model_max_length = 77
-    _write_configuration(folder, unet, vae, seed)
+    _write_configuration(folder, unet, vae, encoders, seed)
     return LoadedBase.of_parts(Base("sdxl-random", folder), unet, vae, encoders, tokenizers, device)
 
 
@@ -91,9 +91,13 @@ def _fill(module: Any, generator: torch.Generator) -> Any:
     return module
 
 
-def _write_configuration(folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, seed: int) -> None:
+def _write_configuration(
+    folder: Path, unet: UNet2DConditionModel, vae: AutoencoderKL, encoders: tuple[Any, Any], seed: int
+) -> None:
     for name, module in (("unet", unet), ("vae", vae)):
         module.save_config(folder / name)
+    for name, encoder in zip(("text_encoder", "text_encoder_2"), encoders, strict=True):
+        encoder.config.save_pretrained(folder / name)
     EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({"force_zeros_for_empty_prompt": True}))
     stems = {"unet": "diffusion_pytorch_model", "text_encoder": "model", "text_encoder_2": "model"}

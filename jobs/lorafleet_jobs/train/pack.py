@@ -120,7 +120,8 @@ def forward_backward(
     and weigh nothing. The gradients of a job are in the order of its training's `trained()`.
     """
     base, dropout = slots[0].training.base, _dropout(slots)
-    texts = conditioning_of([(job.training.prompts, job.micro_batch.captions, _dropout([job])) for job in jobs])
+    asked = [(job.training.prompts, job.micro_batch.captions, _dropout([job])) for job in jobs]
+    texts = conditioning_of(asked, batching.calls)
     text = Conditioning.cat([*texts, *[texts[0]] * (len(slots) - len(jobs))])
     factors = _factors(slots, batching)
     inputs = inputs_of([job.micro_batch for job in slots], len(jobs), text, factors)

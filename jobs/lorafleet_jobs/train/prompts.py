@@ -18,13 +18,14 @@ from lorafleet.bundle.adapter import trigger_table
 from lorafleet.bundle.bundle import Trigger
 from lorafleet.errors import DataError, RequestError
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.factors import Stacked
+from lorafleet.numerics.captured import Calls
 from lorafleet.numerics.long_prompts import chunk_ids, lengthened
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, split_prompt
 from lorafleet.targets import TEXT_PARTS
+from lorafleet.text_step import encode_ids
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.trainable_state import TrainableState
+from lorafleet_jobs.train.trainable_state import PackedFactors, TrainableState
 
 ABSTRACTION = "TOK"
 CACHED = 1024
@@ -89,13 +90,19 @@ class JobPrompts:
     def _has_learned_tokens(self, caption: str) -> bool:
         return any(not isinstance(piece, str) for piece in split_prompt(caption, self.triggers))
 
-    def encode(self, captions: Sequence[str], weight: float = 1.0, dropout: RowDropout | None = None) -> Conditioning:
+    def encode(
+        self,
+        captions: Sequence[str],
+        weight: float = 1.0,
+        dropout: RowDropout | None = None,
+        calls: Calls | None = None,
+    ) -> Conditioning:
         """Conditioning of captions, "" as no prompt, with the job's tokens and text encoder LoRA; not cached.
 
         The LoRA is scaled by `weight`, at 0 left out. Context [n, length k, w] for the k chunks of the longest caption;
         shorter ones are filled up with chunks of the empty prompt. Raises DataError for one that is too long.
         """
-        return encode_together([(self, captions)], self.trainable.adapters(self.base, TEXT_PARTS, weight), dropout)[0]
+        return encode_together([(self, captions)], self.trainable.packed(TEXT_PARTS, weight), dropout, calls)[0]
 
     def chunks(self, captions: Sequence[str]) -> int:
         """How many chunks the longest of these captions takes. Raises DataError for one that is too long."""
@@ -124,31 +131,34 @@ class JobPrompts:
             return empty_prompt(self.base)
 
 
-def conditioning_of(jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout | None]]) -> list[Conditioning]:
+def conditioning_of(
+    jobs: Sequence[tuple[JobPrompts, Sequence[str], RowDropout | None]], calls: Calls | None = None
+) -> list[Conditioning]:
     """Conditioning of each job's captions, "" as no prompt; differentiable in the parameters that are still trained.
 
     Prompts that only trained tokens change are encoded in one call for all jobs, each with its own tokens; those of
-    a job with LoRA on the text encoders in a call of its own, with its dropout.
+    a job with LoRA on the text encoders in a call of its own, with its dropout. `calls` is how the encoders are called.
     """
     conditioning: dict[int, Conditioning] = {}
     together = [i for i, (job, *_) in enumerate(jobs) if job.trainable.prompts_change and not job.own_encoders]
     if together:
-        conditioning |= dict(zip(together, encode_together([jobs[i][:2] for i in together]), strict=True))
+        conditioning |= dict(zip(together, encode_together([jobs[i][:2] for i in together], calls=calls), strict=True))
     for i, (job, captions, dropout) in enumerate(jobs):
         if i not in conditioning:
             changing = job.trainable.prompts_change
-            conditioning[i] = job.encode(captions, dropout=dropout) if changing else job.cached(captions)
+            conditioning[i] = job.encode(captions, 1.0, dropout, calls) if changing else job.cached(captions)
     return [conditioning[i] for i in range(len(jobs))]
 
 
 def encode_together(
     jobs: Sequence[tuple[JobPrompts, Sequence[str]]],
-    adapters: Mapping[str, Mapping[str, Stacked]] | None = None,
+    factors: Mapping[str, PackedFactors] | None = None,
     dropout: RowDropout | None = None,
+    calls: Calls | None = None,
 ) -> list[Conditioning]:
     """Each job's captions, encoded in one call of the text encoders, every caption once.
 
-    The token vectors of all jobs are the rows of one table. `adapters` are the LoRA that the text encoders carry
+    The token vectors of all jobs are the rows of one table. `factors` are the LoRA that the text encoders carry
     meanwhile, by part.
     """
     base = jobs[0][0].base
@@ -166,10 +176,13 @@ def encode_together(
     tables = [job.trainable.vectors for job, _ in jobs if job.trainable.vectors is not None]
     vectors = (torch.cat([t[0] for t in tables]), torch.cat([t[1] for t in tables])) if tables else None
     rows = [_rows(captions, by_caption, chunks) for by_caption, (_, captions) in zip(chunk_rows, jobs, strict=True)]
-    parts = []
-    with base.carrying(TEXT_PARTS, adapters or {}, dropout):
-        if ids:
-            parts.append(base.prompts.encode((torch.cat([i[0] for i in ids]), torch.cat([i[1] for i in ids])), vectors))
+    parts, carried = [], factors or {}
+    if ids:
+        flat = {part: (packed.layout, packed.flat) for part, packed in carried.items()}
+        most = sum(len(captions) for _, captions in jobs)
+        parts.append(encode_ids(base, ids, vectors, flat, dropout, calls, most))
+    adapters = {part: packed.stacked(base.lora[part]) for part, packed in carried.items()}
+    with base.carrying(TEXT_PARTS, adapters, dropout):
         if any(chunks in row for own in rows for row in own):
             parts.append(base.unconditional(1))
         if any(-1 in row for own in rows for row in own):

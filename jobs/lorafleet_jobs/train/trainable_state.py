@@ -117,11 +117,15 @@ class TrainableState:
     def adapters(
         self, base: LoadedBase, parts: Sequence[str] = PARTS, weight: float = 1.0
     ) -> dict[str, dict[str, Stacked]]:
+        """The factors as row LoRA carries them, by part of the base, for one group of rows; empty at weight 0."""
+        return {part: packed.stacked(base.lora[part]) for part, packed in self.packed(parts, weight).items()}
+
+    def packed(self, parts: Sequence[str] = PARTS, weight: float = 1.0) -> dict[str, PackedFactors]:
         """The factors as they are now, by part of the base, for one group of rows; empty at weight 0."""
         if not weight:
             return {}
         return {
-            part: PackedFactors.of([self.low_rank[part]], [self.scale * weight]).stacked(base.lora[part])
+            part: PackedFactors.of([self.low_rank[part]], [self.scale * weight])
             for part in parts
             if part in self.low_rank
         }

@@ -2,8 +2,8 @@
 
 A training step of SDXL launches some 12,000 kernels, which takes Python five times as long as the card needs for the
 work itself. So what a key stands for is recorded once as a CUDA graph: its inputs are buffers that each call writes,
-its outputs tensors that the next call overwrites. Where there is no CUDA, the same code calls the function on the same
-buffers. Knows tensors; refuses to know what is computed.
+its outputs are copied from where the graph leaves them. Where there is no CUDA, the same code calls the function on
+the same buffers. Knows tensors; refuses to know what is computed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -33,10 +34,22 @@ class Calls(Protocol):
     """How functions of tensors are called."""
 
     def __call__(self, key: Hashable, function: Function, inputs: Inputs) -> Sequence[Tensor]:
-        """The outputs of `function(inputs)`, which hold until the next call.
+        """The outputs of `function(inputs)`, the caller's to keep.
 
         Equal keys promise functions that do the same with inputs of the same names, shapes, dtypes and devices.
         """
+        ...
+
+    def differentiable(self, key: Hashable, function: Function, inputs: Inputs, variables: Inputs) -> Sequence[Tensor]:
+        """The outputs of `function({**inputs, **variables})`, differentiable in `variables`; theirs to keep."""
+        ...
+
+    def padded(self, rows: int, most: int = 0) -> int:
+        """How many rows a call should have that needs so many now and `most` at other times, for few shapes."""
+        ...
+
+    def clear(self) -> None:
+        """Frees what is kept."""
         ...
 
 
@@ -47,13 +60,24 @@ class PlainCalls:
         """The outputs of `function(inputs)`."""
         return function(inputs)
 
+    def differentiable(self, key: Hashable, function: Function, inputs: Inputs, variables: Inputs) -> Sequence[Tensor]:
+        """The outputs of the function, as autograd sees it."""
+        return function({**inputs, **variables})
+
+    def padded(self, rows: int, most: int = 0) -> int:
+        """No more than needed: any shape will do."""
+        return rows
+
+    def clear(self) -> None:
+        """Nothing is kept."""
+
 
 class CapturedCalls:
     """Records a function at its key's first call and replays it afterwards. To be used by one thread."""
 
     def __init__(self, device: torch.device, most: int = MOST_GRAPHS) -> None:
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        self._pool: Any = None
         self._calls: LRUCache[Hashable, Buffered] = LRUCache(most)
         self._plain: set[Hashable] = set()
 
@@ -62,19 +86,40 @@ class CapturedCalls:
         """How many functions are kept recorded."""
         return len(self._calls)
 
+    def padded(self, rows: int, most: int = 0) -> int:
+        """The power of two that is smaller than neither."""
+        return 1 << (max(rows, most) - 1).bit_length() if rows else 0
+
     def clear(self) -> None:
         """Forgets everything that was recorded."""
         self._calls.clear()
         self._plain.clear()
 
     def __call__(self, key: Hashable, function: Function, inputs: Inputs) -> Sequence[Tensor]:
-        """The outputs of `function(inputs)`; they hold until the next call of this key.
+        """The outputs of `function(inputs)`.
 
         What cannot be recorded is called plainly from then on, and a warning says so. Raises what the function raises.
         """
+        self._prepare(key, function, inputs)
+        return function(inputs) if key in self._plain else self._calls[key](inputs)
+
+    def differentiable(self, key: Hashable, function: Function, inputs: Inputs, variables: Inputs) -> Sequence[Tensor]:
+        """The outputs; the backward pass runs the function once more, so that both passes can be recorded.
+
+        That takes less than a step waits for Python where the function is small beside what uses its outputs.
+        """
+        forward, backward = (key, "forward"), (key, "backward")
+        if not any(each.requires_grad for each in variables.values()):
+            return self(forward, function, {**inputs, **variables})
+        names = tuple(variables)
+        ways = (forward, function), (backward, partial(_gradients, function, names))
+        outputs: tuple[Tensor, ...] = _Recomputed.apply(self, ways, inputs, names, *variables.values())  # type: ignore[no-untyped-call]
+        return outputs
+
+    def _prepare(self, key: Hashable, function: Function, inputs: Inputs) -> None:
+        """Records the function, if that was not tried before."""
         if key not in self._calls and key not in self._plain and not self._record(key, function, inputs):
             self._plain.add(key)
-        return function(inputs) if key in self._plain else self._calls[key](inputs)
 
     def _record(self, key: Hashable, function: Function, inputs: Inputs) -> bool:
         """Whether it could be recorded, perhaps in the memory of the graphs recorded before."""
@@ -91,9 +136,13 @@ class CapturedCalls:
     def _problem(self, key: Hashable, function: Function, inputs: Inputs) -> str | None:
         """Records the function, or says why it cannot be; nothing of the failed attempt is held when it returns."""
         try:
-            buffers = {name: value.clone() for name, value in inputs.items()}
-            pool = self._pool
-            self._calls[key] = Buffered(function, buffers) if pool is None else Recorded(function, buffers, pool)
+            buffers = {name: value.detach().clone() for name, value in inputs.items()}
+            if self._device.type != "cuda":
+                self._calls[key] = Buffered(function, buffers)
+                return None
+            if not self._calls:  # a pool goes with the last of its graphs
+                self._pool = torch.cuda.graph_pool_handle()
+            self._calls[key] = Recorded(function, buffers, self._pool)
         except RuntimeError as problem:  # out of memory, or an operation that no graph can hold
             return first_line(problem)
         return None
@@ -137,7 +186,49 @@ class Recorded(Buffered):
 
     def _run(self) -> Sequence[Tensor]:
         self._graph.replay()
-        return self._outputs
+        return [output.clone() for output in self._outputs]  # graphs share memory: the next one's replay writes there
+
+
+class _Recomputed(torch.autograd.Function):
+    """A function whose backward pass is the function once more, with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        calls: CapturedCalls,
+        ways: tuple[tuple[Hashable, Function], tuple[Hashable, Function]],
+        inputs: Inputs,
+        names: tuple[str, ...],
+        *values: Tensor,
+    ) -> tuple[Tensor, ...]:
+        (key, function), (backward_key, backward) = ways
+        both = {**inputs, **dict(zip(names, values, strict=True))}
+        outputs = tuple(calls(key, function, both))
+        # recorded now: autograd calls `backward` on a thread of its own
+        calls._prepare(backward_key, backward, {**both, **_given([torch.zeros_like(each) for each in outputs])})
+        ctx.call, ctx.inputs, ctx.names = partial(calls, backward_key, backward), inputs, names
+        ctx.save_for_backward(*values)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        values = dict(zip(ctx.names, ctx.saved_tensors, strict=True))
+        found = ctx.call({**ctx.inputs, **values, **_given(gradients)})
+        return (None, None, None, None, *found)
+
+
+def _given(gradients: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The gradients of a function's outputs as inputs of its backward pass."""
+    return {f"gradient {i}": each for i, each in enumerate(gradients)}
+
+
+def _gradients(function: Function, names: Sequence[str], inputs: Inputs) -> Sequence[Tensor]:
+    """Those of the function's outputs with respect to the inputs `names`, from the outputs' own."""
+    leaves = {name: inputs[name].detach().requires_grad_() for name in names}
+    with torch.enable_grad():
+        outputs = function({**inputs, **leaves})
+    given = [inputs[f"gradient {i}"] for i in range(len(outputs))]
+    return torch.autograd.grad(outputs, list(leaves.values()), given)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -14,10 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from lorafleet.numerics.factors import Factors, Group, Layers, Stacked, stack
 
@@ -63,10 +65,12 @@ class RowLayer(nn.Module):
 
         Under `spans` each span of rows is so divided among its own groups, and rows in none pay nothing.
         """
+        if self.carried is not None:
+            return self._with(x, self.carried)
         y: Tensor = self.base(x)
         for rows, stacked in self.spans:
             self._add_to(y[rows], x[rows], stacked)
-        return y if self.carried is None else y + self._delta(x, y, self.carried)
+        return y
 
     @property
     def shape(self) -> LayerShape:
@@ -81,6 +85,11 @@ class RowLayer(nn.Module):
         if self._square is None or (self._square.dtype, self._square.device) != (dtype, W.device):
             self._square = W.detach().to(dtype).square().sum(dim=-1)
         return factors.with_norms(W, self._square)
+
+    def _with(self, x: Tensor, stacked: Stacked) -> Tensor:
+        """The output for `x` with the groups' adapters; differentiable."""
+        y: Tensor = self.base(x)
+        return y + self._delta(x, y, stacked)
 
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
         """What the groups' adapters add to the base's output `y` for the input `x`."""
@@ -101,6 +110,13 @@ class RowLoRALinear(RowLayer):
         """(in, out)."""
         return self.base.in_features, self.base.out_features
 
+    def _with(self, x: Tensor, stacked: Stacked) -> Tensor:
+        if stacked.gain is not None or self.dropout is not None or x.dtype != self.base.weight.dtype:
+            return super()._with(x, stacked)
+        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)
+        y: Tensor = LowRankLinear.apply(x, self.base.weight, self.base.bias, A, B)  # type: ignore[no-untyped-call]
+        return y
+
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
         delta = self._low(x, stacked) @ stacked.B.to(x.dtype).mT
         if stacked.gain is not None:
@@ -113,12 +129,47 @@ class RowLoRALinear(RowLayer):
             super()._add_to(y, x, stacked)
             return
         low = self._low(x, stacked)
-        y.view(len(low), -1, y.shape[-1]).baddbmm_(low, stacked.B.to(x.dtype).mT)  # one pass over y instead of three
+        _grouped(y, len(low)).baddbmm_(low, stacked.B.to(x.dtype).mT)  # one pass over y instead of three
 
     def _low(self, x: Tensor, stacked: Stacked) -> Tensor:
         """A x of each group, [g, rows of a group, R]."""
-        rows = x.reshape(len(stacked.A), -1, x.shape[-1])
+        rows = _grouped(x, len(stacked.A))
         return (rows if self.dropout is None else self.dropout(rows, self.index)) @ stacked.A.to(x.dtype).mT
+
+
+class LowRankLinear(torch.autograd.Function):
+    """W x + bias + B_g (A_g x) of a frozen W: no kernel but the six products, which add to each other's output.
+
+    Autograd's own way needs five more for each layer: sums, and copies of gradients that lie transposed.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor) -> Tensor:
+        """`x` [n, ..., in], W [out, in], A [g, r, in], B [g, out, r]; groups are of n / g neighbouring rows."""
+        y = F.linear(x, W, bias)
+        low = _grouped(x, len(A)) @ A.mT
+        _grouped(y, len(A)).baddbmm_(low, B.mT)
+        ctx.save_for_backward(x, W, A, B, low)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, A, B, low = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        dy = dy.contiguous()
+        rows, each = _grouped(dy, len(A)), _grouped(x, len(A))
+        d_low = rows @ B
+        dx = None
+        if wanted[0]:
+            dx = dy @ W
+            _grouped(dx, len(A)).baddbmm_(d_low, A)
+        return dx, None, None, d_low.mT @ each if wanted[3] else None, rows.mT @ low if wanted[4] else None
+
+
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """[n, ..., w] as [groups, rows of a group, w]."""
+    return x.reshape(groups, -1, x.shape[-1])
 
 
 class RowLoRAConv2d(RowLayer):

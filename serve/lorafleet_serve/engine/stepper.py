@@ -58,7 +58,7 @@ class Stepper:
             x, x0 = function(inputs)
         else:
             key = (batch.captured, *[(name, tensor.shape) for name, tensor in inputs.items()])
-            x, x0 = (output.clone() for output in self._calls(key, function, inputs))  # the next step overwrites them
+            x, x0 = self._calls(key, function, inputs)
         return [replace(row, x=x[i : i + 1], x0_prev=x0[i : i + 1], step=row.step + 1) for i, row in enumerate(rows)]
 
     def keep(self, calls: Collection[Call]) -> None:

@@ -98,3 +98,49 @@ def test_what_cannot_be_recorded_is_called_and_said_once(caplog):
     assert [record.message for record in caplog.records] == [
         "a step of this shape cannot be recorded (no room); it is called each time, which is slower"
     ]
+
+
+@pytest.mark.parametrize("device", [CPU, pytest.param(torch.device("cuda"), marks=pytest.mark.gpu)])
+def test_gradients_go_through_a_recorded_function(device):
+    """As through the function itself; the second call is a replay, and asks for other gradients."""
+    calls = CapturedCalls(device)
+    for seed in range(3):
+        inputs = inputs_of(seed, device=device)
+        results = []
+        for how in (calls, PlainCalls()):
+            w = inputs["w"].clone().requires_grad_()
+            doubled = 2 * w  # the gradient goes on to what the variables were made of
+            y, z = how.differentiable("k", two_outputs, {"x": inputs["x"]}, {"w": doubled})
+            (grad,) = torch.autograd.grad((seed + 1) * y.square().sum() + z.sum(), [w])
+            results.append((y.detach(), z.detach(), grad))
+        for ours, right in zip(*results, strict=True):
+            torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
+    assert calls.recorded == 2
+
+
+def two_outputs(inputs):
+    y = torch.tanh(inputs["x"] @ inputs["w"])
+    return y, y.cumsum(dim=1)
+
+
+def test_where_no_gradient_is_wanted_only_the_way_forward_is_recorded():
+    calls, inputs = CapturedCalls(CPU), inputs_of(0)
+    first, _ = calls.differentiable("k", two_outputs, {"x": inputs["x"]}, {"w": inputs["w"]})
+    kept = first.clone()
+    calls.differentiable("k", two_outputs, {"x": -inputs["x"]}, {"w": inputs["w"]})
+    assert torch.equal(first, kept), "outputs are the caller's to keep"
+    assert calls.recorded == 1
+
+
+@pytest.mark.gpu
+def test_after_everything_was_forgotten_it_is_recorded_again():
+    """The memory that graphs share goes with the last of them."""
+    device = torch.device("cuda")
+    calls = CapturedCalls(device)
+    for seed in range(2):
+        inputs = inputs_of(seed, device=device)
+        outputs = calls("k", product, inputs)
+        torch.testing.assert_close(outputs[0], product(inputs)[0], rtol=1e-5, atol=1e-5)
+        assert calls.recorded == 1
+        calls.clear()
+        del outputs

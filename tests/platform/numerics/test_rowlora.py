@@ -173,8 +173,9 @@ def test_a_group_without_adapter_or_at_scale_0_is_the_base_to_the_bit(plain, wra
 
 @torch.no_grad()
 def test_text_encoder_lora_equals_peft():
+    path = find_base("toy-sdxl").path
     stock, model = (
-        CLIPTextModel.from_pretrained(find_base("toy-sdxl").path, subfolder="text_encoder").eval() for _ in range(2)
+        CLIPTextModel.from_pretrained(path, subfolder="text_encoder", dtype=torch.float32).eval() for _ in range(2)
     )
     inject_adapter_in_model(LoraConfig(r=3, lora_alpha=3, target_modules=list(TEXT)), stock)
     lora = RowLoRA(model, lambda name: is_target(name, TEXT))
