@@ -54,10 +54,13 @@ class Factors:
         """
         if self.m is None:
             return self
-        W, A, B = (t.to(W.device, self.m.dtype) for t in (W, self.A, self.B))
-        cross = (B * (W @ A.mT)).sum(dim=-1)
+        A, B = (t.to(W.device, self.m.dtype) for t in (self.A, self.B))
+        WA = (
+            W @ A.to(W.dtype).mT
+        )  # W in its own precision: to copy all of a model's weights takes longer than its products
+        cross = (B * WA.to(B.dtype)).sum(dim=-1)
         square = ((B @ (A @ A.mT)) * B).sum(dim=-1)
-        own = (W.square().sum(dim=-1) if own is None else own).expand_as(cross)
+        own = (W.to(B.dtype).square().sum(dim=-1) if own is None else own).expand_as(cross)
         return Factors(self.A, self.B, self.m, torch.stack([own, cross, square], dim=-2).to(self.m.device))
 
     def gain(self, scale: float | Tensor) -> Tensor:

@@ -111,10 +111,14 @@ class RowLoRALinear(RowLayer):
         return self.base.in_features, self.base.out_features
 
     def _with(self, x: Tensor, stacked: Stacked) -> Tensor:
-        if stacked.gain is not None or self.dropout is not None or x.dtype != self.base.weight.dtype:
+        if self.dropout is not None:
             return super()._with(x, stacked)
-        A, B = stacked.A.to(x.dtype), stacked.B.to(x.dtype)
-        y: Tensor = LowRankLinear.apply(x, self.base.weight, self.base.bias, A, B)  # type: ignore[no-untyped-call]
+        frozen, A, B = (self.base.weight, self.base.bias), stacked.A.to(x.dtype), stacked.B.to(x.dtype)
+        y: Tensor
+        if stacked.gain is None:
+            y = LowRankLinear.apply(x, *frozen, A, B)  # type: ignore[no-untyped-call]
+        else:
+            y = GainedLinear.apply(x, *frozen, A, B, (stacked.gain - 1).to(x.dtype))  # type: ignore[no-untyped-call]
         return y
 
     def _delta(self, x: Tensor, y: Tensor, stacked: Stacked) -> Tensor:
@@ -165,6 +169,34 @@ class LowRankLinear(torch.autograd.Function):
             dx = dy @ W
             _grouped(dx, len(A)).baddbmm_(d_low, A)
         return dx, None, None, d_low.mT @ each if wanted[3] else None, rows.mT @ low if wanted[4] else None
+
+
+class GainedLinear(torch.autograd.Function):
+    """gain_g (W x) + bias + B_g (A_g x) of a frozen W: DoRA's layer, in few kernels like `LowRankLinear`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, W: Tensor, bias: Tensor | None, A: Tensor, B: Tensor, above: Tensor) -> Tensor:
+        """As `LowRankLinear`; `above` [g, out] is the gain less 1, which half precisions know better than the gain."""
+        plain = F.linear(x, W)
+        each = _grouped(plain, len(A))
+        y = torch.addcmul(each, each, above[:, None])
+        if bias is not None:
+            y += bias
+        low = _grouped(x, len(A)) @ A.mT
+        y.baddbmm_(low, B.mT)
+        ctx.save_for_backward(x, W, A, B, low, above, each)
+        return y.view_as(plain)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, W, A, B, low, above, plain = ctx.saved_tensors
+        rows, each = _grouped(dy.contiguous(), len(A)), _grouped(x, len(A))
+        d_low, dx = rows @ B, None
+        if ctx.needs_input_grad[0]:
+            d_plain = torch.addcmul(rows, rows, above[:, None])
+            dx = (d_plain @ W).baddbmm_(d_low, A).view_as(x)
+        return dx, None, None, d_low.mT @ each, rows.mT @ low, (rows * plain).sum(dim=1)
 
 
 def _grouped(x: Tensor, groups: int) -> Tensor:
