@@ -56,8 +56,11 @@ def losses(place: Place) -> list[Found]:
             calls = CapturedCalls(torch.device(place.device))
             ours = traces(place, place.device, precision, StaticBatching(calls, rank=16), together)
             how = f"{len(RECIPES)} jobs {'in one pack' if together else 'alone'}, recorded steps"
-            most = max(_off(own, other) for own, other in zip(ours, right, strict=True))
-            found.append(Check(f"losses in {precision} against a CPU's, {how}", most, BARS[precision]))
+            off = [_off(own, other) for own, other in zip(ours, right, strict=True)]
+            worst = RECIPES[off.index(max(off))]
+            found.append(
+                Check(f"losses in {precision}, {how}; furthest from a CPU's: {worst}", max(off), BARS[precision])
+            )
     return found
 
 

@@ -49,7 +49,7 @@ class TrainingCells:
             Task("packs", 25, lambda: self.pack("pack", (4, 8))),
             Task("one job, pivotal tuning", 15, lambda: self.pack("pivotal, Prodigy", (1, 4), **PIVOTAL)),
             Task("seeds' command", 12, lambda: self.pack("rank 8, batch 3, pivotal", (1,), **SEEDS)),
-            Task("packs, checkpointing", 25, lambda: self.pack("checkpointing", (1, 8), **kept)),
+            Task("packs, checkpointing", 30, lambda: self.pack("checkpointing", (1, 8), **kept)),
             Task("packs, DoRA", 15, lambda: self.pack("DoRA", (1, 4), dora=True)),
             Task("packs, 512 px", 15, lambda: self.pack("512 px", (1, 8), 512)),
             Task("plain steps", 10, lambda: self.pack("one job, not recorded", (1,), capture=False)),

@@ -20,6 +20,7 @@ from lorafleet.numerics.flat_factors import Layout
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, Vectors
 from lorafleet.targets import TEXT_PARTS
+from lorafleet.util.to_device import to_device
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def encode_ids(
     both = [torch.cat([own[i] for own in ids]) for i in (0, 1)]
     count = len(both[0])
     padding = calls.padded(count, most) - count
-    inputs = {f"ids {i}": torch.cat([own, own[:1].expand(padding, -1)]).to(base.device) for i, own in enumerate(both)}
+    padded = [torch.cat([own, own[:1].expand(padding, -1)]) for own in both]
+    inputs = {f"ids {i}": to_device(own, base.device) for i, own in enumerate(padded)}
     variables = {part: flat for part, (_, flat) in (factors or {}).items()}
     for i, table in enumerate(vectors or ()):
         variables[f"vectors {i}"] = F.pad(table, (0, 0, 0, calls.padded(len(table)) - len(table)))

@@ -204,9 +204,9 @@ def test_defect_09_p3_p4_p9_frozen_tokens_keep_every_bit(loaded, photos, optimiz
 
 def test_defect_p4_accumulated_tokens_change_once_an_optimizer_step(loaded, photos, monkeypatch):
     work = training(loaded, photos, gradient_accumulation=3, pivotal={"fraction": 1.0})
-    at_micro_batch, batch = [], work.dataset.batch
+    at_micro_batch, asked = [], work.micro_batch
     monkeypatch.setattr(
-        work.dataset, "batch", lambda index: (at_micro_batch.append(copies(work.trainable.vectors)), batch(index))[1]
+        work, "micro_batch", lambda index: (at_micro_batch.append(copies(work.trainable.vectors)), asked(index))[1]
     )
     steps(work, 1, 2)
     assert len(at_micro_batch) == 6

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 class Ranks(Protocol):
@@ -23,7 +23,7 @@ class Ranks(Protocol):
     def is_mine(self, micro: int) -> bool:
         """Whether the micro-batch of this index in a step belongs to this rank."""
 
-    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """Replaces each rank's gradients by the sum over all ranks; returns the sum of the losses."""
 
     def abort(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -38,7 +38,7 @@ class SingleRank:
         """Every micro-batch is."""
         return True
 
-    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """Leaves the gradients and the loss as they are."""
         return loss
 
@@ -62,22 +62,26 @@ class ProcessGroup:
         """Micro-batches are dealt out in the order of the ranks."""
         return micro % self.size == self.rank
 
-    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: float) -> float:
+    def all_reduce(self, parameters: Sequence[nn.Parameter], loss: Tensor) -> Tensor:
         """Replaces each rank's gradients by the sum over all ranks; returns the sum of the losses. One network call.
 
         `parameters` are all that the job has, frozen ones too. A loss that is not a number, by which a rank says that
         it failed, makes the sum so on all ranks.
         """
         device = parameters[0].device
-        own = torch.tensor([loss], dtype=parameters[0].dtype, device=device)
-        flat = torch.cat([own, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters)])
+        flat = torch.cat(
+            [
+                loss.to(device, parameters[0].dtype)[None],
+                *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters),
+            ]
+        )
         dist.all_reduce(flat)
         pieces = flat[1:].split([parameter.numel() for parameter in parameters])
         for parameter, piece in zip(parameters, pieces, strict=True):
             if parameter.requires_grad:
                 parameter.grad = piece.view_as(parameter)
-        return flat[0].item()
+        return flat[0].to(loss.dtype)
 
     def abort(self, parameters: Sequence[nn.Parameter]) -> None:
         """Makes the step of all other ranks, which wait for this one, raise NonFiniteError."""
-        self.all_reduce(parameters, math.nan)
+        self.all_reduce(parameters, torch.tensor(math.nan, dtype=torch.float64))

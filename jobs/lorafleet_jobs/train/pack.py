@@ -108,13 +108,13 @@ def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching |
             for called, (losses, gradients) in calls:
                 for job, loss, own in zip(called, losses, gradients, strict=True):
                     job.add(loss, own)
-    return [job.finish() for job in steps]  # all-reduce, clip, optimizer step, schedule, moving average
+    return _finish(steps)
 
 
 def forward_backward(
     jobs: Sequence[JobStep], slots: Sequence[JobStep], batching: DynamicBatching
-) -> tuple[list[float], list[tuple[Tensor | None, ...]]]:
-    """Losses and gradients of the micro-batches of `jobs`, all of one shape, from one call of the base.
+) -> tuple[Tensor, list[tuple[Tensor | None, ...]]]:
+    """Losses [jobs] and gradients of the micro-batches of `jobs`, all of one shape, from one call of the base.
 
     `slots` are the jobs whose rows make up the batch: `jobs` first, then repetitions that fill a batch of fixed size
     and weigh nothing. The gradients of a job are in the order of its training's `trained()`.
@@ -138,7 +138,7 @@ def forward_backward(
     by_name = dict(zip(step.trained, gradients, strict=True))
     of_unet = [_unet_gradient(job, i, factors, by_name) for i, job in enumerate(jobs)]
     of_text = _text_gradients(jobs, text, by_name)
-    return losses[: len(jobs)].tolist(), [(*unet, *rest) for unet, rest in zip(of_unet, of_text, strict=True)]
+    return losses[: len(jobs)], [(*unet, *rest) for unet, rest in zip(of_unet, of_text, strict=True)]
 
 
 def train_step_alone(training: Training, step: int) -> float:
@@ -156,8 +156,8 @@ class JobStep:
     training: Training
     step: int
     """Counted from 1."""
-    loss: float = 0.0
-    """The mean over the step's micro-batches, as far as they have been added."""
+    loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    """The mean over the step's micro-batches, as far as they have been added; on the device."""
     error: LorafleetError | None = None
     """Why the job cannot take this step, for instance because of a damaged image."""
     micro_batch: MicroBatch = field(init=False)
@@ -195,20 +195,40 @@ class JobStep:
             return False
         return True
 
-    def add(self, loss: float, gradients: Sequence[Tensor | None]) -> None:
+    def add(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
         """Adds the loss and the gradients of the micro-batch to the step's means."""
         self.training.add_gradients(gradients, 1 / self.accumulation)
-        self.loss += loss / self.accumulation
+        self.loss = self.loss.to(loss.device) + loss.double() / self.accumulation
 
-    def finish(self) -> Outcome:
+    def draw_ahead(self) -> None:
+        """Draws the first micro-batch of the next step."""
+        if self.step < self.training.spec.steps and self.training.process_group.is_mine(0):
+            self.training.draw_ahead(self.step * self.accumulation)
+
+    def finish(self, loss: float, norm: float) -> Outcome:
         """Updates the job's parameters, and returns the loss; or returns the error, having updated nothing."""
-        if self.error is not None:
-            self.training.abort()
-            return self.error
         try:
-            return self.training.finish(self.step, self.loss)
+            self.training.update(self.step, loss, norm)
         except NonFiniteError as problem:
             return problem
+        return loss
+
+
+def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
+    """The end of a step: all-reduce, clip, optimizer step, schedule, moving average.
+
+    Losses and norms of all jobs are read at once: the only time that a step waits for the device, which has work until
+    then, while the next micro-batches are drawn.
+    """
+    going = [job for job in steps if job.error is None]
+    closed = [job.training.close(job.loss) for job in going]
+    for job in steps:
+        if job.error is not None:
+            job.training.abort()
+        else:
+            job.draw_ahead()
+    read = dict(zip(map(id, going), torch.stack(closed).tolist() if closed else [], strict=True))
+    return [job.finish(*read[id(job)]) if job.error is None else job.error for job in steps]
 
 
 def _of_one_shape(steps: Sequence[JobStep]) -> list[list[JobStep]]:

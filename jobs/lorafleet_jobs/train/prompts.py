@@ -24,6 +24,7 @@ from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, split_prompt
 from lorafleet.targets import TEXT_PARTS
 from lorafleet.text_step import encode_ids
+from lorafleet.util.to_device import to_device
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.trainable_state import PackedFactors, TrainableState
 
@@ -188,7 +189,7 @@ def encode_together(
         if any(-1 in row for own in rows for row in own):
             parts.append(empty_prompt(base))
     encoded = Conditioning.cat(parts)
-    indices = [torch.tensor(own, device=base.device) for own in rows]
+    indices = [to_device(torch.tensor(own), base.device) for own in rows]
     return [Conditioning(encoded.context[i].flatten(1, 2), encoded.pooled[i[:, 0]]) for i in indices]
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,14 +19,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lorafleet.bundle.adapter import Adapter
-from lorafleet.errors import NonFiniteError
+from lorafleet.errors import DataError, NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.build_objective import build_objective
 from lorafleet.numerics.factors import Factors
 from lorafleet.numerics.generators import generator_for
 from lorafleet.numerics.objectives import Noisy, Objective
+from lorafleet.util.to_device import to_device
 from lorafleet_jobs.jobspec import JobSpec
-from lorafleet_jobs.train.data import Batch, Dataset
+from lorafleet_jobs.train.data import Dataset
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.ema import Average
 from lorafleet_jobs.train.optimizers import optimizer_for, phase_ends, schedule_for
@@ -70,6 +72,8 @@ class Training:
     ends: dict[ParameterKind, int]
     """The last step, counted from 1, at which each kind of parameter is trained."""
     process_group: Ranks
+    _ahead: tuple[int, MicroBatch] | None = None
+    """The micro-batch that was drawn last, and its index."""
 
     @classmethod
     def prepare(
@@ -106,22 +110,43 @@ class Training:
 
         All its random numbers are functions of the job's seed and the index. Raises DataError.
         """
+        if self._ahead is None or self._ahead[0] != index:
+            self._ahead = (index, self._drawn(index))
+        return self._ahead[1]
+
+    def draw_ahead(self, index: int) -> None:
+        """Draws a micro-batch before it is asked for, while the device is busy with others.
+
+        One that cannot be drawn raises when it is asked for. In prior mode `predict` none is drawn ahead: its target
+        may depend on tokens that the present step changes.
+        """
+        prior = self.spec.recipe.prior
+        if prior is not None and prior.mode == "predict":
+            return
+        with suppress(DataError):
+            self._ahead = (index, self._drawn(index))
+
+    def _drawn(self, index: int) -> MicroBatch:
+        """Everything is worked out in host memory, and sent to the device without waiting for it."""
         batch = self.dataset.batch(index)
         n, n_input = self._noise(batch.z, index)
-        sigma = self.objective.draw(len(batch.z), self._generator("levels", index)).to(batch.z.device)
-        noisy = self.objective.noisy(batch.z, n_input, sigma)
-        F_target = self.objective.target(batch.z, n, sigma)
+        sigma = self.objective.draw(len(batch.z), self._generator("levels", index))
+        drawn = self.objective.noisy(batch.z, n_input, sigma)
+        send = partial(to_device, device=self.base.device)
+        noisy, time_ids = replace(drawn, x=send(drawn.x), t=send(drawn.t)), send(batch.time_ids)
+        F_target = send(self.objective.target(batch.z, n, sigma))
         if batch.predicted.any():
-            F_target = F_target.clone()
-            F_target[batch.predicted] = self._base_output(batch, noisy).to(F_target)
+            rows = send(batch.predicted.nonzero().flatten())
+            captions = [batch.captions[row] for row in batch.predicted.nonzero().flatten().tolist()]
+            F_target = F_target.index_copy(0, rows, self._base_output(noisy, time_ids, captions, rows).to(F_target))
         return MicroBatch(
             noisy=noisy,
             captions=batch.captions,
             chunks=self.prompts.chunks(batch.captions),
-            time_ids=batch.time_ids,
+            time_ids=time_ids,
             F_target=F_target,
-            w=batch.weights * self.objective.weight(sigma),
-            mask=batch.mask,
+            w=send(batch.weights * self.objective.weight(sigma)),
+            mask=None if batch.mask is None else send(batch.mask),
             dropout=(self.spec.recipe.dropout, self._generator("dropout", index).initial_seed()),
         )
 
@@ -135,16 +160,23 @@ class Training:
             if gradient is not None:
                 parameter.grad = gradient * share if parameter.grad is None else parameter.grad + gradient * share
 
-    def finish(self, step: int, loss: float) -> float:
-        """Ends a step: all-reduce, gradient clipping, optimizer, schedule, moving average; returns the step's loss.
+    def close(self, loss: Tensor) -> Tensor:
+        """All-reduces and clips the step's gradients; returns the loss and their norm, [2] on the device.
 
-        `loss` is this rank's. Raises NonFiniteError, having updated nothing.
+        `loss` is this rank's, a scalar in float64.
         """
         parameters = self.trainable.parameters()
         loss = self.process_group.all_reduce(parameters, loss)
         max_norm = self.spec.recipe.max_grad_norm
         norm = nn.utils.clip_grad_norm_(parameters, max_norm if max_norm is not None else math.inf)
-        if not math.isfinite(loss) or not torch.isfinite(norm):
+        return torch.stack([loss, norm.to(loss)])
+
+    def update(self, step: int, loss: float, norm: float) -> None:
+        """Ends a step with what `close` returned: optimizer, schedule, moving average.
+
+        Raises NonFiniteError, having updated nothing.
+        """
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteError(
                 f"job {self.spec.id} ({self.spec.subject}): loss {loss} at step {step} is not finite; "
                 "lower learning_rate, or set max_grad_norm"
@@ -153,7 +185,6 @@ class Training:
         self.schedule.step()
         if self.ema is not None:
             self.ema.update(self.trainable)
-        return loss
 
     def abort(self) -> None:
         """Ends the job on its other ranks, which wait for this one."""
@@ -189,14 +220,12 @@ class Training:
         if recipe.input_perturbation:
             perturbation = torch.randn(z.shape, generator=self._generator("perturbation", index))
             n_input = n + recipe.input_perturbation * perturbation
-        return n.to(z.device), n_input.to(z.device)
+        return n, n_input
 
     @torch.no_grad()
-    def _base_output(self, batch: Batch, noisy: Noisy) -> Tensor:
+    def _base_output(self, noisy: Noisy, time_ids: Tensor, captions: list[str], rows: Tensor) -> Tensor:
         """F of the base without the adapter for the rows of prior mode `predict`, whose target it is."""
-        rows = batch.predicted
-        captions = [caption for caption, row in zip(batch.captions, rows.tolist(), strict=True) if row]
-        return self.base.predict(noisy.x[rows], noisy.t[rows], self.prompts.of_base(captions), batch.time_ids[rows])
+        return self.base.predict(noisy.x[rows], noisy.t[rows], self.prompts.of_base(captions), time_ids[rows])
 
     def _generator(self, purpose: str, index: int) -> torch.Generator:
         return generator_for(self.spec.recipe.seed, purpose, index)

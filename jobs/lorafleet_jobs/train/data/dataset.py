@@ -100,14 +100,14 @@ class Dataset:
         return len(self.spec.images) * self.spec.recipe.repeats
 
     def batch(self, index: int) -> Batch:
-        """The index-th micro-batch of the job, counted from 0."""
+        """The index-th micro-batch of the job, counted from 0; its tensors are in host memory."""
         rows, classes = self._rows(index)
         all_rows = [*rows, *classes]
         posteriors = [self.latents.posterior(row.source.file, row.view) for row in all_rows]
         mean, std = torch.cat([p.mean for p in posteriors]), torch.cat([p.std for p in posteriors])
         noise = torch.randn(mean.shape, generator=self._generator("latents", index))
 
-        prior, device = self.spec.recipe.prior, self.loaded.device
+        prior = self.spec.recipe.prior
         weights = [1 / len(rows)] * len(rows)
         if prior is not None:
             weights += [prior.weight / len(classes)] * len(classes)
@@ -115,15 +115,14 @@ class Dataset:
         if self.masks is not None and any(row.source.mask is not None for row in all_rows):
             mask, factors = self.masks.of([(row.source, row.view) for row in all_rows])
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
-            mask = mask.to(device)
         predicted = prior is not None and prior.mode == "predict"
         return Batch(
-            z=self.loaded.scale.to_model((mean + std * noise).to(device)),
+            z=self.loaded.scale.to_model(mean + std * noise),
             captions=[row.caption for row in all_rows],
-            time_ids=torch.cat([row.view.time_ids(row.source.size) for row in all_rows]).to(device),
-            weights=torch.tensor(weights, device=device),
+            time_ids=torch.cat([row.view.time_ids(row.source.size) for row in all_rows]),
+            weights=torch.tensor(weights),
             mask=mask,
-            predicted=torch.tensor([False] * len(rows) + [predicted] * len(classes), device=device),
+            predicted=torch.tensor([False] * len(rows) + [predicted] * len(classes)),
         )
 
     def _rows(self, index: int) -> tuple[list[_Row], list[_Row]]:
