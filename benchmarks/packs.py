@@ -2,7 +2,6 @@
 
     ./dev bench packs                                on a toy base, one thread
     ./dev bench packs --compiled                     with a call for each job, and compiled (`packs_compiled.py`)
-    ./dev bench packs --base sdxl-random             the full SDXL architecture, for accelerators (`packs_sdxl.py`)
 
     (a) a process for each job, each importing, loading the base and training by diffusers and PEFT (`packs_reference`)
     (b) one process with the base loaded, job after job
@@ -28,7 +27,6 @@ from typing import Any
 
 import packs_arms as arms
 import packs_compiled
-import packs_sdxl
 import torch
 from packs_arms import Taken
 from packs_reference import load
@@ -196,21 +194,16 @@ def main() -> None:
     parser.add_argument("--base", default="toy-sdxl")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=None, help="of each job: 30; of sdxl-random: 4")
+    parser.add_argument("--steps", type=int, default=30, help="of each job")
     parser.add_argument("--out", type=Path, default=None)
     parser.add_argument("--compiled", action="store_true", help="also with calls of one job each, and compiled")
     parser.add_argument("--pack-memory", action="store_true", help=argparse.SUPPRESS)
-    packs_sdxl.add_options(parser)
     arguments = parser.parse_args()
     quiet_libraries()
-    if arguments.base == "sdxl-random":
-        packs_sdxl.run(arguments)
-        return
     torch.set_num_threads(arguments.threads)
     if arguments.pack_memory:
         pack_memory(find_base(arguments.base))
         return
-    arguments.steps = arguments.steps or 30
     data = toy(arguments)
     print(report(data))
     (arguments.out or RESULT).write_text(json.dumps(data, indent=2) + "\n")

@@ -1,7 +1,6 @@
 """What the step engine is worth where every request has another adapter: the same pictures made in five ways.
 
     ./dev bench serve                                on a toy base, one core, one thread
-    ./dev bench serve --base sdxl-random             the full SDXL architecture, for accelerators (`serve_sdxl.py`)
 
     (a) stock diffusers, load_lora_weights and unload_lora_weights around each request
     (b) stock diffusers, all adapters resident, set_adapters before each request
@@ -30,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import serve_chart
-import serve_sdxl
 import torch
 from serve_arms import GUIDANCE, AllResident, Arm, Engine, LoadEach, MixedBatches
 from serve_swap import host_of, swap
@@ -239,12 +237,8 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=1, help="on which the process may run, where the system can say")
     parser.add_argument("--adapters", default=ADAPTERS, help=argparse.SUPPRESS, **whole)
     parser.add_argument("--out", type=Path, default=None)
-    serve_sdxl.add_options(parser)
     arguments = parser.parse_args()
     quiet_libraries()
-    if arguments.base == "sdxl-random":
-        serve_sdxl.run(arguments)
-        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-arguments.cores :])
     torch.set_num_threads(1)

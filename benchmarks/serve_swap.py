@@ -1,6 +1,6 @@
 """What it takes to bring an adapter from host memory to its slot and into a batch, beside a plain copy of its bytes.
 
-Part of `serve.py` and `serve_sdxl.py`.
+Part of `serve.py` and `gpu.py`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CELLS = Path(__file__).parents[1] / "benchmarks" / "results" / "memory_cells.jso
 
 @dataclass(frozen=True)
 class Cell:
-    """One pack, measured."""
+    """One pack, of which the peak was measured."""
 
     name: str
     recipe: Recipe
@@ -28,7 +28,6 @@ class Cell:
     prepared: int
     """Jobs that hold their parameters, those of the pack among them."""
     peak_mib: float
-    seconds: float
 
     @property
     def checkpointing(self) -> bool:
@@ -44,19 +43,56 @@ class Cell:
         waiting = (self.prepared - self.pack) * 4 * sdxl_size().adapter_parameters(self.recipe) / MIB
         return job_memory(self.recipe, sdxl_base(), sdxl_size()).times(self.pack).step + waiting
 
+
+@dataclass(frozen=True)
+class Step:
+    """One pack, of which a recorded step was timed."""
+
+    name: str
+    recipe: Recipe
+    pack: int
+    seconds: float
+
+    @property
+    def checkpointing(self) -> bool:
+        return self.recipe.gradient_checkpointing is True
+
+    @property
+    def rows(self) -> float:
+        """Of the call, each as a share of 1024 px."""
+        return self.pack * rows_at_once(self.recipe) * ((self.recipe.resolution or 1024) / 1024) ** 2
+
     def predicted_seconds(self) -> float:
         return step_seconds(self.recipe, sdxl_base(), True, self.pack)
 
 
 def measured_cells(path: Path = CELLS) -> list[Cell]:
-    """The table, with whole recipes."""
+    """The table of peaks, with whole recipes."""
+    return [
+        Cell(*_named(row, recipe), row["pack"], row["prepared"], row["peak_gib"] * 1024)
+        for row, recipe in _rows(path, "cells")
+    ]
+
+
+def measured_steps(path: Path = CELLS) -> list[Step]:
+    """The table of times, with whole recipes."""
+    return [
+        Step(*_named(row, recipe), row["pack"], row["milliseconds"] / 1000) for row, recipe in _rows(path, "recorded")
+    ]
+
+
+def _rows(path: Path, name: str) -> list[tuple[dict[str, Any], Recipe]]:
     table = json.loads(path.read_text())
-    return [_cell(row, {**table["recipe"], "precision": table["precision"]}) for row in table["cells"]]
+    common = {**table["recipe"], "precision": table["precision"]}
+    return [(row, _recipe(row, common)) for row in table[name]]
 
 
-def _cell(row: dict[str, Any], common: dict[str, Any]) -> Cell:
+def _recipe(row: dict[str, Any], common: dict[str, Any]) -> Recipe:
     own = {"resolution": row["pixels"], "gradient_checkpointing": row["checkpointing"], **row.get("recipe", {})}
+    return Recipe.model_validate(common | own)
+
+
+def _named(row: dict[str, Any], recipe: Recipe) -> tuple[str, Recipe]:
     kept = "checkpointing" if row["checkpointing"] else "plain"
-    recipe = Recipe.model_validate(common | own)
-    name = f"{row['pixels']} px, {kept}, rank {recipe.rank}, {row['pack']} x {recipe.batch_size} rows"
-    return Cell(name, recipe, row["pack"], row["prepared"], row["peak_gib"] * 1024, row["milliseconds"] / 1000)
+    learned = "" if recipe.pivotal is None else ", tokens"
+    return f"{row['pixels']} px, {kept}{learned}, rank {recipe.rank}, {row['pack']} x {recipe.batch_size} rows", recipe

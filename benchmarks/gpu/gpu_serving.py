@@ -110,7 +110,7 @@ class ServingCells:
 
         try:
             for count in (1, 2, 4, rows):
-                images(count, 2)  # what is recorded once is not what is measured
+                images(count, steps)  # what is recorded once is not what is measured
             seconds = images(2 * rows, steps)
         finally:
             engine.close()

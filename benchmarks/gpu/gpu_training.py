@@ -59,7 +59,7 @@ class TrainingCells:
         self, what: str, sizes: tuple[int, ...], pixels: int = 1024, capture: bool = True, **recipe: Any
     ) -> list[Found]:
         """Packs of these sizes, one after another."""
-        place, found = self.place, list[Found]()
+        place = self.place
         wanted = {"rank": RANK, "batch_size": 1, "gradient_checkpointing": False, "dora": False, **recipe}
         precision = "fp32" if place.dry else "bf16"
         specs = arms.jobs(
@@ -67,15 +67,13 @@ class TrainingCells:
             resolution=place.pixels(pixels), precision=precision, **wanted,
         )  # fmt: skip
         trainings = [Training.prepare(spec, self.base) for spec in specs]
-        for size in sizes:
-            gc.collect()
-            place.forget_peak()
-            batching = StaticBatching(CapturedCalls(self.base.device), RANK) if capture else DynamicBatching()
-            found.append(self._cell(f"{what} x {size}", trainings[:size], pixels, batching))
-        return found
+        return [self._cell(f"{what} x {size}", trainings[:size], pixels, capture) for size in sizes]
 
-    def _cell(self, what: str, trainings: list[Training], pixels: int, batching: DynamicBatching) -> Cell:
+    def _cell(self, what: str, trainings: list[Training], pixels: int, capture: bool) -> Cell:
         place, recipe, number = self.place, trainings[0].spec.recipe, 0
+        gc.collect()
+        place.forget_peak()
+        batching = StaticBatching(CapturedCalls(self.base.device), RANK) if capture else DynamicBatching()
 
         def step() -> None:
             nonlocal number

@@ -19,10 +19,10 @@ sys.path.append(str(Path(__file__).parents[2] / "tools"))
 import numpy as np
 
 from lorafleet_jobs.intake import memory_model, step_time
-from memory_cells import Cell, measured_cells
+from memory_cells import Cell, Step, measured_cells, measured_steps
 
 
-def fit_memory(cells: Sequence[Cell]) -> tuple[float, float, float]:
+def fit_memory(cells: Sequence[Cell]) -> list[float]:
     """MiB of a row, of a row with checkpointing, and the constant."""
     features = np.array([[cell.rows * (not cell.checkpointing), cell.rows * cell.checkpointing, 1] for cell in cells])
     present = memory_model.ROW_MIB, memory_model.CHECKPOINTED_ROW_MIB, memory_model.WORKSPACE_MIB
@@ -30,16 +30,17 @@ def fit_memory(cells: Sequence[Cell]) -> tuple[float, float, float]:
     return _relative(features, np.array([cell.peak_mib for cell in cells]), counted)
 
 
-def fit_seconds(cells: Sequence[Cell]) -> tuple[float, float, float]:
-    """Seconds of a step's launches, of them with checkpointing, and of each job."""
-    features = np.array([[not cell.checkpointing, cell.checkpointing, cell.pack] for cell in cells], float)
-    return _relative(features, np.array([cell.seconds for cell in cells]), np.zeros(len(cells)))
+def fit_seconds(steps: Sequence[Step]) -> tuple[float, float]:
+    """Seconds of a step of no rows, and of each row."""
+    features = np.array([[1, step.rows] for step in steps], float)
+    fixed, row = _relative(features, np.array([step.seconds for step in steps]), np.zeros(len(steps)))
+    return fixed, row
 
 
-def _relative(features: Any, measured: Any, known: Any) -> tuple[float, float, float]:
+def _relative(features: Any, measured: Any, known: Any) -> list[float]:
     """Least squares of (known + features c - measured) / measured."""
     solution, *_ = np.linalg.lstsq(features / measured[:, None], (measured - known) / measured, rcond=None)
-    return float(solution[0]), float(solution[1]), float(solution[2])
+    return [float(each) for each in solution]
 
 
 def main() -> None:
@@ -48,16 +49,19 @@ def main() -> None:
     print(f"memory: a row {row:.0f} MiB, with checkpointing {checkpointed:.0f}, constant {constant:.0f}")
     print(f"  the model has {memory_model.ROW_MIB:.0f}, {memory_model.CHECKPOINTED_ROW_MIB:.0f}, "
           f"{memory_model.WORKSPACE_MIB:.0f}")  # fmt: skip
-    launch, twice, job = fit_seconds(cells)
-    print(f"time: launches {launch:.3f} s, with checkpointing {twice:.3f}, a job {job:.4f}")
-    print(f"  the model has {step_time.LAUNCH_S[False]}, {step_time.LAUNCH_S[True]}, {step_time.JOB_S}")
-    print(f"\n{'cell':46s}  GiB measured  model           ms measured  model")
+    steps = measured_steps()
+    for kept in (False, True):
+        fixed, row = fit_seconds([step for step in steps if step.checkpointing is kept])
+        print(f"time, checkpointing {'on' if kept else 'off'}: a step {fixed:.4f} s, a row {row:.4f}")
+        print(f"  the model has {step_time.STEP_S[kept]}, {step_time.ROW_S[kept]}")
+    print(f"\n{'peak':52s}  GiB measured  model")
     for cell in cells:
-        mib, seconds = cell.predicted_mib(), cell.predicted_seconds()
-        print(
-            f"{cell.name:46s} {cell.peak_mib / 1024:13.1f} {mib / 1024:6.1f} {mib / cell.peak_mib - 1:+7.1%}"
-            f" {cell.seconds * 1000:13.0f} {seconds * 1000:6.0f} {seconds / cell.seconds - 1:+7.1%}"
-        )
+        mib = cell.predicted_mib()
+        print(f"{cell.name:52s} {cell.peak_mib / 1024:13.1f} {mib / 1024:6.1f} {mib / cell.peak_mib - 1:+7.1%}")
+    print(f"\n{'step':52s}   ms measured  model")
+    for step in steps:
+        seconds = step.predicted_seconds()
+        print(f"{step.name:52s} {step.seconds * 1000:13.0f} {seconds * 1000:6.0f} {seconds / step.seconds - 1:+7.1%}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """How long a training step takes, by the recipe and by what it runs on: estimates, never promises.
 
-On a GPU a step takes the longer of two times: Python's, which launches some twelve thousand kernels whatever their
-size, and the card's, which grows with rows and pixels. Up to some ten rows of 1024 px the card waits for Python. The
-figures for GPUs are those of one NVIDIA H200 with torch 2.11, steps run eagerly, measured on 2026-11-27
-(`benchmarks/results/memory_cells.json`); `benchmarks/memory/fit_memory.py` fits them. Imports no torch.
+On a GPU steps are recorded and replayed: a step takes some time whatever its size, for some thousand small kernels, and
+more with rows and pixels. What is not recorded waits for Python's launches: the base's own forward passes. The figures
+for GPUs are those of one NVIDIA H200 with torch 2.11, measured on 2026-11-27 (`benchmarks/results/memory_cells.json`);
+`benchmarks/memory/fit_memory.py` fits them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from lorafleet.bases import Base
 from lorafleet.config import Recipe
 from lorafleet_jobs.intake.memory_model import rows_at_once
 
-LAUNCH_S = {False: 0.452, True: 0.885}
-"""Fitted: a step's launches, without and with gradient checkpointing, which launches the forward pass twice."""
-JOB_S = 0.0126
-"""Fitted: what each job of a pack adds to them, with an optimizer and random numbers of its own."""
-GPU_ROW_S = {False: 0.049, True: 0.074}
-"""The card's own time for one 1024 px row in bf16: four rows took 0.197 s in a CUDA graph. With checkpointing three
-passes instead of two."""
+STEP_S = {False: 0.0391, True: 0.0556}
+"""Fitted: a step of no rows, without and with gradient checkpointing."""
+ROW_S = {False: 0.0426, True: 0.0566}
+"""Fitted: one 1024 px row in bf16, with the optimizer of its job."""
+LAUNCHED_S = 0.1
+"""Launching one forward pass that is not recorded: two rows took so long."""
 FP32_FACTOR = 4.1
 """Not measured: 13.5 TFLOP a row at the 67 TFLOP/s of fp32 in an H200's data sheet are 0.20 s, which is a floor."""
 CPU_ROW_S = 45.0
@@ -39,26 +38,31 @@ def step_seconds(recipe: Recipe, base: Base, on_gpu: bool, pack: int) -> float:
     to the plan (`auto`) counts as none.
     """
     rows, checkpointing = rows_at_once(recipe), recipe.gradient_checkpointing is True
-    micro = _call_seconds(recipe, base, on_gpu, pack * rows, pack, checkpointing)
+    micro = _call_seconds(recipe, base, on_gpu, pack * rows, checkpointing)
     if recipe.prior is not None and recipe.prior.mode == "predict":
-        micro += pack * FORWARD_SHARE * _call_seconds(recipe, base, on_gpu, rows, 0, False)
+        micro += pack * _forward_seconds(recipe, base, on_gpu, rows)
     return micro * recipe.gradient_accumulation / recipe.workers
 
 
 def generation_seconds(recipe: Recipe, base: Base, on_gpu: bool) -> float:
     """Making one class image: two UNet rows, with guidance, at each of the base's denoising steps."""
-    return base.default_steps * FORWARD_SHARE * _call_seconds(recipe, base, on_gpu, 2, 0, False)
+    return base.default_steps * _forward_seconds(recipe, base, on_gpu, 2)
 
 
-def _call_seconds(recipe: Recipe, base: Base, on_gpu: bool, rows: int, jobs: int, checkpointing: bool) -> float:
-    """One forward and backward pass of so many rows, and the optimizers of so many jobs."""
+def _forward_seconds(recipe: Recipe, base: Base, on_gpu: bool, rows: int) -> float:
+    """A forward pass of so many rows by the base alone."""
+    seconds = FORWARD_SHARE * _call_seconds(recipe, base, on_gpu, rows, False)
+    return max(seconds, LAUNCHED_S) if on_gpu and not base.is_toy else seconds
+
+
+def _call_seconds(recipe: Recipe, base: Base, on_gpu: bool, rows: int, checkpointing: bool) -> float:
+    """One forward and backward pass of so many rows, and the optimizers of their jobs."""
     side = recipe.resolution or base.resolution
     if base.is_toy:
         seconds = TOY_STEP_S + TOY_ROW_S * rows * (side / 32) ** 2
     elif on_gpu:
         wide = FP32_FACTOR if recipe.precision == "fp32" else 1.0
-        card = GPU_ROW_S[checkpointing] * wide * rows * (side / 1024) ** 2
-        return max(LAUNCH_S[checkpointing] + JOB_S * jobs, card)
+        return STEP_S[checkpointing] + ROW_S[checkpointing] * wide * rows * (side / 1024) ** 2
     else:
         seconds = CPU_ROW_S * rows * (side / 1024) ** 2
     return seconds * (CHECKPOINTING_FACTOR if checkpointing else 1)
