@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lorafleet.config import EarlyStop, Recipe, Validation
+from lorafleet.config.promotion_policy import Promotion
 from lorafleet.config.strict import Strict
 
 
@@ -60,4 +61,6 @@ class JobSpec(Strict):
     validation: Validation
     early_stop: EarlyStop | None = None
     """When the job may have to end early; no part of its id, for what it trains is the same."""
+    promotion: Promotion | None = "first"
+    """Whether what comes out becomes champion; no part of the id. None: its submission settles that at its end."""
     dataset_fingerprint: str

@@ -20,14 +20,17 @@ from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_tri
 from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest, with_defaults
 
 
-def resolve(specs: Sequence[AdapterSpec]) -> tuple[AdapterUse, ...]:
-    """Finds adapters in the home's registry or, where a folder is named, on disk; NotFoundError, BundleError."""
+def resolve(specs: Sequence[AdapterSpec], base: str | None = None) -> tuple[AdapterUse, ...]:
+    """Finds adapters in the home's registry or, where a folder is named, on disk; NotFoundError, BundleError.
+
+    `base` is the one they are wanted for: a name may have a champion on each of several.
+    """
     uses = []
     for spec in specs:
         if spec.folder is not None:
             uses.append(AdapterUse(version_of(spec.folder), spec.scale))
         else:
-            uses.append(AdapterUse(_home_registry().resolve(spec.name, spec.version), spec.scale))
+            uses.append(AdapterUse(_home_registry(base).resolve(spec.name, spec.version), spec.scale))
     return tuple(uses)
 
 
@@ -66,8 +69,8 @@ def generate_image(request: GenerateRequest, base_name: str) -> GeneratedImage:
         engine.close(drain=False)
 
 
-def _home_registry() -> AdapterRegistry:
+def _home_registry(base: str | None = None) -> AdapterRegistry:
     from lorafleet.tracking import MlflowRegistry  # takes seconds, and is needed for registered adapters alone
 
     home = Home.from_environment()
-    return MlflowRegistry(home.tracking_uri, home.adapter_cache)
+    return MlflowRegistry(home.tracking_uri, home.adapter_cache, base=base)

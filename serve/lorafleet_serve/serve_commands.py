@@ -163,7 +163,7 @@ def _generate(
     from lorafleet_serve import local
     from lorafleet_serve.engine.requests import GenerateRequest
 
-    uses = local.resolve(specs)
+    uses = local.resolve(specs, base)
     for text in local.notes_on(prompt, uses):
         note(text)
     base = base or local.base_of(uses, DEFAULT_BASE)

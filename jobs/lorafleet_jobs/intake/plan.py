@@ -119,13 +119,14 @@ def _draft(
         steps=recipe.step_count(len(report.images)),
         validation=manifest.validation,
         early_stop=manifest.early_stop,
+        promotion=manifest.promotion if manifest.sweep.count == 1 else None,
         dataset_fingerprint=dataset_fingerprint(images),
     )
     return job.with_changes(id=_digest(_job_content(job, base))[:16])
 
 
 def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
-    elsewhere = {"id", "submission", "base", "folder", "images", "class_images", "early_stop"}
+    elsewhere = {"id", "submission", "base", "folder", "images", "class_images", "early_stop", "promotion"}
     content = job.model_dump(mode="json", exclude=elsewhere)
     del content["recipe"]["workers"]  # changes nothing
     if job.recipe.gradient_checkpointing == "auto":  # changes nothing beyond rounding; decided by the card

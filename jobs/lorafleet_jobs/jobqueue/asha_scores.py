@@ -32,6 +32,13 @@ class ScoreBook:
             first = connection.execute(select(scores.c.goes_on, scores.c.bar).where(own)).one()
         return Verdict(first.goes_on, first.bar)
 
+    def furthest(self, submission: str) -> dict[str, tuple[int, float]]:
+        """By job the furthest rung that it came to, and its score there."""
+        asked = select(scores.c.job, scores.c.rung, scores.c.score).where(scores.c.submission == submission)
+        with self._engine.connect() as connection:
+            rows = sorted(connection.execute(asked).all())
+        return {job: (rung, score) for job, rung, score in rows}
+
     def of_rung(self, submission: str, subject: str, rung: int, but: str = "") -> list[float]:
         """The scores of a subject's jobs at a rung, without the job `but`."""
         here = and_(scores.c.submission == submission, scores.c.subject == subject, scores.c.rung == rung)

@@ -242,7 +242,8 @@ class Lane:
             job.log("publishing")
             self._timeline.begin("publish")
             self._activity.begin(f"publishing job {job.lease.spec.id}")
-            version = publish(end, job.lease.run_id, self.tracking, job.heartbeat.check)
+            policy = job.lease.spec.promotion
+            made = publish(end, job.lease.run_id, self.tracking, job.heartbeat.check, policy)
         except EarlyStopped as verdict:
             self._stopped(job, str(verdict))
         except Cancelled:
@@ -253,8 +254,8 @@ class Lane:
             self._lane_died(job, problem)
             raise
         else:
-            if self.queue.finish(job.lease.spec.id, job.lease.attempt, "succeeded", version, None):
-                job.log(f"version {version} of {job.lease.spec.adapter}")
+            if self.queue.finish(job.lease.spec.id, job.lease.attempt, "succeeded", made.version, None):
+                job.log(made.standing or f"version {made.version} of {job.lease.spec.adapter}")
         finally:
             job.heartbeat.stop()
             self._jobs.remove(job)

@@ -15,22 +15,26 @@ from lorafleet.errors import BundleError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from lorafleet.bundle.ports import AdapterVersion
+    from lorafleet.config.promotion_policy import Promotion
     from lorafleet.tracking import MlflowTracking
 
 log = logging.getLogger(__name__)
 
 
-def publish(bundle: Bundle, run_id: str, tracking: MlflowTracking, check: Callable[[], None]) -> int:
-    """Registers a bundle once, however often called; returns its version.
+def publish(
+    bundle: Bundle, run_id: str, tracking: MlflowTracking, check: Callable[[], None], policy: Promotion | None
+) -> AdapterVersion:
+    """Registers a bundle once, however often called; returns its version, which `policy` may make champion.
 
     `check` raises if the job is no longer the caller's, who then must not register it. Raises UnreachableError.
     """
     done = tracking.registered(bundle.card.name, bundle.card.job_id)
     if done is not None:
-        return done.version
+        return done
     tracking.log_bundle(run_id, bundle.path)
     check()
-    return tracking.register(bundle, run_id).version
+    return tracking.register(bundle, run_id, policy)
 
 
 def kept(out: Path, job: str) -> Bundle | None:

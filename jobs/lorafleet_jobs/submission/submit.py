@@ -27,6 +27,7 @@ from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_sto
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.lane.job_log import JobLog
+from lorafleet_jobs.submission.champions import settle_champions
 from lorafleet_jobs.submission.cleanup import collect
 from lorafleet_jobs.submission.driver_lease import DriverLease, driver_lease, driver_of, has_driver
 from lorafleet_jobs.submission.finish import conclude
@@ -127,6 +128,8 @@ def drive(submission: str, home: Home, lease: DriverLease, address: str | None, 
 
 def _finalise(store: JobStore, submission: str, home: Home) -> None:
     close_runs(store, _tracking(home), submission)
+    for line in settle_champions(store, submission, _tracking(home)):
+        note(line)
     collect(home, store, submission)
     conclude(home, load_submission(home, submission), _tracking(home))
     store.set_cluster(submission, None)

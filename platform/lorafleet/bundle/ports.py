@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 """The alias of the version that is used where none is named."""
+CHALLENGER = "challenger"
+"""The alias of the newest version that did not become champion."""
 
 
 RunStatus = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
@@ -76,6 +78,8 @@ class AdapterVersion:
     path: Path
     """Where the bundle lies on this machine."""
     run_id: str | None = None
+    standing: str = field(default="", compare=False)
+    """Of one that was registered just now: whether it is champion, and why."""
 
 
 class AdapterRegistry(Protocol):

@@ -29,6 +29,21 @@ ADAPTERS = (
         "Write one adapter version for other programs. Exit code 3: there is none.",
     ),
     Command(
+        "promote",
+        "lorafleet.commands.adapters_promote:promote",
+        "Make one version champion, whatever submissions do later. Exit code 3: there is none.",
+    ),
+    Command(
+        "demote",
+        "lorafleet.commands.adapters_promote:demote",
+        "Take an alias away from the version that has it. Exit code 3: none has.",
+    ),
+    Command(
+        "verify",
+        "lorafleet.commands.adapters_promote:verify",
+        "Check that adapters are whole: every file's hash, shapes, and that the base is here. Exit code 1: one is not.",
+    ),
+    Command(
         "import",
         "lorafleet.commands.adapters_import:import_file",
         "Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to "

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from lorafleet.config.promotion_policy import Promotion
 from lorafleet.config.recipe import Recipe
 from lorafleet.config.strict import Strict
 from lorafleet.config.sweep import EarlyStop, GridSweep, Sweep
@@ -128,6 +129,10 @@ class Manifest(Strict):
     """Ends the points that score badly; by default all are trained to the end."""
     resources: Resources = Resources()
     """On what is trained, and how much at once."""
+    promotion: Promotion = "first"
+    """Which new versions become champions, the versions that are used where none is named: `first`, those of names that
+    have none; `best`, also those of higher scores; `manual`, none; `always`, all. Of a sweep at most its best point,
+    and never over a version that a person has chosen. The others are `challenger`."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Among submissions that share a cluster, those of higher priority get lanes first."""
     validation: Validation = Validation()

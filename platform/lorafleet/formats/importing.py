@@ -129,7 +129,7 @@ def import_adapter(wanted: Import, home: Home) -> Imported:
     run_id = tracking.start_import(wanted.name, job_id, tags)
     bundle = made.write(run_id)
     tracking.log_bundle(run_id, bundle.path)
-    version = tracking.register(bundle, run_id)
+    version = tracking.register(bundle, run_id, "always")
     tracking.finish(run_id, RunEnd("FINISHED"))
     return Imported(version, False, made.card.notes)
 

@@ -1,13 +1,16 @@
-"""Adapters by name: registered models of MLflow, one version a job, `champion` for whoever names no version."""
+"""Adapters by name: registered models of MLflow, one version a job, `champion` for whoever names no version.
+
+Who is champion is settled in `promotion`.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,10 @@ from mlflow.exceptions import MlflowException
 from lorafleet.bundle.bundle import CARD, Bundle, sha256_of
 from lorafleet.bundle.disk_cache import CAPACITY, BundleCache, CacheStats, Verifier
 from lorafleet.bundle.ports import CHAMPION, AdapterVersion
+from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching
+from lorafleet.tracking.promotion import alias_of_base, settle
 from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
@@ -28,8 +33,13 @@ PAGE = 1000
 log = logging.getLogger(__name__)
 
 
-def register(client: Any, bundle: Bundle, run_id: str) -> AdapterVersion:
-    """Creates the version of a job's bundle and points `champion` at it, unless that has been done before."""
+def register(
+    client: Any, bundle: Bundle, run_id: str, policy: Promotion | None = "first", by: str = "lorafleet"
+) -> AdapterVersion:
+    """Creates the version of a job's bundle and settles whether it is champion, unless that has been done before.
+
+    Without a policy that is left to whoever knows the other points of its sweep.
+    """
     card = bundle.card
     version = _version_of_job(client, card.name, card.job_id)
     if version is None:
@@ -42,10 +52,11 @@ def register(client: Any, bundle: Bundle, run_id: str) -> AdapterVersion:
         }  # fmt: skip
         source = f"runs:/{run_id}/{ARTIFACT}"
         version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
+    standing = ""
     if version.tags.get("published") != "true":  # new, or its registration was interrupted
-        client.set_registered_model_alias(card.name, CHAMPION, version.version)
+        standing = "" if policy is None else settle(client, version, policy, by)
         client.set_model_version_tag(card.name, version.version, "published", "true")
-    return _with_path(version, _aliases(client, card.name), bundle.path)
+    return replace(_with_path(version, _aliases(client, card.name), bundle.path), standing=standing)
 
 
 def published(client: Any, name: str, job_id: str) -> AdapterVersion | None:
@@ -54,6 +65,15 @@ def published(client: Any, name: str, job_id: str) -> AdapterVersion | None:
     if version is None or version.tags.get("published") != "true":
         return None
     return _with_path(version, _aliases(client, name), Path(version.tags["path"]))
+
+
+def aliases_of(client: Any, names: Collection[str]) -> dict[str, dict[str, int]]:
+    """The aliases of these registered names, each with its version."""
+    return {
+        model.name: {alias: int(number) for alias, number in dict(model.aliases).items()}
+        for model in _pages(client.search_registered_models)
+        if model.name in names
+    }
 
 
 @dataclass
@@ -65,6 +85,8 @@ class MlflowRegistry:
     """Where bundles are kept that do not lie on this machine already."""
     capacity: int = CAPACITY
     """Bytes of such bundles."""
+    base: str | None = None
+    """Whose champions are wanted where a name has adapters for several bases."""
     _local: Verifier = field(default_factory=Verifier)
 
     @cached_property
@@ -95,6 +117,8 @@ class MlflowRegistry:
         wanted = version or CHAMPION
         with reaching(self.uri):
             registered = None if self._is_empty() else self._find(name, wanted)
+            if registered is not None and wanted == CHAMPION and self.base not in (None, registered.tags.get("base")):
+                registered = self._find(name, alias_of_base(str(self.base))) or registered
         if registered is None:
             raise NotFoundError(self._no_such(name, wanted))
         with reaching(self.uri):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +21,9 @@ from mlflow.exceptions import MlflowException
 
 from lorafleet.bundle.bundle import Bundle
 from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry
+from lorafleet.config.promotion_policy import Promotion, Score
 from lorafleet.errors import UnreachableError
-from lorafleet.tracking import registry
+from lorafleet.tracking import promotion, registry
 from lorafleet.tracking.client import PRESENT, connect, is_server, reaching, reaching_run
 from lorafleet.tracking.jobinfo import JobInfo
 from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
@@ -153,10 +154,36 @@ class MlflowTracking:
         with reaching(self.uri):
             return registry.published(self.client, adapter, job_id)
 
-    def register(self, bundle: Bundle, run_id: str) -> AdapterVersion:
-        """Registers a bundle that `log_bundle` uploaded and names it champion; once a job, however often called."""
+    def register(self, bundle: Bundle, run_id: str, policy: Promotion | None = "first") -> AdapterVersion:
+        """Registers a bundle that `log_bundle` uploaded; once a job, however often called.
+
+        `policy` says whether it becomes champion; without one that is settled later (`settle`).
+        """
         with reaching_run(self.uri, run_id):
-            return registry.register(self.client, bundle, run_id)
+            return registry.register(self.client, bundle, run_id, policy)
+
+    def settle(self, name: str, version: int, policy: Promotion, score: Score | None = None) -> str:
+        """Makes a registered version champion or challenger; returns a sentence about it. Raises UnreachableError."""
+        with reaching(self.uri):
+            said: str = promotion.settle_version(self.client, name, version, policy, score)
+        return said
+
+    def promote(self, name: str, version: int, alias: str | None = None) -> str:
+        """Points an alias at a version for a person; returns a sentence. Raises NotFoundError, RequestError."""
+        with reaching(self.uri):
+            said: str = promotion.promote(self.client, name, version, alias)
+        return said
+
+    def demote(self, name: str, alias: str) -> str:
+        """Takes an alias away; returns a sentence. Raises NotFoundError."""
+        with reaching(self.uri):
+            said: str = promotion.demote(self.client, name, alias)
+        return said
+
+    def aliases(self, names: Collection[str]) -> dict[str, dict[str, int]]:
+        """The aliases of registered names, each with its version. Raises UnreachableError."""
+        with reaching(self.uri):
+            return registry.aliases_of(self.client, names)
 
     def _opened(
         self, experiment: str, name: str, mine: Mapping[str, str], tags: Mapping[str, str] = NO_TAGS

@@ -100,7 +100,7 @@ class ServeArgs(Strict):
         from lorafleet.tracking import MlflowRegistry
 
         args = self.with_defaults()
-        return MlflowRegistry(str(args.tracking_uri), Path(str(args.cache)), int(args.cache_gib * GIB))
+        return MlflowRegistry(str(args.tracking_uri), Path(str(args.cache)), int(args.cache_gib * GIB), base=args.base)
 
 
 def _cluster_has_gpu() -> bool:

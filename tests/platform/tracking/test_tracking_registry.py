@@ -18,9 +18,9 @@ def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
     assert first == again == tracking.registered("rex", "a" * 16)
     assert (first.version, first.aliases, first.triggers) == (1, ("champion",), ("<rex>",))
     second = tracking.register(bundle_at(home / "bundles" / ("b" * 16), job_id="b" * 16), child)
-    assert (second.version, second.aliases) == (2, ("champion",))
+    assert (second.version, second.aliases) == (2, ("challenger",))
     listed = MlflowRegistry(tracking.uri, home / "cache").list()
-    assert [(one.name, one.version, one.aliases) for one in listed] == [("rex", 2, ("champion",)), ("rex", 1, ())]
+    assert [(one.version, one.aliases) for one in listed] == [(2, ("challenger",)), (1, ("champion",))]
 
 
 def test_more_versions_than_fit_on_a_page_of_mlflows_are_all_found(tracking, parent, home, monkeypatch):
@@ -50,9 +50,9 @@ def test_registering_again_leaves_a_champion_that_was_chosen_by_hand(tracking, p
     child = tracking.start_job(parent, job("tom"))
     bundles = [bundle_at(home / "bundles" / f"tom{n}", "tom", str(n) * 16) for n in (1, 2)]
     for bundle in bundles:
-        tracking.register(bundle, child)
+        tracking.register(bundle, child, "always")
     tracking.client.set_registered_model_alias("tom", "champion", "1")
-    assert tracking.register(bundles[1], child).aliases == ()
+    assert tracking.register(bundles[1], child, "always").aliases == ()
 
 
 def test_resolve_finds_numbers_and_aliases_and_says_what_there_is(tracking, parent, home):
