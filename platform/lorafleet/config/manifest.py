@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from lorafleet.config.recipe import Recipe
 from lorafleet.config.strict import Strict
 from lorafleet.config.sweep import EarlyStop, GridSweep, Sweep
-from lorafleet.config.wording import NAME_PATTERN
+from lorafleet.config.wording import ENVIRONMENT_PATTERN, NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 MAX_ADAPTERS = 4  # in one generation request
@@ -104,7 +104,7 @@ class Notify(Strict):
 
     url: Annotated[str, AfterValidator(_web_address)]
     """An http or https address without a user and password."""
-    secret_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
+    secret_env: Annotated[str, StringConstraints(pattern=ENVIRONMENT_PATTERN)] | None = None
     """The environment variable, where the submission is driven, that holds the key of the signature."""
 
 
