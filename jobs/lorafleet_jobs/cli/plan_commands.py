@@ -45,6 +45,8 @@ def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False
     Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
     """
     checked = examine(manifest, base)
+    for line in checked.notes:
+        note(line, "warning")
     if checked.base is None:
         note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
     if as_json:
@@ -91,7 +93,7 @@ def show_plan(prepared: Prepared) -> None:
 
 def show_left_out(prepared: Prepared) -> None:
     """What the check found, from warnings up, what may not fit, and which subjects are left out; on stderr."""
-    for line in warning_lines(prepared.reports):
+    for line in (*prepared.notes, *warning_lines(prepared.reports)):
         note(line, "warning")
     if prepared.plan.choice is not None and (doubt := memory_note(prepared.plan.choice)) is not None:
         note(doubt, "warning")

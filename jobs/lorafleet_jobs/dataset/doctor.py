@@ -7,7 +7,7 @@ Bias to warn: only what cannot be trained at all is an error, and an error stops
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,12 @@ from lorafleet_jobs.dataset.open_image import OpenedImage, open_image
 from lorafleet_jobs.dataset.subjects import Subject, find_subjects
 from lorafleet_jobs.images import ImageFingerprint
 from lorafleet_jobs.jobspec import ImageSpec
+
+KEYS = {
+    "D001": "images", "D011": "instance_prompt", "D014": "instance_prompt", "D016": "class", "D019": "name",
+    "D020": "images",
+}  # fmt: skip
+"""Findings about what the manifest says, and the key that says it."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,52 @@ class Needs:
     """Whether masks are used."""
 
 
-def check(
-    manifest: Manifest, folder: Path, needs: Needs | None = None, shared: Sequence[Finding] = ()
-) -> list[SubjectReport]:
-    """A report for every subject of a manifest that lies in `folder`, in its order.
-
-    `shared` is what was found that concerns every subject, as about the class images.
-    """
+def check(manifest: Manifest, folder: Path, needs: Needs | None = None) -> list[SubjectReport]:
+    """A report for every subject of a manifest that lies in `folder`, in its order; all of them need the same."""
     subjects = find_subjects(manifest, folder)
-    adapters = {subject.name for subject in subjects if subject.name}
-    reports = [_examine(subject, needs or Needs(), adapters) for subject in subjects]
-    return [_with(report, shared) for report in _compare_names(_compare_pictures(reports))]
+    return check_subjects([Asked(subject, needs or Needs()) for subject in subjects])
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A subject to be examined."""
+
+    subject: Subject
+    needs: Needs
+    shared: tuple[Finding, ...] = ()
+    """What was found already that concerns it, as about the class images."""
+
+
+Tick = Callable[[int, int], None]
+"""Is told how many of how many subjects have been looked at."""
+
+
+def silent(done: int, count: int) -> None:
+    """Tells nobody."""
+
+
+def check_subjects(asked: Sequence[Asked], tick: Tick = silent) -> list[SubjectReport]:
+    """A report for every subject, in order; `tick` is called after each."""
+    adapters = {one.subject.name for one in asked if one.subject.name}
+    reports = []
+    for one in asked:
+        reports.append(_examine(one.subject, one.needs, adapters))
+        tick(len(reports), len(asked))
+    compared = _compare_names(_compare_pictures(reports))
+    return [_with(_placed(report), one.shared) for report, one in zip(compared, asked, strict=True)]
+
+
+def _placed(report: SubjectReport) -> SubjectReport:
+    """Findings about what the manifest says begin with the place where it says so."""
+    return replace(report, findings=tuple(placed(report.subject, one) for one in report.findings))
+
+
+def placed(subject: Subject, finding: Finding) -> Finding:
+    """A finding about what the manifest says, with the place where it does; another as it is."""
+    place = subject.places.get(KEYS.get(finding.id, ""))
+    if place is None or finding.file is not None or finding.level == "info":
+        return finding
+    return finding.with_changes(message=f"{place.short}: {finding.message}")
 
 
 def _examine(subject: Subject, needs: Needs, adapters: Collection[str]) -> SubjectReport:

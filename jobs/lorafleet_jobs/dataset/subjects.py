@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from lorafleet.config import Manifest, SubjectSpec
+from lorafleet.config.places import KeyPath, Place
 from lorafleet_jobs.dataset.listing import is_system
 from lorafleet_jobs.dataset.paths import absolute, expand
 
@@ -30,11 +33,29 @@ class Subject:
     of_glob: bool = False
     beside: tuple[str, ...] = ()
     """Files that the glob matches beside folders; at the first of its subjects."""
+    recipe: str | Mapping[str, Any] | None = None
+    """What the subject's own recipe says: a preset's name, or keys."""
+    entry: int = 0
+    """Which of the manifest's `subjects` it is of."""
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False)
+    """Where its images, class, name and prompt are written, by the manifest's keys."""
 
 
-def find_subjects(manifest: Manifest, folder: Path) -> list[Subject]:
-    """Every subject of a manifest that lies in `folder`, in its order; the folders of a glob are sorted by name."""
-    return [subject for spec in manifest.subjects for subject in _expand(spec, folder)]
+PlaceOf = Callable[[KeyPath], Place]
+PLACED = ("images", "class", "name", "instance_prompt", "recipe")
+
+
+def find_subjects(manifest: Manifest, folder: Path, place_of: PlaceOf | None = None) -> list[Subject]:
+    """Every subject of a manifest that lies in `folder`, in its order; the folders of a glob are sorted by name.
+
+    `place_of` says where in the file a value of the manifest is written.
+    """
+    found = []
+    for entry, spec in enumerate(manifest.subjects):
+        keys = {key: "glob" if key == "images" and spec.images is None else key for key in PLACED}
+        places = {key: place_of(("subjects", entry, at)) for key, at in keys.items()} if place_of is not None else {}
+        found += [replace(one, recipe=spec.recipe, entry=entry, places=places) for one in _expand(spec, folder)]
+    return found
 
 
 def slug(text: str) -> str:

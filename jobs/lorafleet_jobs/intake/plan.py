@@ -55,20 +55,19 @@ class Plan(Strict):
 
 def make_plan(
     manifest: Manifest,
-    recipes: Sequence[Recipe],
-    reports: Sequence[SubjectReport],
+    reports: Sequence[tuple[SubjectReport, Sequence[Recipe]]],
     base: Base,
     size: BaseSize,
     machine: Machine,
     class_folders: Sequence[ClassFolder] = (),
 ) -> Plan:
-    """Every good subject at every sweep point, once each; `recipes` are the resolved points.
+    """Every good subject at every sweep point, once each; each report comes with its subject's recipe at each point.
 
     Ids depend on what is trained (pictures, captions, masks, class images, prompts, recipe, base), never on the order
     of subjects, on where files lie, or on lanes and packs.
     """
-    good = [report for report in reports if not report.errors]
-    drafts = [_draft(manifest, report, recipe, base, class_folders) for report in good for recipe in recipes]
+    good = [(report, recipes) for report, recipes in reports if not report.errors]
+    drafts = [_draft(manifest, report, recipe, base, class_folders) for report, recipes in good for recipe in recipes]
     submission = f"{manifest.name}-{_digest(_submission_content(manifest, base, drafts))[:10]}"
     resources, choice = manifest.resources, None
     if drafts:
@@ -82,7 +81,7 @@ def make_plan(
         lanes=min(resources.lanes, len(jobs)),
         estimate=estimate(jobs, base, size, machine, resources, choice),
         choice=choice,
-        skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r in reports if r.errors),
+        skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r, _ in reports if r.errors),
     )
 
 

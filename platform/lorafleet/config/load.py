@@ -67,7 +67,7 @@ def read_manifest(path: Path) -> WrittenManifest:
     if not isinstance(document.data, dict):
         document.problems.refuse()
         raise ManifestError(_about_document(document.data, path))
-    settled = settle(Manifest, document.data, STAND_IN, document.broken, document.raw)
+    settled = settle(Manifest, document.data, STAND_IN, document.broken, document.raw.get)
     for mistake in settled.mistakes:
         at_key = mistake.kind in ("unknown", "missing")
         document.problems.add(document.place(mistake.path, key=at_key), mistake.message)

@@ -13,6 +13,8 @@ from lorafleet.config.sweep import EarlyStop, GridSweep, Sweep
 from lorafleet.config.wording import ENVIRONMENT_PATTERN, NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+PartialRecipe = str | dict[str, Any]
+"""A preset's name, or the keys that differ; what stands below shows through."""
 MAX_ADAPTERS = 4  # in one generation request
 
 
@@ -31,6 +33,8 @@ class SubjectSpec(Strict):
     """"a photo of TOK <class>" by default."""
     caption_column: str = "prompt"
     """The caption's key in metadata.jsonl or metadata.csv."""
+    recipe: PartialRecipe | None = None
+    """What is other for this subject than in `recipe` and `defaults`: a preset's name, or keys of a recipe."""
 
     @model_validator(mode="after")
     def _one_source(self) -> SubjectSpec:
@@ -120,6 +124,8 @@ class Manifest(Strict):
     another hub id that was fetched; or a diffusers folder, relative to the manifest."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """How it is trained: a preset, and the keys that differ from it."""
+    defaults: dict[str, PartialRecipe] = Field(default_factory=dict)
+    """What is other for the subjects of a class than in `recipe`: by class a preset's name, or keys of a recipe."""
     subjects: Annotated[tuple[SubjectSpec, ...], Field(min_length=1)]
     """What is learned: one adapter for each subject."""
     sweep: Sweep = GridSweep({})

@@ -6,7 +6,8 @@ Knows files, lines and columns; refuses to know YAML and what the keys mean.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from lorafleet.errors import ManifestError
 
@@ -25,6 +26,11 @@ class Place:
     """0: the file as a whole."""
     column: int = 0
     """0: the line as a whole."""
+
+    @property
+    def short(self) -> Place:
+        """With the file's name alone, for what is told of one manifest."""
+        return replace(self, file=Path(self.file).name)
 
     def __str__(self) -> str:
         """`pets.yaml:12:7`, as editors and terminals follow it."""

@@ -14,7 +14,7 @@ from typing import Any, Generic
 from pydantic import ValidationError
 
 from lorafleet.config.places import KeyPath, named
-from lorafleet.config.strict import Mistake, Model, mistakes
+from lorafleet.config.strict import Mistake, Model, Raw, Spelling, mistakes
 
 _ROUNDS = 50
 Kept = Mapping[KeyPath, Sequence[int]]
@@ -41,20 +41,21 @@ def settle(
     data: Mapping[str, Any],
     stand_in: Mapping[str, Any],
     broken: Collection[KeyPath] = (),
-    raw: Mapping[KeyPath, str] | None = None,
+    raw: Raw | None = None,
+    spelt: Spelling = named,
 ) -> Settled[Model]:
     """Validates, takes out what is wrong, and validates again, until nothing is wrong.
 
-    `stand_in` has values for keys that must be there, `broken` are values of which nothing more is to be said, and
-    `raw` has values as they are written.
+    `stand_in` has values for keys that must be there, `broken` are values of which nothing more is to be said, `raw`
+    says how a value is written, and `spelt` writes paths.
     """
-    removed, found, written = _Removed(set(broken)), list[Mistake](), raw or {}
+    removed, found = _Removed(set(broken)), list[Mistake]()
     whole, kept = _without(data, removed.paths)
     for _ in range(_ROUNDS):
         try:
             return Settled(model.model_validate(whole), found, kept)
         except ValidationError as problem:
-            home = _Home(kept, written)
+            home = _Home(kept, raw, spelt)
             told = [replace(one, path=home(one.path)) for one in mistakes(problem, model, whole, home.named, home.raw)]
         before = set(removed.paths)
         for one in sorted(told, key=lambda one: one.kind != "unknown"):  # a misspelt key explains one that is missing
@@ -73,16 +74,17 @@ class _Home:
     """Paths and values as they were before anything was taken out."""
 
     kept: Kept
-    written: Mapping[KeyPath, str]
+    written: Raw | None
+    spelt: Spelling
 
     def __call__(self, path: Sequence[int | str]) -> KeyPath:
         return _at_home(path, self.kept)
 
     def named(self, path: Sequence[int | str]) -> str:
-        return named(self(path))
+        return self.spelt(self(path))
 
     def raw(self, path: KeyPath) -> str | None:
-        return self.written.get(self(path))
+        return self.written(self(path)) if self.written is not None else None
 
 
 @dataclass
@@ -97,7 +99,7 @@ class _Removed:
         """Takes out what a mistake is about; where a whole mapping is wrong, the keys that it names."""
         path, parent = mistake.path, mistake.path[:-1]
         if not path:
-            self.paths |= {(key,) for key in data if _mentions(mistake.message, key)}
+            self.paths |= {(key,) for key in data if mentions(mistake.message, key)}
         else:
             self.paths.add(parent if mistake.kind == "missing" and parent else path)
         if mistake.near is not None:
@@ -112,7 +114,7 @@ class _Removed:
             return str(path[-1]) in self.meant.get(path[:-1], ())
         below = {str(one[len(path)]) for one in self.paths if len(one) > len(path) and one[: len(path)] == path}
         if mistake.kind == "keys":
-            return any(_mentions(mistake.message, key) for key in below | self.meant.get(path, set()))
+            return any(mentions(mistake.message, key) for key in below | self.meant.get(path, set()))
         return bool(below)
 
 
@@ -139,5 +141,6 @@ def _at_home(path: Sequence[int | str], kept: Kept) -> KeyPath:
     return home
 
 
-def _mentions(message: str, key: object) -> bool:
+def mentions(message: str, key: object) -> bool:
+    """Whether a message names a key."""
     return re.search(rf"(?<!\w){re.escape(str(key))}(?!\w)", message) is not None

@@ -36,6 +36,7 @@ class Document:
     """Values without quotes as they are written, such as `no` where YAML reads false."""
     _keys: dict[KeyPath, Place] = field(default_factory=dict)
     _values: dict[KeyPath, Place] = field(default_factory=dict)
+    _mappings: set[KeyPath] = field(default_factory=set)
 
     def place(self, path: KeyPath, key: bool = False) -> Place:
         """Where a value, or with `key` its key, stands; for what is not there, where it would belong."""
@@ -44,7 +45,8 @@ class Document:
             if key and wanted in self._keys:
                 return self._keys[wanted]
             if wanted in self._values:
-                return self._keys.get(wanted, self._values[wanted]) if length < len(path) else self._values[wanted]
+                inside = length < len(path) and wanted in self._mappings
+                return self._keys.get(wanted, self._values[wanted]) if inside else self._values[wanted]
         return Place(self.file)
 
 
@@ -129,6 +131,7 @@ class _Builder:
         if node.tag not in _TAGS and node.tag not in _AS_WRITTEN:
             return self._break(path, node, f"tags ({node.tag.rpartition(':')[2]}) are not read; write the plain value")
         if isinstance(node, yaml.MappingNode):
+            self.document._mappings.add(path)
             return dict(self._pairs(node, path))
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]

@@ -123,7 +123,7 @@ def test_plan_leaves_bad_subjects_out_and_trains_the_others(here: Path, capsys: 
     assert [job["subject"] for job in found["jobs"]] == ["rex"]
     assert [(s["subject"], s["reason"][:4]) for s in found["skipped"]] == [("mimi", "D016"), ("nowhere", "D020")]
     assert call(here, "plan", text) == 1
-    assert "skipped: mimi is left out; D016: no class; add class:" in capsys.readouterr().err
+    assert "skipped: mimi is left out; D016: m.yaml:4:5: no class; add class:" in capsys.readouterr().err
 
 
 def test_plan_tells_what_the_check_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,8 +140,8 @@ def test_plan_tells_what_the_check_found(here: Path, capsys: pytest.CaptureFixtu
     assert next(line for line in said if "D004" in line).endswith(
         "(and 4 more of D004, of mimi; lorafleet check lists them)"
     )
-    assert said[-2].startswith("warning: nowhere: D020: no folder 'nowhere'")
-    assert said[-1].startswith("skipped: nowhere is left out; D016: no class")
+    assert said[-2].startswith("warning: nowhere: D020: m.yaml:5:14: no folder 'nowhere'")
+    assert said[-1].startswith("skipped: nowhere is left out; D016: m.yaml:5:5: no class")
     assert call(here, "plan", text, "--json") == 1
     findings = document(capsys)["findings"]
     assert [(f["subject"], f["id"]) for f in findings][:2] == [("rex", "D011"), ("mimi", "D002")]
@@ -160,9 +160,9 @@ def test_every_subject_that_is_missing_is_told(
     assert call(here, "plan", text, "--json") == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert f"s0: D020: no folder '~/dog' ({here}/dog)" in err
-    assert f"s1: D020: no folder '$HOME/cat' ({here}/cat)" in err
-    assert "s2: D020: no folder '$PETS/bird'" in err
+    assert f"s0: D020: m.yaml:3:24: no folder '~/dog' ({here}/dog)" in err
+    assert f"s1: D020: m.yaml:4:24: no folder '$HOME/cat' ({here}/cat)" in err
+    assert "s2: D020: m.yaml:5:24: no folder '$PETS/bird'" in err
     assert "the variable PETS is not set here" in err
     assert "that is a path of Windows, and this is not; give one of this machine" in err
     assert "did you mean 'photos/rex'?" in err
@@ -200,17 +200,20 @@ BAD = [
     (manifest(REX, more="recipe: {objective: edm}\n"), "recipe.objective is edm, but base toy-playground is trained"),
     (
         manifest(REX, more="sweep: {lr_scheduler: [linear], lr_cycles: [1, 2]}\n"),
-        "m.yaml: sweep point {lr_scheduler: linear, lr_cycles: 2}: recipe.lr_cycles is 2, but linear has none; leave",
+        "m.yaml:4:48: sweep point {lr_scheduler: linear, lr_cycles: 2}: recipe.lr_cycles is 2, but linear has none",
     ),
     (manifest(REX, more="recipe: {steps: 30, warmup_steps: 30}\n"), "warmup_steps is 30, but rex trains for 30 steps"),
     ("", "m.yaml is empty; it needs at least name and subjects"),
 ]
 HOPELESS = [
-    (manifest("{images: rexx, class: dog}"), "D020: no folder 'rexx'"),
-    (manifest("{images: empty, class: dog}"), "D001: no readable image in 'empty'"),
-    (manifest("{images: rex}"), "D016: no class; add class:"),
-    (manifest(REX, "{name: rex, images: mimi, class: cat}"), "D019: 2 subjects are called 'rex'"),
-    (manifest("{images: rex, class: dog, instance_prompt: a dog}"), "D011: instance prompt 'a dog' lacks TOK"),
+    (manifest("{images: rexx, class: dog}"), "D020: m.yaml:3:14: no folder 'rexx'"),
+    (manifest("{images: empty, class: dog}"), "D001: m.yaml:3:14: no readable image in 'empty'"),
+    (manifest("{images: rex}"), "D016: m.yaml:3:5: no class; add class:"),
+    (manifest(REX, "{name: rex, images: mimi, class: cat}"), "D019: m.yaml:3:12: 2 subjects are called 'rex'"),
+    (
+        manifest("{images: rex, class: dog, instance_prompt: a dog}"),
+        "D011: m.yaml:3:48: instance prompt 'a dog' lacks",
+    ),
 ]
 
 
@@ -237,7 +240,7 @@ def test_nothing_to_train_is_a_finding_or_exit_2(
 def _is_one_error(capsys: pytest.CaptureFixture[str], said: str) -> None:
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
+    assert all(line.startswith("error: ") for line in err.splitlines())
     assert said in err
     assert err.count("\n") == 1
 
