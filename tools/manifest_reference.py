@@ -33,6 +33,8 @@ recipe: {preset: object, rank: 16}
 subjects:
   - {images: photos/rex, class: dog}          # one folder, one adapter
   - {glob: "photos/cats/*", class: cat}       # an adapter for each folder
+  - {glob: "photos/{class}-{name}"}           # photos/mug-blue is a mug called blue
+  - {from: subjects.csv}                      # a table: images;class;name, a subject in each row
 ```
 
 Subjects of several kinds in one manifest: `defaults` says what is other for a class, a subject's `recipe` what is other
@@ -96,6 +98,9 @@ def schema() -> dict[str, Any]:
     definitions["Recipe"] = recipe
     partly = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Recipe"}]}
     made["properties"]["defaults"]["additionalProperties"] = partly
+    listed = made["properties"]["subjects"]
+    described = {"description": listed.pop("description")}
+    made["properties"]["subjects"] = {"anyOf": [listed, listed["items"]], **described}
     definitions["SubjectSpec"]["properties"]["recipe"]["anyOf"] = [*partly["anyOf"], {"type": "null"}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -47,6 +47,8 @@ def layers_of(manifest: Manifest, subject: Subject | None = None) -> tuple[Layer
             layers.append(Layer(f"defaults.{written}", ("defaults", written), _opened(keys)))
     if subject.recipe is not None:
         layers.append(Layer("subject", ("subjects", subject.entry, "recipe"), _opened(subject.recipe)))
+    if subject.preset is not None:
+        layers.append(Layer("subject", ("row",), {"preset": subject.preset}, subject.places.get("preset")))
     return tuple(layers)
 
 

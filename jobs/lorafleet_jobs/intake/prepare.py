@@ -86,7 +86,7 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent) -
     base_here, problem = _base(written, folder, base)
     manifest = _whole(written.manifest, folder, base_here, base)
     size = measure_base(base_here) if base_here is not None else None
-    subjects = find_subjects(manifest, folder, lambda path: written.place(*path))
+    subjects = find_subjects(manifest, folder, lambda path: written.place(*path), written.problems)
     recipes = _resolve_all(written, manifest, subjects, base_here)
     for one in _unique(recipes):
         _tell(written, one.at_points(lambda recipe: recipe_conflicts(recipe, base_here, size)))

@@ -220,9 +220,9 @@ def _about_layer(layer: Layer) -> Iterator[Told]:
     """Keys that no recipe has, and presets that there are not."""
     for key in layer.keys:
         if key not in Recipe.model_fields:
-            yield Told((*layer.path, key), _about_key(key, named(layer.path)), at_key=True)
+            yield Told((*layer.path, key), _about_key(key, named(layer.path)), True, layer.place)
     if "preset" in layer.keys and (message := _about_preset(layer.keys["preset"], named(layer.path))):
-        yield Told((*layer.path, "preset"), message)
+        yield Told((*layer.path, "preset"), message, place=layer.place)
 
 
 def _about_preset(name: object, section: str) -> str | None:

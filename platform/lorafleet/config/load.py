@@ -67,6 +67,9 @@ def read_manifest(path: Path) -> WrittenManifest:
     if not isinstance(document.data, dict):
         document.problems.refuse()
         raise ManifestError(_about_document(document.data, path))
+    subjects = document.data.get("subjects")
+    if isinstance(subjects, dict) and "from" in subjects:
+        document.wrap("subjects")
     settled = settle(Manifest, document.data, STAND_IN, document.broken, document.raw.get)
     for mistake in settled.mistakes:
         at_key = mistake.kind in ("unknown", "missing")

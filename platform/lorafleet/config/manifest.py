@@ -15,18 +15,24 @@ from lorafleet.config.wording import ENVIRONMENT_PATTERN, NAME_PATTERN
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 PartialRecipe = str | dict[str, Any]
 """A preset's name, or the keys that differ; what stands below shows through."""
+NAME_PART = re.compile(r"(?<!\$)\{(class|name)\}")
+"""A part of a folder's name, in a glob."""
 MAX_ADAPTERS = 4  # in one generation request
 
 
 class SubjectSpec(Strict):
-    """One subject, or with `glob` one subject for each matching folder."""
+    """One subject; with `glob` one for each matching folder, with `from` one for each row of a table."""
 
     name: Name | None = None
     """The subject's name; the folder's own name by default."""
     images: str | None = None
     """A folder, relative to the manifest."""
     glob: str | None = None
-    """A pattern of folders, relative to the manifest; each becomes a subject named after it."""
+    """A pattern of folders, relative to the manifest; each becomes a subject named after it. `{class}` and `{name}` in
+    it are parts of a folder's name: photos/{class}-{name} makes a dog called rex of photos/dog-rex."""
+    table: Annotated[str | None, Field(alias="from", min_length=1)] = None
+    """A table of subjects, CSV or TSV, relative to the manifest. Its columns are images (or path, or folder) and class,
+    and if wanted name, instance_prompt, caption_column and preset; what a row leaves empty is as this entry says."""
     class_noun: Annotated[str | None, Field(alias="class", min_length=1, max_length=64)] = None
     """What the subject is: dog, mug, person. `check` asks for it where it is missing, or is a question mark."""
     instance_prompt: Annotated[str, Field(max_length=400)] | None = None
@@ -38,10 +44,23 @@ class SubjectSpec(Strict):
 
     @model_validator(mode="after")
     def _one_source(self) -> SubjectSpec:
-        if (self.images is None) == (self.glob is None):
-            raise ValueError("give either images (one folder) or glob (one subject a folder)")
+        if sum(source is not None for source in (self.images, self.glob, self.table)) != 1:
+            raise ValueError("give one of images (one folder), glob (a subject for each folder) and from (a table)")
         if self.glob is not None and self.name is not None:
             raise ValueError("subjects of a glob are named after their folders; leave name out")
+        if self.table is not None and self.name is not None:
+            raise ValueError("subjects of a table are named in it; leave name out")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_names(self) -> SubjectSpec:
+        parts = NAME_PART.findall(self.glob or "")
+        if parts and "**" in (self.glob or ""):
+            raise ValueError(f"glob holds both ** and {{{parts[0]}}}; write a * for each folder in the place of **")
+        if twice := next((part for part in parts if parts.count(part) > 1), None):
+            raise ValueError(f"glob holds {{{twice}}} twice; write * in the place of one of them")
+        if "class" in parts and self.class_noun is not None:
+            raise ValueError("class is given, and glob takes it from the folders' names by {class}; leave one of them")
         return self
 
 
@@ -127,7 +146,7 @@ class Manifest(Strict):
     defaults: dict[str, PartialRecipe] = Field(default_factory=dict)
     """What is other for the subjects of a class than in `recipe`: by class a preset's name, or keys of a recipe."""
     subjects: Annotated[tuple[SubjectSpec, ...], Field(min_length=1)]
-    """What is learned: one adapter for each subject."""
+    """What is learned: one adapter for each subject. A list, or `from` with the table that lists them."""
     sweep: Sweep = GridSweep({})
     """Every subject is trained at every point."""
     early_stop: EarlyStop | None = None

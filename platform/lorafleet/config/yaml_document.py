@@ -49,6 +49,19 @@ class Document:
                 return self._keys.get(wanted, self._values[wanted]) if inside else self._values[wanted]
         return Place(self.file)
 
+    def wrap(self, key: str) -> None:
+        """Makes a list of one of the value of a key of the file."""
+
+        def moved(path: KeyPath) -> KeyPath:
+            return (key, 0, *path[1:]) if path[:1] == (key,) else path
+
+        self.data[key] = [self.data[key]]
+        self.broken = {moved(path) for path in self.broken}
+        self.raw = {moved(path): value for path, value in self.raw.items()}
+        self._mappings = {moved(path) for path in self._mappings}
+        self._values |= {moved(path): place for path, place in self._values.items()}
+        self._keys |= {moved(path): place for path, place in self._keys.items()}
+
 
 class _Loader(yaml.SafeLoader):
     """Composes a tree of nodes; an alias is noted and becomes null."""

@@ -74,7 +74,7 @@ def test_all_mistakes_come_in_one_reading_in_the_order_of_the_file(tmp_path: Pat
     assert told(tmp_path, text) == [
         (1, 7, 'name is no, which YAML reads as false; it must be text; put it in quotes: "no"'),
         (8, 5, "unknown key 'subjects[1].clas'; did you mean 'class'?"),
-        (9, 5, "subjects[2]: give either images (one folder) or glob (one subject a folder)"),
+        (9, 5, "subjects[2]: give one of images (one folder), glob (a subject for each folder) and from (a table)"),
         (15, 10, "early_stop.first is 'soon'; it must be a whole number"),
         (18, 10, "resources.lanes is 0; it must be at least 1"),
         (27, 1, "key 'priority' is already on line 26; keep one of them"),
@@ -198,7 +198,7 @@ def test_every_mistake_is_told_wherever_the_others_are(
 MISSING = {
     "name: pets": "'name' is missing; add it",
     "  first: 20": "'early_stop.first' is missing; add it",
-    "    images: photos/mug": "subjects[2]: give either images (one folder) or glob",
+    "    images: photos/mug": "subjects[2]: give one of images (one folder), glob",
 }
 
 
