@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from lorafleet.bases import Base
@@ -46,11 +46,28 @@ class Plan(Strict):
     choice: Choice | None = None
     """How each lane trains; None without jobs."""
     skipped: tuple[Skipped, ...] = ()
+    done: tuple[str, ...] = ()
+    """Ids of jobs whose adapters exist, so that they are not trained again; the estimate leaves them out."""
+
+    @property
+    def new(self) -> tuple[JobSpec, ...]:
+        """The jobs that are to be trained."""
+        done = set(self.done)
+        return tuple(job for job in self.jobs if job.id not in done)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""
         rows = [{"id": j.id, "subject": j.subject, "adapter": j.adapter, "steps": j.steps} for j in self.jobs]
         return {**self.model_dump(mode="json"), "jobs": rows}
+
+
+Done = Callable[[str, Sequence[str]], Collection[str]]
+"""Of a submission and the ids of its jobs, which of these are done."""
+
+
+def nothing_done(submission: str, ids: Sequence[str]) -> Collection[str]:
+    """None of them."""
+    return ()
 
 
 def make_plan(
@@ -60,6 +77,7 @@ def make_plan(
     size: BaseSize,
     machine: Machine,
     class_folders: Sequence[ClassFolder] = (),
+    done: Done = nothing_done,
 ) -> Plan:
     """Every good subject at every sweep point, once each; each report comes with its subject's recipe at each point.
 
@@ -74,12 +92,15 @@ def make_plan(
         choice = choice_for(drafts, base, size, machine, resources)
         drafts = [one.with_changes(submission=submission, recipe=choice.applied(one.recipe)) for one in drafts]
     jobs = tuple(drafts)
+    there = set(done(submission, [job.id for job in jobs]))
+    new = [job for job in jobs if job.id not in there]
     return Plan(
         submission=submission,
         jobs=jobs,
         packs=_packs(jobs, choice.pack) if choice is not None else (),
         lanes=min(resources.lanes, len(jobs)),
-        estimate=estimate(jobs, base, size, machine, resources, choice),
+        estimate=estimate(new, base, size, machine, resources, choice),
+        done=tuple(job.id for job in jobs if job.id in there),
         choice=choice,
         skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r, _ in reports if r.errors),
     )

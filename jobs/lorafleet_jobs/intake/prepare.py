@@ -31,7 +31,7 @@ from lorafleet_jobs.intake.explain import ResolvedRecipe
 from lorafleet_jobs.intake.layers import Layer, idle_defaults, layers_of
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.memory_refusal import refuse_memory
-from lorafleet_jobs.intake.plan import Plan, make_plan
+from lorafleet_jobs.intake.plan import Done, Plan, make_plan, nothing_done
 from lorafleet_jobs.intake.recipes import Resolved, Told, resolve
 
 
@@ -118,8 +118,11 @@ def prepare(
     base: str | None = None,
     machine: Machine | None = None,
     tick: Tick = silent,
+    done: Done = nothing_done,
 ) -> Prepared:
     """Loads, checks and plans for a machine, by default this one; bad subjects are left out and listed in the plan.
+
+    `done` knows which jobs are done already.
 
     Raises ManifestError or BaseModelError for what the manifest gets wrong, DataError if no subject is left to train,
     ManifestError if not even one job fits on the GPUs that there are.
@@ -128,9 +131,8 @@ def prepare(
     if checked.base is None or checked.size is None:
         raise BaseModelError(checked.base_problem)
     reports = [(report, one.recipes) for report, one in zip(checked.reports, checked.recipes, strict=True)]
-    plan = make_plan(
-        checked.manifest, reports, checked.base, checked.size, machine or Machine.here(), checked.class_folders
-    )  # fmt: skip
+    where = machine or Machine.here()
+    plan = make_plan(checked.manifest, reports, checked.base, checked.size, where, checked.class_folders, done)
     if not plan.jobs:
         reasons = "; ".join(f"{skipped.subject}: {skipped.reason}" for skipped in plan.skipped)
         raise DataError(f"{manifest_path}: no subject can be trained; {reasons}")

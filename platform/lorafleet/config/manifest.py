@@ -73,6 +73,8 @@ class Resources(Strict):
     """GPUs that each lane holds; by default 1 where the cluster has GPUs, else 0."""
     gpu_memory_gib: Annotated[float, Field(ge=1, le=1024)] | None = None
     """Memory of each GPU, for plans that are made where there is none; by default what the driver here says."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of one GPU costs, in any currency: `plan` then says what the submission costs."""
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU cores that each lane holds and computes with."""
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"

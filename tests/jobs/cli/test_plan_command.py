@@ -81,7 +81,7 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
     found = document(capsys)
-    keys = {"submission", "jobs", "packs", "lanes", "estimate", "choice", "skipped", "recipes", "findings"}
+    keys = {"submission", "jobs", "packs", "lanes", "estimate", "choice", "skipped", "done", "recipes", "findings"}
     assert set(found) == keys
     assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
     assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
@@ -92,7 +92,7 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = [job["id"] for job in found["jobs"]]
     assert found["packs"] == [ids[:2], ids[2:]]  # two lanes share three jobs
     assert (found["lanes"], found["skipped"]) == (3, [])
-    assert set(found["estimate"]) == {"seconds", "peak_memory_mib"}
+    assert set(found["estimate"]) == {"seconds", "peak_memory_mib", "gpu_hours", "adapters_mb", "price"}
     assert found["estimate"]["seconds"] > 10
     assert 300 < found["estimate"]["peak_memory_mib"] < 4000
     choice = found["choice"]
@@ -109,7 +109,8 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     for said in ("  seed: 7 # manifest\n", "  pivotal: {tokens: 4, fraction: 0.5} # preset\n", "  rank: 4 # sweep\n",
                  "recipe #2, where it differs from #1\n  rank: 8 # sweep\n  alpha: 8 # default, the rank\n",
                  "learning_rate: 1.0 # default of prodigy\n", "resolution: 32 # default of toy-playground\n",
-                 "2 jobs on 1 lane, 2 at once on each\n", "each lane (estimated)\n", "  precision      fp32\n",
+                 "2 jobs on 1 lane, 2 at once on each\n2 new adapters: about ",
+                 "each lane (estimated)\n", "  precision      fp32\n",
                  "  checkpointing  off\n", "  pack           2 jobs at once (auto)\n",
                  "licence apache-2.0"):  # fmt: skip
         assert said in out
