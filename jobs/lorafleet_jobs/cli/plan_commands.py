@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,11 +14,11 @@ from rich.text import Text
 from lorafleet.console import note, one_line, out, print_json
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
-from lorafleet_jobs.cli.ticking import Ticking
+from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.intake.choose import gib
 from lorafleet_jobs.intake.memory_refusal import memory_note
 from lorafleet_jobs.intake.prepare import examine, prepare
-from lorafleet_jobs.intake.warning_lines import grouped, loud_findings, warning_lines
+from lorafleet_jobs.intake.warning_lines import LEVELS, loud_findings, told_findings, warning_lines
 from lorafleet_jobs.jobqueue.asha import Halving, share
 from lorafleet_jobs.submission.done import done_in
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
     from lorafleet.config import Recipe
     from lorafleet_jobs.dataset.doctor import SubjectReport
+    from lorafleet_jobs.dataset.findings import Level
     from lorafleet_jobs.intake.explain import ResolvedRecipe
     from lorafleet_jobs.intake.plan import Plan
     from lorafleet_jobs.intake.prepare import Prepared
@@ -38,25 +41,48 @@ BaseName = Annotated[
         "--base", metavar="NAME|PATH|HUB-ID", help="Use this base instead of the manifest's.", show_default=False
     ),
 ]
+
+
+class FromLevel(StrEnum):
+    """From which level on findings are told."""
+
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of findings."""
+        return LEVELS[: {"error": 1, "warning": 2, "info": 3}[self]]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NOT_SHOWN = "with who set what (other keys have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 
 
-def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+def check(
+    manifest: ManifestPath,
+    base: BaseName = None,
+    as_json: AsJson = False,
+    level: Annotated[
+        FromLevel, typer.Option("--level", help="Tell only what is as bad as this or worse.")
+    ] = FromLevel.info,
+) -> int:
     """Look at every subject's images and captions, and say what is wrong with them.
 
+    A line for each subject, then the findings; with --level warning or error only the subjects that have any.
     Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
     """
-    checked = examine(manifest, base, Ticking())
+    checked = examine(manifest, base, Ticking(), cores())
     for line in checked.notes:
         note(line, "warning")
     if checked.base is None:
         note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
     if as_json:
-        print_json({"ok": checked.ok, "subjects": [report.as_json() for report in checked.reports]})
+        print_json({"ok": checked.ok, "subjects": [_at_level(report.as_json(), level) for report in checked.reports]})
     else:
-        _show_reports(checked.reports)
+        _show_reports(checked.reports, level)
     return 0 if checked.ok else 1
 
 
@@ -65,7 +91,7 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
 
     Exit code 0: every subject will train. 1: some are left out. 2: nothing can be trained.
     """
-    prepared = prepare(manifest, base, tick=Ticking(), done=_done)
+    prepared = prepare(manifest, base, tick=Ticking(), done=_done, workers=cores())
     if as_json:
         findings = loud_findings(prepared.reports)
         print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared), "findings": findings})
@@ -203,20 +229,28 @@ def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
     ]
 
 
-def _show_reports(reports: Sequence[SubjectReport]) -> None:
-    table = _table("subject", "images", "", "id", "finding")
+def _show_reports(reports: Sequence[SubjectReport], level: FromLevel) -> None:
+    table = _table("subject", "images", "", "findings")
     for report in reports:
-        state = Text("cannot train", "red") if report.errors else Text("ready", "green")
-        table.add_row(Text(one_line(report.name)), str(len(report.images)), state)
-        for finding in grouped(report.findings):
-            level = Text(finding.level, _COLOURS[finding.level])
-            table.add_row("", "", level, finding.id, Text(finding.message))
-    out.print(table)
+        counts = Counter(one.id for one in report.findings if one.level in level.levels)
+        if level is FromLevel.info or counts:
+            state = Text("cannot train", "red") if report.errors else Text("ready", "green")
+            said = ", ".join(f"{id_} x{count}" if count > 1 else id_ for id_, count in sorted(counts.items()))
+            table.add_row(Text(one_line(report.name)), str(len(report.images)), state, said)
+    if table.row_count:
+        out.print(table)
+        out.print()
+    for told in told_findings(reports, level.levels):
+        out.print(Text.assemble((f"{told.level:<6}", _COLOURS[told.level]), f"{told.id}  ", one_line(told.text)))
     bad = sum(bool(report.errors) for report in reports)
     if bad:
         out.print(f"{bad} of {_count(len(reports), 'subject')} cannot be trained; the others can")
     else:
         out.print(f"{_count(len(reports), 'subject')}, all ready")
+
+
+def _at_level(document: dict[str, Any], level: FromLevel) -> dict[str, Any]:
+    return {**document, "findings": [one for one in document["findings"] if one["level"] in level.levels]}
 
 
 def _table(*columns: str) -> Table:

@@ -14,7 +14,7 @@ from rich.text import Text
 from lorafleet.console import err, note, one_line, out, print_json
 from lorafleet.home import Home
 from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, cost, plan, show_left_out
-from lorafleet_jobs.cli.ticking import Ticking
+from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.cli.watch import COLOURS, board, onlooker
 from lorafleet_jobs.cluster.ray_job import hand_over, job_api
 from lorafleet_jobs.intake.plan import nothing_done
@@ -64,7 +64,8 @@ def submit(
     if dry_run:
         return plan(manifest, base, as_json)
     home = Home.from_environment()
-    prepared = prepare(manifest, base, tick=Ticking(), done=done_in(home) if job_api(address) is None else nothing_done)
+    known = done_in(home) if job_api(address) is None else nothing_done
+    prepared = prepare(manifest, base, tick=Ticking(), done=known, workers=cores())
     warnings = _announce(prepared)
     if sys.stdin.isatty() and not yes:
         asked = f"{warnings} warning{'s' * (warnings != 1)} above; start?" if warnings else "start?"

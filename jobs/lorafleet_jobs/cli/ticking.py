@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from lorafleet.console import err
 
 FIRST_SECONDS, PLAIN_SECONDS = 0.5, 10.0
 """Before the first word on a terminal, and between two lines elsewhere."""
+MANY = 100
+"""Of so many subjects the first word is said at once."""
+
+
+def cores() -> int:
+    """How many processes may open images at once."""
+    return len(os.sched_getaffinity(0))
 
 
 class Ticking:
@@ -18,17 +26,23 @@ class Ticking:
         self._said = False
 
     def __call__(self, done: int, count: int) -> None:
-        """Called after each subject."""
-        over = done == count
-        if over and self._said and err.is_terminal:
-            err.file.write("\r\x1b[K")
-        if over or time.monotonic() < self._next:
-            return
-        self._said = True
+        """Called before the first subject and after each."""
+        if done == count:
+            self._wipe()
+        elif time.monotonic() >= self._next or (done == 0 and count >= MANY):
+            self._say(f"{done} of {count} subjects are looked at")
+
+    def _say(self, text: str) -> None:
         if err.is_terminal:
             self._next = time.monotonic() + 0.1
-            err.file.write(f"\r\x1b[K{done} of {count} subjects are looked at")
+            err.file.write(f"\r\x1b[K{text}")
             err.file.flush()
         else:
             self._next = time.monotonic() + PLAIN_SECONDS
-            err.print(f"{done} of {count} subjects are looked at", markup=False)
+            err.print(text, markup=False)
+        self._said = True
+
+    def _wipe(self) -> None:
+        if self._said and err.is_terminal:
+            err.file.write("\r\x1b[K")
+            err.file.flush()

@@ -74,8 +74,8 @@ class Prepared:
     """What is odd about the manifest and keeps nothing from training."""
 
 
-def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent) -> CheckedManifest:
-    """Loads a manifest and checks its subjects; `base` overrides the manifest's.
+def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, workers: int = 1) -> CheckedManifest:
+    """Loads a manifest and checks its subjects with so many processes; `base` overrides the manifest's.
 
     A relative path in the manifest starts at its folder. A base of the hub's that is not on this machine is no error
     here: `base_problem` says so, and low resolution is not judged.
@@ -102,7 +102,7 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent) -
         Asked(subject, _needs(one.recipes, base_here, counter), _findings_of(one, class_folders))
         for subject, one in zip(subjects, recipes, strict=True)
     ]
-    reports = check_subjects(asked, tick)
+    reports = check_subjects(asked, tick, workers)
     _tell_words(written, manifest, recipes, reports, base_here)
     written.problems.refuse()
     notes = tuple(
@@ -119,15 +119,16 @@ def prepare(
     machine: Machine | None = None,
     tick: Tick = silent,
     done: Done = nothing_done,
+    workers: int = 1,
 ) -> Prepared:
     """Loads, checks and plans for a machine, by default this one; bad subjects are left out and listed in the plan.
 
-    `done` knows which jobs are done already.
+    `done` knows which jobs are done already; `workers` is as in `check_subjects`.
 
     Raises ManifestError or BaseModelError for what the manifest gets wrong, DataError if no subject is left to train,
     ManifestError if not even one job fits on the GPUs that there are.
     """
-    checked = examine(manifest_path, base, tick)
+    checked = examine(manifest_path, base, tick, workers)
     if checked.base is None or checked.size is None:
         raise BaseModelError(checked.base_problem)
     reports = [(report, one.recipes) for report, one in zip(checked.reports, checked.recipes, strict=True)]

@@ -45,38 +45,6 @@ def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return dict(json.loads(out))
 
 
-def test_check_of_good_subjects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(here, "check", manifest(REX, "{images: mimi, class: cat}"), "--json") == 0
-    found = document(capsys)
-    assert set(found) == {"ok", "subjects"}
-    assert found["ok"] is True
-    assert [(s["name"], s["images"], [f["id"] for f in s["findings"]]) for s in found["subjects"]] == [
-        ("rex", 4, ["D010"]), ("mimi", 4, ["D010"]),
-    ]  # fmt: skip
-    assert set(found["subjects"][0]["findings"][0]) == {"id", "level", "message", "file"}
-
-
-def test_check_of_a_bad_subject_is_exit_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(here, "check", manifest(REX, "{images: empty, class: cat}"), "--json") == 1
-    found = document(capsys)
-    assert (found["ok"], found["subjects"][1]["images"]) == (False, 0)
-    assert [f["level"] for f in found["subjects"][1]["findings"]] == ["error"]
-
-    assert call(here, "check", manifest(REX, "{images: empty, class: cat}")) == 1
-    out = capsys.readouterr().out
-    assert "no readable image in 'empty'" in " ".join(out.split())
-    assert "1 of 2 subjects cannot be trained; the others can" in out
-
-
-def test_check_without_the_base_says_what_it_leaves_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(here, "check", manifest(REX), "--base", "someone/never-fetched", "--json") == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["ok"] is True
-    assert err.startswith(
-        "note: D004 (low resolution) and D029 (long captions) are not judged: base 'someone/never-fetched' is not here"
-    )
-
-
 def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
@@ -135,7 +103,7 @@ def test_plan_tells_what_the_check_found(here: Path, capsys: pytest.CaptureFixtu
     text = manifest(REX, "{images: mimi, class: cat}", "{images: nowhere}")
     assert call(here, "plan", text) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "warning: rex: D011: 1 of 4 captions lack TOK, the word to be learned; write it in"
+    assert said[0] == "warning: rex: D011: 1 of 4 captions lack TOK, the word to be learned (0.txt); write it in"
     assert said[1].startswith("warning: mimi: D002: bad.jpg does not hold a JPEG")
     assert sum("D004" in line for line in said) == 1  # five of one kind
     assert next(line for line in said if "D004" in line).endswith(
