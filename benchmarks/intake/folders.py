@@ -1,6 +1,6 @@
 """How long `lorafleet check` takes for a thousand subjects of ten photographs, and where the time goes.
 
-    python benchmarks/intake/folders.py [--folders 1000] [--photos 10] [--side 512] [--out FILE]
+    python benchmarks/intake/folders.py [--folders 1000] [--photos 10] [--side 256] [--out FILE]
 
 Pictures are made for it: gradients with noise, all different, saved as JPEG. Captions lie beside half of them. The aim
 is a minute on two cores. Prints one JSON document, and writes it with --out.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
@@ -28,21 +29,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folders", type=int, default=1000)
     parser.add_argument("--photos", type=int, default=10)
-    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_photos(Path(folder), options.folders, options.photos, options.side)
+        load, before = os.getloadavg()[0], sum(os.times()[:4])
         started, first = time.monotonic(), []
         checked = examine(
             manifest, tick=lambda done, count: first.append(time.monotonic()) if not first else None, workers=cores()
         )
-        seconds = time.monotonic() - started
+        seconds, cpu = time.monotonic() - started, sum(os.times()[:4]) - before
     assert len(checked.reports) == options.folders
     assert checked.ok
     found = {
         "folders": options.folders, "photos_each": options.photos, "side": options.side,
-        "cores": cores(), "seconds": round(seconds, 1),
+        "cores": cores(), "load_before": round(load, 1), "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
         "photos_per_second": round(options.folders * options.photos / seconds),
         "first_word_after_seconds": round(first[0] - started, 2), "aim_seconds": AIM_SECONDS,
     }  # fmt: skip

@@ -36,18 +36,16 @@ class Layer:
         return path[1] in value
 
 
-def layers_of(manifest: Manifest, subject: Subject | None = None) -> tuple[Layer, ...]:
-    """The layers of a subject's recipe, the lowest first; without a subject the manifest's alone."""
+def layers_of(manifest: Manifest, subject: Subject | None = None, noun: str = "") -> tuple[Layer, ...]:
+    """The layers of a subject's recipe, the lowest first; without a subject those of a class, or the manifest's."""
     layers = [Layer(MANIFEST, ("recipe",), manifest.recipe)]
-    if subject is None:
-        return tuple(layers)
-    noun = class_key(subject.class_noun or "")
+    wanted = class_key(subject.class_noun or "" if subject is not None else noun)
     for written, keys in manifest.defaults.items():
-        if class_key(written) == noun:
+        if class_key(written) == wanted:
             layers.append(Layer(f"defaults.{written}", ("defaults", written), _opened(keys)))
-    if subject.recipe is not None:
+    if subject is not None and subject.recipe is not None:
         layers.append(Layer("subject", ("subjects", subject.entry, "recipe"), _opened(subject.recipe)))
-    if subject.preset is not None:
+    if subject is not None and subject.preset is not None:
         layers.append(Layer("subject", ("row",), {"preset": subject.preset}, subject.places.get("preset")))
     return tuple(layers)
 

@@ -188,6 +188,8 @@ def _resolve_all(
         return found[key]
 
     resolved(layers_of(manifest))
+    for noun in manifest.defaults:  # of a class that no subject has, too
+        resolved(layers_of(manifest, noun=noun))
     return tuple(resolved(layers_of(manifest, subject)) for subject in subjects)
 
 
@@ -201,8 +203,9 @@ def _tell_places(written: WrittenManifest, subjects: Sequence[Subject]) -> None:
     for subject in subjects:
         missing = about_place(subject) if not written.stands_in("subjects", subject.entry) else None
         if missing is not None and "images" in subject.places:
-            entry = named(written.written("subjects", subject.entry))
-            written.problems.add(subject.places["images"], f"{entry}: {missing.message}")
+            key = "glob" if subject.of_glob else "images"
+            at = named((*written.written("subjects", subject.entry), key))
+            written.problems.add(subject.places["images"], f"{at}: {missing.message}")
 
 
 def _tell_words(

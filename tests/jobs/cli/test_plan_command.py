@@ -233,6 +233,31 @@ def test_a_relative_base_is_found_beside_the_manifest(here: Path, monkeypatch: p
     assert prepared.manifest.base == prepared.base.name
 
 
+def test_home_and_variables_are_expanded_in_every_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorafleet.bases import find_base
+
+    (here / "models").mkdir()
+    (here / "models" / "base").symlink_to(find_base("toy-sdxl").path)
+    (here / "cats").mkdir()
+    for n in range(2):
+        (here / "cats" / f"{n}.png").write_bytes((here / "mimi" / f"{n}.png").read_bytes())
+    (here / "pets.csv").write_text("path,class\n$PLACE/rex,dog\n~/mimi,cat\n")
+    monkeypatch.setenv("PLACE", str(here))
+    monkeypatch.setenv("HOME", str(here))
+    text = """name: a
+base: $PLACE/models/base
+recipe: {prior: {mode: images, images: ~/cats}}
+subjects: {from: $PLACE/pets.csv}
+"""
+    (here / "m.yaml").write_text(text)
+    prepared = prepare(here / "m.yaml")
+    assert prepared.base.fingerprint == find_base("toy-sdxl").fingerprint
+    assert [(job.subject, job.folder) for job in prepared.plan.jobs] == [
+        ("rex", str(here / "rex")), ("mimi", str(here / "mimi")),
+    ]  # fmt: skip
+    assert all(job.class_images is not None for job in prepared.plan.jobs)
+
+
 def test_a_relative_base_of_the_command_line_is_found_where_one_stands(
     here: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

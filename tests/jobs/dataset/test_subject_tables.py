@@ -102,7 +102,7 @@ def test_a_table_that_is_missing_and_bad_presets_are_told_with_the_rest(tmp_path
         "m.yaml:5:5: unknown key 'subjects[1].clas'; did you mean 'cl",
         "m.yaml:6:20: resources.lanes is 0; it must be at least 1",
         "pets.csv:2: row.preset is 'fase'; it must be one of characte",
-        f"pets.csv:2: subjects[1]: no folder 'rex' ({tmp_path})"[:60],
+        f"pets.csv:2: subjects[1].images: no folder 'rex' ({tmp_path})"[:60],
     ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lorafleet.config import Manifest, Recipe
@@ -169,7 +171,7 @@ resources: {lanes: 0}
         "m.yaml:4:9: recipe.rank is no, which YAML reads as false; it must be a number",
         "m.yaml:5:3: unknown key 'recipe.stepz'; did you mean 'recipe.steps'?",
         f"m.yaml:8:8: defaults.cat.preset is 'objekt'; it must be one of {presets}; did you mean object?",
-        "m.yaml:10:14: subjects[0]: no folder 'rexx' (" + str(here) + "/rexx); did you mean 'rex'?",
+        "m.yaml:10:14: subjects[0].images: no folder 'rexx' (" + str(here) + "/rexx); did you mean 'rex'?",
         "m.yaml:11:58: subjects[1].recipe.pivotal.tokens is 99; it must be at most 8",
         "m.yaml:11:108: recipe: lion has no option d_coef (weight_decay, betas are); leave it out, or use prodigy",
         "m.yaml:12:6: unknown key 'subjects[2].imags'; did you mean 'images'?",
@@ -213,3 +215,74 @@ def test_defaults_of_no_subjects_class_are_noted(here: Path) -> None:
     assert checked.notes == (
         "m.yaml:3:12: defaults.perosn is of no subject's class (they are dog, Person, style); correct or remove it",
     )
+
+
+FLEET = """\
+name: pets
+base: toy-sdxl
+recipe:
+  preset: object
+  rank: 8
+  caption:
+    shuffle: true
+defaults:
+  dog:
+    steps: 30
+  style: style
+subjects:
+  - images: rex
+    class: dog
+  - images: ada
+    class: person
+    recipe:
+      preset: face
+      seed: 3
+  - images: ink
+    class: style
+sweep:
+  batch_size: [1, 2]
+resources:
+  lanes: 2
+"""
+SPOILT = {
+    "  preset: object\n": ("  preset: objekt\n", "recipe.preset is 'objekt'"),
+    "  rank: 8\n": ("  rank: on\n", "recipe.rank is on, which YAML reads as true"),
+    "    shuffle: true\n": ("    shufle: true\n", "unknown key 'recipe.caption.shufle'; did you mean 'shuffle'?"),
+    "    steps: 30\n": ("    step: 30\n", "unknown key 'defaults.dog.step'; did you mean 'defaults.dog.steps'?"),
+    "  style: style\n": ("  style: stile\n", "defaults.style.preset is 'stile'"),
+    "  - images: rex\n": ("  - images: rxe\n", "subjects[0].images: no folder 'rxe'"),
+    "      seed: 3\n": ("      seed: -3\n", "subjects[1].recipe.seed is -3; it must be at least 0"),
+    "  - images: ink\n": ("  - imags: ink\n", "unknown key 'subjects[2].imags'; did you mean 'images'?"),
+    "  batch_size: [1, 2]\n": (
+        "  batch_size: [1, lots]\n",
+        "sweep point {batch_size: lots}: sweep.batch_size is 'lots'",
+    ),
+    "  lanes: 2\n": ("  lanes: 2\n  lanes: 3\n", "key 'lanes' is already on line 25; keep one of them"),
+}
+"""Lines of the fleet, what stands there instead, and what is said of it."""
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sets(st.sampled_from(sorted(SPOILT)), min_size=1))
+def test_mistakes_of_recipes_subjects_and_sweeps_hide_none_of_each_other(here: Path, spoilt: set[str]) -> None:
+    text, expected = FLEET, []
+    for line in spoilt:
+        instead, said = SPOILT[line]
+        number = FLEET[: FLEET.index(line)].count("\n") + 1 + ("lanes" in line)
+        text = text.replace(line, instead)
+        expected.append((number, said))
+    (here / "m.yaml").write_text(text)
+    if spoilt == {"  - images: rex\n"}:  # a subject that is missing stops itself alone
+        assert [bool(report.errors) for report in examine(here / "m.yaml").reports] == [True, False, False]
+        return
+    with pytest.raises(ManifestError) as caught:
+        examine(here / "m.yaml")
+    lines = [line.removeprefix(f"{here}/m.yaml:") for line in str(caught.value).split("\n")]
+    for number, said in expected:
+        assert any(re.match(rf"{number}:\d+: {re.escape(said)}", line) for line in lines), (number, said, lines)
+    assert len(lines) == len(expected), lines
+
+
+def test_the_fleet_that_is_spoilt_above_is_good(here: Path) -> None:
+    (here / "m.yaml").write_text(FLEET)
+    assert len(prepare(here / "m.yaml").plan.jobs) == 6
