@@ -198,7 +198,8 @@ def _chosen(recipe: Recipe, plan: Plan) -> Recipe:
 
 def _show_sweep(prepared: Prepared) -> None:
     """How many points there are, and when they are compared."""
-    count, written, early = len(prepared.recipes), prepared.manifest.sweep.count, prepared.manifest.early_stop
+    written, early = prepared.manifest.sweep.count, prepared.manifest.early_stop
+    count = max(Counter(job.subject for job in prepared.plan.jobs).values())
     if written > 1:
         alike = f" ({written} written or drawn, some alike)" if written > count else ""
         out.print(f"{_count(count, 'sweep point')}{alike}, every subject at each", markup=False)

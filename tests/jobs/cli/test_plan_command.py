@@ -85,6 +85,16 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     assert "\x1b" not in out
 
 
+def test_a_sweep_over_a_mixed_fleet_has_the_points_of_one_subject(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = manifest(REX, "{images: mimi, class: cat, recipe: {rank: 3}}", more="sweep: {seed: [1, 2]}\n")
+    assert call(here, "plan", text) == 0
+    out = re.sub(r" +# ", " # ", capsys.readouterr().out)
+    assert "\n2 sweep points, every subject at each\n" in out
+    assert "recipe #3, where it differs from #1\n  rank: 3 # subject\n" in out
+
+
 def test_plan_leaves_bad_subjects_out_and_trains_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi}", "{images: nowhere, class: cat}")
     assert call(here, "plan", text, "--json") == 1
