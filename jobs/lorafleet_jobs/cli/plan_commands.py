@@ -94,7 +94,14 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
     prepared = prepare(manifest, base, tick=Ticking(), done=_done, workers=cores())
     if as_json:
         findings = loud_findings(prepared.reports)
-        print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared), "findings": findings})
+        print_json(
+            {
+                **prepared.plan.as_json(),
+                "recipes": _recipes_json(prepared),
+                "findings": findings,
+                "notes": prepared.notes,
+            }
+        )
     else:
         show_plan(prepared)
     return 1 if prepared.plan.skipped else 0

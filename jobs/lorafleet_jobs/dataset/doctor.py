@@ -139,8 +139,8 @@ def _see_all(subjects: Sequence[Subject], workers: int, stack: ExitStack) -> Ite
     folders = [one.folder for one in subjects if one.folder is not None]
     if workers < 2 or len(folders) < 2 or sum(map(count_images, folders)) < MANY_IMAGES:
         return map(_see, subjects)
-    pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
-    stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    stack.callback(pool.shutdown, cancel_futures=True)
     return pool.map(_see, subjects)
 
 

@@ -49,7 +49,19 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
     found = document(capsys)
-    keys = {"submission", "jobs", "packs", "lanes", "estimate", "choice", "skipped", "done", "recipes", "findings"}
+    keys = {
+        "submission",
+        "jobs",
+        "packs",
+        "lanes",
+        "estimate",
+        "choice",
+        "skipped",
+        "done",
+        "recipes",
+        "findings",
+        "notes",
+    }
     assert set(found) == keys
     assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
     assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
