@@ -35,7 +35,7 @@ from lorafleet.bases import Base, find_base
 from lorafleet.loaded import LoadedBase
 from lorafleet.util.machine import describe_machine
 from lorafleet.util.quiet import quiet_libraries
-from lorafleet_jobs.intake.presets import resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve_recipe
 
 JOBS, RANK, BATCHES = 8, 8, (1, 4)
 MEMORY_STEPS = 3

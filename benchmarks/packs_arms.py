@@ -29,7 +29,7 @@ from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import UNET
 from lorafleet.toy.subjects import write_subjects
-from lorafleet_jobs.intake.presets import resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.training import Training

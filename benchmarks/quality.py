@@ -37,7 +37,7 @@ from lorafleet_jobs.evaluate.looks import made_up_subject
 from lorafleet_jobs.evaluate.pictures import SamplingOptions, make
 from lorafleet_jobs.evaluate.suite import Scores
 from lorafleet_jobs.evaluate.toy import ToySuite
-from lorafleet_jobs.intake.presets import resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train.pack import train_step_alone
 from lorafleet_jobs.train.training import Training

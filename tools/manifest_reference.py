@@ -33,7 +33,24 @@ recipe: {preset: object, rank: 16}
 subjects:
   - {images: photos/rex, class: dog}          # one folder, one adapter
   - {glob: "photos/cats/*", class: cat}       # an adapter for each folder
+  - {glob: "photos/{class}-{name}"}           # photos/mug-blue is a mug called blue
+  - {from: subjects.csv}                      # a table: images;class;name, a subject in each row
 ```
+
+Subjects of several kinds in one manifest: `defaults` says what is other for a class, a subject's `recipe` what is other
+for it alone. A preset's name, or keys; a mapping over a mapping leaves alone what it does not name.
+
+```yaml
+recipe: {preset: object, seed: 7}
+defaults: {person: face, style: {preset: style, rank: 32}}
+subjects:
+  - {images: photos/ada, class: person, recipe: {steps: 1500}}
+  - {images: photos/mug, class: mug}
+  - {images: photos/ink, class: style}
+```
+
+Who wins, from the lowest: the preset, `recipe`, `defaults` of the class, the subject's `recipe`, the `sweep`.
+`lorafleet plan` shows each recipe with who set what.
 
 Paths are relative to the manifest; `~` and `$VARIABLES` are expanded. An editor with a YAML language server completes
 and checks keys if the file begins with the line that `lorafleet init` writes. The defaults of `recipe` hold where the
@@ -79,6 +96,12 @@ def schema() -> dict[str, Any]:
     described = made["properties"]["recipe"]["description"]
     made["properties"]["recipe"] = {"$ref": "#/$defs/Recipe", "description": described}
     definitions["Recipe"] = recipe
+    partly = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/Recipe"}]}
+    made["properties"]["defaults"]["additionalProperties"] = partly
+    listed = made["properties"]["subjects"]
+    described = {"description": listed.pop("description")}
+    made["properties"]["subjects"] = {"anyOf": [listed, listed["items"]], **described}
+    definitions["SubjectSpec"]["properties"]["recipe"]["anyOf"] = [*partly["anyOf"], {"type": "null"}]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **made,

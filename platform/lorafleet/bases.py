@@ -205,7 +205,8 @@ def fetchable(name: str, beside: Path | None = None) -> bool:
 
 
 def _path(name: str, beside: Path | None) -> Path:
-    return (beside or Path.cwd()) / os.path.expanduser(name)  # which leaves an unknown ~user alone
+    here, home = beside or Path.cwd(), os.path.expanduser(name)  # which leaves an unknown ~user alone
+    return here / home if os.path.exists(here / home) else here / os.path.expandvars(home)
 
 
 def _refuse_what_is_there(name: str, path: Path) -> None:

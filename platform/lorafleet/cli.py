@@ -1,4 +1,4 @@
-"""The command line: finds the groups of commands, and turns errors into one line and an exit code.
+"""The command line: finds the groups of commands, and turns errors into lines and an exit code.
 
 Knows only the platform's own commands. Training and serving register theirs through the entry-point group
 `lorafleet.commands`. A command's module is imported when the command is used, so that `--help` answers at once.
@@ -22,7 +22,7 @@ from lorafleet import __version__
 from lorafleet.commands.lazy import register_commands
 from lorafleet.commands.table import DEMO, register
 from lorafleet.console import escape_unwritable, note
-from lorafleet.errors import LorafleetError
+from lorafleet.errors import LorafleetError, ManifestError
 
 GROUP = "lorafleet.commands"
 
@@ -71,9 +71,9 @@ def build_app() -> typer.Typer:
 
 
 def run(app: typer.Typer, arguments: Sequence[str]) -> int:
-    """Runs one command line and returns its exit code; an expected error becomes one line on stderr.
+    """Runs one command line and returns its exit code; an expected error becomes a line on stderr.
 
-    With `--debug` errors pass through as raised.
+    A manifest's has a line for each mistake. With `--debug` errors pass through as raised.
     """
     options = Options()
     try:
@@ -82,7 +82,8 @@ def run(app: typer.Typer, arguments: Sequence[str]) -> int:
         if options.debug:
             raise
         message, code = _explain(problem)
-        note(message, "error", "bold red")
+        for line in message.split("\n") if isinstance(problem, ManifestError) else [message]:  # a mistake each
+            note(line, "error", "bold red")
     except (KeyboardInterrupt, typer.Abort):
         return 130
     return code if isinstance(code, int) else 0

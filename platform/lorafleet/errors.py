@@ -14,7 +14,8 @@
       BusyError(RuntimeError)             4      the engine's queue is full, or it is shutting down
       NonFiniteError(ArithmeticError)     1      a loss or an image became NaN or infinite
 
-A message gives the value, what is allowed, and the remedy, in one line. All of them pickle: they take one string.
+A message gives the value, what is allowed, and the remedy, in one line; that of a manifest has a line for each mistake.
+All of them pickle: they take one string.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ COMMANDS = (
     Command(
         "plan",
         "lorafleet_jobs.cli.plan_commands:plan",
-        "Show what a submission would do: jobs, steps, packs, lanes, time and memory. Starts nothing.",
+        "Show what a submission would do: jobs, what exists and what is new, time, memory and cost. Starts nothing.",
     ),
     Command(
         "submit",

@@ -95,8 +95,11 @@ def logs(
     lines = _lines(home, job, follow)
     if as_json:
         logged = [{"time": entry.time, "text": entry.text} for entry in entries(lines)]
-        print_json({"submission": seen.id, "job": job.id, "adapter": job.spec.adapter, "entries": logged})
+        named = {"adapter": job.spec.adapter, "point": seen.points[job.id]}
+        print_json({"submission": seen.id, "job": job.id, **named, "entries": logged})
         return 0
+    if seen.points[job.id]:
+        note(f"{seen.label(job)}, job {job.id}", "log of", "dim")
     if not follow and not home.job_log(seen.id, job.id).exists():
         note(f"{seen.label(job)} has not begun; nothing is logged yet")
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,17 +12,22 @@ from rich.table import Table
 from rich.text import Text
 
 from lorafleet.console import note, one_line, out, print_json
+from lorafleet.errors import UnreachableError
+from lorafleet.home import Home
+from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.intake.choose import gib
 from lorafleet_jobs.intake.memory_refusal import memory_note
 from lorafleet_jobs.intake.prepare import examine, prepare
-from lorafleet_jobs.intake.warning_lines import grouped, loud_findings, warning_lines
+from lorafleet_jobs.intake.warning_lines import LEVELS, loud_findings, told_findings, warning_lines
 from lorafleet_jobs.jobqueue.asha import Halving, share
+from lorafleet_jobs.submission.done import done_in
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from lorafleet.config import Recipe
     from lorafleet_jobs.dataset.doctor import SubjectReport
+    from lorafleet_jobs.dataset.findings import Level
     from lorafleet_jobs.intake.explain import ResolvedRecipe
     from lorafleet_jobs.intake.plan import Plan
     from lorafleet_jobs.intake.prepare import Prepared
@@ -34,35 +41,67 @@ BaseName = Annotated[
         "--base", metavar="NAME|PATH|HUB-ID", help="Use this base instead of the manifest's.", show_default=False
     ),
 ]
+
+
+class FromLevel(StrEnum):
+    """From which level on findings are told."""
+
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The levels of findings."""
+        return LEVELS[: {"error": 1, "warning": 2, "info": 3}[self]]
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NOT_SHOWN = "with who set what (other keys have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 
 
-def check(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+def check(
+    manifest: ManifestPath,
+    base: BaseName = None,
+    as_json: AsJson = False,
+    level: Annotated[
+        FromLevel, typer.Option("--level", help="Tell only what is as bad as this or worse.")
+    ] = FromLevel.info,
+) -> int:
     """Look at every subject's images and captions, and say what is wrong with them.
 
+    A line for each subject, then the findings; with --level warning or error only the subjects that have any.
     Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
     """
-    checked = examine(manifest, base)
+    checked = examine(manifest, base, Ticking(), cores())
+    for line in checked.notes:
+        note(line, "warning")
     if checked.base is None:
         note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
     if as_json:
-        print_json({"ok": checked.ok, "subjects": [report.as_json() for report in checked.reports]})
+        print_json({"ok": checked.ok, "subjects": [_at_level(report.as_json(), level) for report in checked.reports]})
     else:
-        _show_reports(checked.reports)
+        _show_reports(checked.reports, level)
     return 0 if checked.ok else 1
 
 
 def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
-    """Show what a submission would do: jobs, steps, packs, lanes, time and memory. Starts nothing.
+    """Show what a submission would do: jobs, what exists and what is new, time, memory and cost. Starts nothing.
 
     Exit code 0: every subject will train. 1: some are left out. 2: nothing can be trained.
     """
-    prepared = prepare(manifest, base)
+    prepared = prepare(manifest, base, tick=Ticking(), done=_done, workers=cores())
     if as_json:
         findings = loud_findings(prepared.reports)
-        print_json({**prepared.plan.as_json(), "recipes": _recipes_json(prepared), "findings": findings})
+        print_json(
+            {
+                **prepared.plan.as_json(),
+                "recipes": _recipes_json(prepared),
+                "findings": findings,
+                "notes": prepared.notes,
+            }
+        )
     else:
         show_plan(prepared)
     return 1 if prepared.plan.skipped else 0
@@ -72,9 +111,11 @@ def show_plan(prepared: Prepared) -> None:
     """Prints a plan for people: its jobs, the resolved recipes, the cost, the base's licence, and who is left out."""
     plan, base = prepared.plan, prepared.base
     recipes = [_chosen(resolved.recipe, plan) for resolved in prepared.recipes]
-    table = _table("job", "subject", "images", "steps", "recipe")
+    table = _table("job", "subject", "images", "steps", "recipe", *([""] if plan.done else []))
     for job in plan.jobs:
-        table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), f"#{recipes.index(job.recipe) + 1}")
+        state = [Text("exists", "dim") if job.id in plan.done else Text("new", "green")] if plan.done else []
+        number = f"#{recipes.index(job.recipe) + 1}"
+        table.add_row(job.id, job.subject, str(len(job.images)), str(job.steps), number, *state)
     out.print(table)
     _show_recipes(prepared.recipes)
     out.print()
@@ -83,20 +124,54 @@ def show_plan(prepared: Prepared) -> None:
     shared = f" of {workers} workers, which share one job" if workers > 1 else ""
     lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}{shared}"
     out.print(f"{plan.submission}: {lanes}", markup=False)
+    out.print(cost(prepared), markup=False)
     _show_sweep(prepared)
     _show_choice(prepared)
     out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
     show_left_out(prepared)
 
 
-def show_left_out(prepared: Prepared) -> None:
-    """What the check found, from warnings up, what may not fit, and which subjects are left out; on stderr."""
-    for line in warning_lines(prepared.reports):
+def cost(prepared: Prepared) -> str:
+    """What exists, what is new, and what that takes: `18 adapters exist, 1 new: about 25 s, 40 MB, 0.01 GPU hours`."""
+    plan, takes = prepared.plan, prepared.plan.estimate
+    there = f"{_count(len(plan.done), 'adapter')} exist{'s' * (len(plan.done) == 1)}, " if plan.done else ""
+    if not plan.new:
+        return f"{there}nothing is new"
+    new = f"{len(plan.new)} new" if plan.done else _count(len(plan.new), "new adapter")
+    parts = [f"about {_duration(takes.seconds)}", _megabytes(takes.adapters_mb)]
+    if takes.gpu_hours:
+        parts.append(f"{takes.gpu_hours:.2g} GPU hours" if takes.gpu_hours < 10 else f"{takes.gpu_hours:.0f} GPU hours")
+    if takes.price is not None:
+        rate = prepared.manifest.resources.price_per_gpu_hour
+        parts.append(f"{takes.price:.2f} at {rate:.2f} a GPU hour")
+    return f"{there}{new}: {', '.join(parts)}"
+
+
+def _done(submission: str, ids: Sequence[str]) -> Collection[str]:
+    try:
+        return done_in(Home.from_environment())(submission, ids)
+    except UnreachableError as problem:
+        note(f"which adapters exist is not known: {problem}")
+        return ()
+
+
+def _megabytes(millions: float) -> str:
+    return f"{millions:.0f} MB" if millions >= 10 else f"{millions:.2g} MB"
+
+
+def show_left_out(prepared: Prepared) -> int:
+    """What the check found, from warnings up, what may not fit, and which subjects are left out; on stderr.
+
+    Returns how many lines that were.
+    """
+    choice = prepared.plan.choice
+    doubt = memory_note(choice) if choice is not None else None
+    lines = [*prepared.notes, *warning_lines(prepared.reports), *([doubt] if doubt is not None else [])]
+    for line in lines:
         note(line, "warning")
-    if prepared.plan.choice is not None and (doubt := memory_note(prepared.plan.choice)) is not None:
-        note(doubt, "warning")
     for skipped in prepared.plan.skipped:
         note(f"{skipped.subject} is left out; {skipped.reason}", "skipped")
+    return len(lines) + len(prepared.plan.skipped)
 
 
 def _show_choice(prepared: Prepared) -> None:
@@ -118,7 +193,9 @@ def _show_choice(prepared: Prepared) -> None:
     out.print("\neach lane (estimated)", style="bold")
     for name, said in rows.items():
         out.print(f"  {name:<15}{said}" + (" (auto)" if auto.get(name) else ""), markup=False)
-    out.print(f"  {'time':<15}about {_duration(plan.estimate.seconds)}, until the last lane has ended", markup=False)
+    if plan.new:
+        time = f"about {_duration(plan.estimate.seconds)}, until the last lane has ended"
+        out.print(f"  {'time':<15}{time}", markup=False)
     out.print()
 
 
@@ -128,7 +205,8 @@ def _chosen(recipe: Recipe, plan: Plan) -> Recipe:
 
 def _show_sweep(prepared: Prepared) -> None:
     """How many points there are, and when they are compared."""
-    count, written, early = len(prepared.recipes), prepared.manifest.sweep.count, prepared.manifest.early_stop
+    written, early = prepared.manifest.sweep.count, prepared.manifest.early_stop
+    count = max(Counter(job.subject for job in prepared.plan.jobs).values())
     if written > 1:
         alike = f" ({written} written or drawn, some alike)" if written > count else ""
         out.print(f"{_count(count, 'sweep point')}{alike}, every subject at each", markup=False)
@@ -159,20 +237,28 @@ def _recipes_json(prepared: Prepared) -> list[dict[str, Any]]:
     ]
 
 
-def _show_reports(reports: Sequence[SubjectReport]) -> None:
-    table = _table("subject", "images", "", "id", "finding")
+def _show_reports(reports: Sequence[SubjectReport], level: FromLevel) -> None:
+    table = _table("subject", "images", "", "findings")
     for report in reports:
-        state = Text("cannot train", "red") if report.errors else Text("ready", "green")
-        table.add_row(Text(one_line(report.name)), str(len(report.images)), state)
-        for finding in grouped(report.findings):
-            level = Text(finding.level, _COLOURS[finding.level])
-            table.add_row("", "", level, finding.id, Text(finding.message))
-    out.print(table)
+        counts = Counter(one.id for one in report.findings if one.level in level.levels)
+        if level is FromLevel.info or counts:
+            state = Text("cannot train", "red") if report.errors else Text("ready", "green")
+            said = ", ".join(f"{id_} x{count}" if count > 1 else id_ for id_, count in sorted(counts.items()))
+            table.add_row(Text(one_line(report.name)), str(len(report.images)), state, said)
+    if table.row_count:
+        out.print(table)
+        out.print()
+    for told in told_findings(reports, level.levels):
+        out.print(Text.assemble((f"{told.level:<6}", _COLOURS[told.level]), f"{told.id}  ", one_line(told.text)))
     bad = sum(bool(report.errors) for report in reports)
     if bad:
         out.print(f"{bad} of {_count(len(reports), 'subject')} cannot be trained; the others can")
     else:
         out.print(f"{_count(len(reports), 'subject')}, all ready")
+
+
+def _at_level(document: dict[str, Any], level: FromLevel) -> dict[str, Any]:
+    return {**document, "findings": [one for one in document["findings"] if one["level"] in level.levels]}
 
 
 def _table(*columns: str) -> Table:

@@ -13,12 +13,15 @@ from rich.text import Text
 
 from lorafleet.console import err, note, one_line, out, print_json
 from lorafleet.home import Home
-from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, show_left_out
+from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, cost, plan, show_left_out
+from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.cli.watch import COLOURS, board, onlooker
 from lorafleet_jobs.cluster.ray_job import hand_over, job_api
+from lorafleet_jobs.intake.plan import nothing_done
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.status import counts, failures, load_submission, load_submissions, open_store
 from lorafleet_jobs.submission import submit as submission_driver
+from lorafleet_jobs.submission.done import done_in
 from lorafleet_jobs.submission.driver_lease import has_driver
 
 if TYPE_CHECKING:
@@ -48,6 +51,9 @@ def submit(
     base: BaseName = None,
     address: Address = None,
     as_json: AsJson = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and start nothing: as lorafleet plan.")
+    ] = False,
 ) -> int:
     """Train every subject of a manifest, and publish its adapters.
 
@@ -55,11 +61,15 @@ def submit(
     Exit code 0: every subject succeeded. 1: some failed or were left out. 2: nothing can be trained. 4: Ray or MLflow
     does not answer.
     """
+    if dry_run:
+        return plan(manifest, base, as_json)
     home = Home.from_environment()
-    prepared = prepare(manifest, base)
-    _announce(prepared)
+    known = done_in(home) if job_api(address) is None else nothing_done
+    prepared = prepare(manifest, base, tick=Ticking(), done=known, workers=cores())
+    warnings = _announce(prepared)
     if sys.stdin.isatty() and not yes:
-        typer.confirm("start?", default=True, abort=True, err=True)
+        asked = f"{warnings} warning{'s' * (warnings != 1)} above; start?" if warnings else "start?"
+        typer.confirm(asked, default=True, abort=True, err=True)
     if (cluster := job_api(address)) is not None:
         return _hand_over(prepared, manifest, base, cluster, as_json)
     done = submission_driver.submit_detached(prepared, home, address) if detach else _attached(prepared, home, address)
@@ -141,15 +151,18 @@ def _hand_over(prepared: Prepared, manifest: Path, base: str | None, cluster: st
     return 1 if prepared.plan.skipped else 0
 
 
-def _announce(prepared: Prepared) -> None:
+def _announce(prepared: Prepared) -> int:
+    """Says what would start; returns how many warnings were told."""
     plan = prepared.plan
-    show_left_out(prepared)
+    warnings = show_left_out(prepared)
     secret = prepared.manifest.notify and prepared.manifest.notify.secret_env
     if secret and not os.environ.get(secret):
         note(f"notify.secret_env names {secret}, which is not set here; nobody will be notified")
     jobs = "1 adapter" if len(plan.jobs) == 1 else f"{len(plan.jobs)} adapters"
     lanes = "1 lane" if plan.lanes == 1 else f"{plan.lanes} lanes"
     say(f"{plan.submission}: {jobs} on base {prepared.manifest.base}, {lanes}")
+    say(cost(prepared))
+    return warnings
 
 
 def say_end(done: Submission, home: Home | None = None) -> None:

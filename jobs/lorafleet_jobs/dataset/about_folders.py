@@ -49,6 +49,9 @@ def about_left_out(subject: Subject, listing: Listing, used: Collection[str]) ->
     if listing.folders:
         inside = some([_with_count(path) for path in listing.folders])
         yield _left_out(f"folders in it are not looked into: {inside}; move what is meant to be trained up")
+    if subject.unfit:
+        message = f"of no subject, for their names do not fit the glob's {{class}} and {{name}}: {some(subject.unfit)}"
+        yield finding("D028", "warn", f"{message}; rename them, or list them by themselves")
     if subject.beside:
         pictures = any(Path(name).suffix.lower() in SUFFIXES | RAW_SUFFIXES | OTHER_SUFFIXES for name in subject.beside)
         message = f"beside the folders of the glob and of no subject: {some(subject.beside)}; move them into one"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lorafleet.limits import MAX_CHUNKS
@@ -56,8 +56,8 @@ def about_idle(captions: Captions, used: Collection[str]) -> Iterator[Finding]:
         yield finding("D030", "info", message)
 
 
-def about_captions(images: Sequence[ImageSpec], texts: Texts) -> Iterator[Finding]:
-    """How many images have a caption, and whether those hold what is learned."""
+def about_captions(images: Sequence[ImageSpec], texts: Texts, sources: Mapping[str, str]) -> Iterator[Finding]:
+    """How many images have a caption, and whether those hold what is learned; `sources` are the captions' files."""
     bare = sum(image.caption is None for image in images)
     if bare:
         yield finding("D010", "info", f"{bare} of {len(images)} images have no caption; the instance prompt stands in")
@@ -71,7 +71,8 @@ def about_captions(images: Sequence[ImageSpec], texts: Texts) -> Iterator[Findin
         message += "named, or set recipe.caption.prefix; pivotal: null learns no word"
         yield error("D011", message, lacking[0].file)
     else:
-        message = f"{len(lacking)} of {len(images)} captions lack TOK, the word to be learned; write it in"
+        where = some([sources.get(image.file, image.file) for image in lacking])
+        message = f"{len(lacking)} of {len(images)} captions lack TOK, the word to be learned ({where}); write it in"
         yield finding("D011", "warn", message, lacking[0].file)
 
 

@@ -7,23 +7,36 @@ Bias to warn: only what cannot be trained at all is an error, and an error stops
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from lorafleet.config import Manifest
+from lorafleet.errors import DataError
 from lorafleet_jobs.dataset.about_folders import about_left_out, about_name, about_nothing, about_place
 from lorafleet_jobs.dataset.about_images import about_count, about_pictures
 from lorafleet_jobs.dataset.about_texts import Texts, about_captions, about_idle, about_lengths, about_words
 from lorafleet_jobs.dataset.captions import read_captions
 from lorafleet_jobs.dataset.findings import Finding, error, finding
-from lorafleet_jobs.dataset.listing import list_folder
+from lorafleet_jobs.dataset.listing import Listing, count_images, list_folder
 from lorafleet_jobs.dataset.masks import read_masks
 from lorafleet_jobs.dataset.open_image import OpenedImage, open_image
 from lorafleet_jobs.dataset.subjects import Subject, find_subjects
 from lorafleet_jobs.images import ImageFingerprint
 from lorafleet_jobs.jobspec import ImageSpec
+
+MANY_IMAGES = 200
+"""From so many on they are opened by several processes, whose start takes about a second."""
+KEYS = {
+    "D001": "images", "D011": "instance_prompt", "D014": "instance_prompt", "D016": "class", "D019": "name",
+    "D020": "images",
+}  # fmt: skip
+"""Findings about what the manifest says, and the key that says it."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +76,103 @@ class Needs:
     """Whether masks are used."""
 
 
-def check(
-    manifest: Manifest, folder: Path, needs: Needs | None = None, shared: Sequence[Finding] = ()
-) -> list[SubjectReport]:
-    """A report for every subject of a manifest that lies in `folder`, in its order.
-
-    `shared` is what was found that concerns every subject, as about the class images.
-    """
+def check(manifest: Manifest, folder: Path, needs: Needs | None = None) -> list[SubjectReport]:
+    """A report for every subject of a manifest that lies in `folder`, in its order; all of them need the same."""
     subjects = find_subjects(manifest, folder)
-    adapters = {subject.name for subject in subjects if subject.name}
-    reports = [_examine(subject, needs or Needs(), adapters) for subject in subjects]
-    return [_with(report, shared) for report in _compare_names(_compare_pictures(reports))]
+    return check_subjects([Asked(subject, needs or Needs()) for subject in subjects])
 
 
-def _examine(subject: Subject, needs: Needs, adapters: Collection[str]) -> SubjectReport:
-    findings = [*about_words(subject, needs.texts, adapters), *about_name(subject)]
-    missing = about_place(subject)
-    if missing is not None or subject.folder is None:
-        return SubjectReport(subject, findings=(*findings, *([missing] if missing else [])))
+@dataclass(frozen=True)
+class Asked:
+    """A subject to be examined."""
+
+    subject: Subject
+    needs: Needs
+    shared: tuple[Finding, ...] = ()
+    """What was found already that concerns it, as about the class images."""
+
+
+Tick = Callable[[int, int], None]
+"""Is told how many of how many subjects have been looked at."""
+
+
+def silent(done: int, count: int) -> None:
+    """Tells nobody."""
+
+
+def check_subjects(asked: Sequence[Asked], tick: Tick = silent, workers: int = 1) -> list[SubjectReport]:
+    """A report for every subject, in order; `tick` is called before the first and after each.
+
+    Many images are opened by so many processes, which a program that is started as a script must allow for by the
+    guard `if __name__ == "__main__"`.
+    """
+    adapters = {one.subject.name for one in asked if one.subject.name}
+    reports: list[SubjectReport] = []
+    tick(0, len(asked))
+    with _deaths_explained(), ExitStack() as stack:
+        for one, seen in zip(asked, _see_all([one.subject for one in asked], workers, stack), strict=True):
+            reports.append(_examine(one.subject, one.needs, adapters, seen))
+            tick(len(reports), len(asked))
+    compared = _compare_names(_compare_pictures(reports))
+    return [_with(_placed(report), one.shared) for report, one in zip(compared, asked, strict=True)]
+
+
+@contextmanager
+def _deaths_explained() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        remedy = "free some, or let one process open all: taskset -c 0 lorafleet check"
+        raise DataError(f"a process that opened images was ended, as happens where memory runs out; {remedy}") from None
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A folder's files, and its images opened."""
+
+    listing: Listing
+    images: list[OpenedImage | Finding]
+
+
+def _see_all(subjects: Sequence[Subject], workers: int, stack: ExitStack) -> Iterable[_Seen | None]:
+    """What lies in each subject's folder, as it is asked for or by processes ahead of that."""
+    folders = [one.folder for one in subjects if one.folder is not None]
+    if workers < 2 or len(folders) < 2 or sum(map(count_images, folders)) < MANY_IMAGES:
+        return map(_see, subjects)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"))
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return pool.map(_see, subjects)
+
+
+def _see(subject: Subject) -> _Seen | None:
+    """None if the folder cannot be opened, which `about_place` says."""
+    if subject.folder is None or about_place(subject) is not None:
+        return None
     listing = list_folder(subject.folder)
-    seen = [open_image(subject.folder, file) for file in listing.images]
-    good = [result for result in seen if isinstance(result, OpenedImage)]
-    findings += [_skipped(result, bool(good)) for result in seen if isinstance(result, Finding)]
+    return _Seen(listing, [open_image(subject.folder, file) for file in listing.images])
+
+
+def _placed(report: SubjectReport) -> SubjectReport:
+    """Findings about what the manifest says begin with the place where it says so."""
+    return replace(report, findings=tuple(placed(report.subject, one) for one in report.findings))
+
+
+def placed(subject: Subject, finding: Finding) -> Finding:
+    """A finding about what the manifest says, with the place where it does; another as it is."""
+    place = subject.places.get(KEYS.get(finding.id, ""))
+    if place is None or finding.file is not None or finding.level == "info":
+        return finding
+    return finding.with_changes(message=f"{place.short}: {finding.message}")
+
+
+def _examine(subject: Subject, needs: Needs, adapters: Collection[str], seen: _Seen | None) -> SubjectReport:
+    findings = [*about_words(subject, needs.texts, adapters), *about_name(subject)]
+    if seen is None or subject.folder is None:
+        missing = about_place(subject)
+        return SubjectReport(subject, findings=(*findings, *([missing] if missing else [])))
+    listing = seen.listing
+    good = [result for result in seen.images if isinstance(result, OpenedImage)]
+    findings += [_skipped(result, bool(good)) for result in seen.images if isinstance(result, Finding)]
     findings += [*about_count(good), *about_pictures(good, needs.resolution)]
     if not good:
         findings.append(about_nothing(subject, listing))
@@ -101,7 +189,7 @@ def _examine(subject: Subject, needs: Needs, adapters: Collection[str]) -> Subje
         ImageSpec(file=o.file, caption=captions.by_file.get(o.file), sha256=o.sha256, mask=masks.get(o.file))
         for o in good
     )
-    findings += [*about_captions(images, needs.texts), *about_lengths(subject, images, needs.texts)]
+    findings += [*about_captions(images, needs.texts, captions.sources), *about_lengths(subject, images, needs.texts)]
     findings += [*about_masks, *about_left_out(subject, listing, captions.files)]
     return SubjectReport(subject, images, tuple(findings), tuple(o.looks for o in good))
 

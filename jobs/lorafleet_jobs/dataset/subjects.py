@@ -1,17 +1,23 @@
-"""From a manifest's subjects to folders. Knows names, globs and paths; refuses to know what lies in a folder."""
+"""From a manifest's subjects to folders. Knows names, globs and tables; refuses to know what lies in a folder."""
 
 from __future__ import annotations
 
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import translate
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 from lorafleet.config import Manifest, SubjectSpec
+from lorafleet.config.manifest import NAME_PART
+from lorafleet.config.places import KeyPath, Place, Problems
 from lorafleet_jobs.dataset.listing import is_system
 from lorafleet_jobs.dataset.paths import absolute, expand
+from lorafleet_jobs.dataset.subject_tables import read_subject_table
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,44 @@ class Subject:
     of_glob: bool = False
     beside: tuple[str, ...] = ()
     """Files that the glob matches beside folders; at the first of its subjects."""
+    unfit: tuple[str, ...] = ()
+    """Folders whose names lack what the glob takes from them; at the first of its subjects."""
+    preset: str | None = None
+    """What its row of a table says."""
+    recipe: str | Mapping[str, Any] | None = None
+    """What the subject's own recipe says: a preset's name, or keys."""
+    entry: int = 0
+    """Which of the manifest's `subjects` it is of."""
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False)
+    """Where its images, class, name and prompt are written, by the manifest's keys."""
 
 
-def find_subjects(manifest: Manifest, folder: Path) -> list[Subject]:
-    """Every subject of a manifest that lies in `folder`, in its order; the folders of a glob are sorted by name."""
-    return [subject for spec in manifest.subjects for subject in _expand(spec, folder)]
+PlaceOf = Callable[[KeyPath], Place]
+PLACED = ("images", "class", "name", "instance_prompt", "recipe")
+
+
+def find_subjects(
+    manifest: Manifest, folder: Path, place_of: PlaceOf | None = None, problems: Problems | None = None
+) -> list[Subject]:
+    """Every subject of a manifest that lies in `folder`, in its order; the folders of a glob are sorted by name.
+
+    `place_of` says where in the file a value of the manifest is written. What is wrong with a table goes to `problems`,
+    or raises ManifestError if there is none.
+    """
+    gathered, found = Problems() if problems is None else problems, list[Subject]()
+    for entry, spec in enumerate(manifest.subjects):
+        source = "glob" if spec.glob is not None else "from" if spec.table is not None else "images"
+        keys = {key: source if key == "images" else key for key in PLACED}
+        places = {key: place_of(("subjects", entry, at)) for key, at in keys.items()} if place_of is not None else {}
+        if spec.table is None:
+            own = _of_glob(spec, folder) if spec.glob is not None else [_of_folder(spec, folder)]
+        else:
+            named_at = places.get("images", Place("the manifest"))
+            own = list(_of_table(spec, folder, named_at, gathered))
+        found += [replace(one, recipe=spec.recipe, entry=entry, places={**places, **one.places}) for one in own]
+    if problems is None:
+        gathered.refuse()
+    return found
 
 
 def slug(text: str) -> str:
@@ -47,25 +86,76 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", plain).lstrip("._-")[:64].rstrip("-")
 
 
-def _expand(spec: SubjectSpec, folder: Path) -> list[Subject]:
-    if spec.images is not None:
-        home = absolute(folder, spec.images)  # links not followed: a subject is named after the link
-        name = slug(home.name) if spec.name is None else spec.name
-        return [Subject(name, home, spec.images, spec.class_noun, spec.instance_prompt, spec.caption_column)]
+def _of_folder(spec: SubjectSpec, folder: Path) -> Subject:
+    images = spec.images or ""
+    home = absolute(folder, images)  # links not followed: a subject is named after the link
+    name = slug(home.name) if spec.name is None else spec.name
+    return Subject(name, home, images, spec.class_noun, spec.instance_prompt, spec.caption_column)
+
+
+def _of_table(spec: SubjectSpec, folder: Path, named_at: Place, problems: Problems) -> Iterator[Subject]:
+    for row in read_subject_table(absolute(folder, spec.table or ""), spec, named_at, problems):
+        subject = _of_folder(row.spec, folder)
+        yield replace(subject, preset=row.preset, places=dict.fromkeys((*PLACED, "preset"), row.place))
+
+
+def _of_glob(spec: SubjectSpec, folder: Path) -> list[Subject]:
     pattern = spec.glob or ""
-    matches = _matches(pattern, folder)
+    matches = _matches(NAME_PART.sub("*", pattern), folder)
     folders = [match for match in matches if os.path.isdir(folder / match)]
     files = tuple(match for match in matches if match not in folders)
-
-    def subject(name: str, home: Path | None, written: str, beside: tuple[str, ...]) -> Subject:
-        return Subject(
-            name, home, written, spec.class_noun, spec.instance_prompt, spec.caption_column, True, beside
-        )  # fmt: skip
-
     if not folders:
-        return [subject(pattern, None, pattern, files)]
-    homes = [(match, Path(os.path.abspath(folder / match))) for match in folders]
-    return [subject(slug(home.name), home, match, files if i == 0 else ()) for i, (match, home) in enumerate(homes)]
+        return [_of_match(spec, "", None, pattern, {}, files)]
+    unfit = tuple(match for match in _loosely(pattern, folder) if match not in matches)
+    subjects = []
+    for i, match in enumerate(folders):
+        home, parts = Path(os.path.abspath(folder / match)), _parts(pattern, match)
+        first = (files, unfit) if i == 0 else ((), ())
+        subjects.append(_of_match(spec, slug(parts.get("name") or home.name), home, match, parts, *first))
+    return subjects
+
+
+def _of_match(
+    spec: SubjectSpec,
+    name: str,
+    home: Path | None,
+    written: str,
+    parts: Mapping[str, str],
+    beside: tuple[str, ...],
+    unfit: tuple[str, ...] = (),
+) -> Subject:
+    noun = parts["class"].replace("_", " ") if "class" in parts else spec.class_noun
+    return Subject(
+        name or (written if home is None else ""), home, written, noun, spec.instance_prompt, spec.caption_column, True,
+        beside, unfit,
+    )  # fmt: skip
+
+
+def _parts(pattern: str, match: str) -> dict[str, str]:
+    """What `{class}` and `{name}` of a pattern stand for in one of its matches: the shortest class, and the rest."""
+    found: dict[str, str] = {}
+    for piece, part in zip(reversed(Path(pattern).parts), reversed(Path(match).parts), strict=False):
+        names = NAME_PART.findall(piece)
+        between = [_as_regex(literal) for literal in NAME_PART.split(piece)[::2]]
+        groups = [rf"(?P<{'noun' if name == 'class' else name}>.+?)" for name in names]
+        expression = "".join(text for pair in zip(between, [*groups, ""], strict=True) for text in pair)
+        if names and (matched := re.fullmatch(expression, part, re.DOTALL)):
+            found |= {"class" if key == "noun" else key: value for key, value in matched.groupdict().items()}
+    return found
+
+
+def _as_regex(literal: str) -> str:
+    """A piece of a glob as a regular expression, whose stars take as little as they can."""
+    inner = re.fullmatch(r"\(\?s:(.*)\)\\[Zz]", translate(literal), re.DOTALL)
+    return inner[1].replace(".*", ".*?") if inner is not None else re.escape(literal)
+
+
+def _loosely(pattern: str, folder: Path) -> list[str]:
+    """Folders where `{class}` and `{name}` do not have to fit."""
+    pieces = ["*" if NAME_PART.search(piece) else piece for piece in pattern.split("/")]
+    if not NAME_PART.search(pattern):
+        return []
+    return [match for match in _matches("/".join(pieces), folder) if os.path.isdir(folder / match)]
 
 
 def _matches(pattern: str, folder: Path) -> list[str]:

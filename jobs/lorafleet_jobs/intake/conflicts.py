@@ -1,7 +1,7 @@
 """Combinations that cannot be meant, refused by name before anything starts: what, why, what to use instead.
 
-`refuse` knows a recipe and its base, `refuse_words` the texts of a subject. What is wrong with one key alone is refused
-by `Recipe` itself; what is wrong with a picture is the doctor's to say. Imports no torch.
+`recipe_conflicts` knows a recipe and its base, `subject_conflicts` the texts of a subject. What is wrong with one key
+alone is refused by `Recipe` itself; what is wrong with a picture is the doctor's to say. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from lorafleet.bases import Base
 from lorafleet.config import EarlyStop, Recipe
 from lorafleet.config.parts import PriorSpec, SigmaSampler
-from lorafleet.errors import ManifestError
 from lorafleet.targets import UNET, select
 from lorafleet.toy.world import CLASSES
 from lorafleet_jobs.dataset.doctor import SubjectReport
+from lorafleet_jobs.dataset.findings import some
 from lorafleet_jobs.intake.base_size import BaseSize
 
 LEAST_POLYNOMIAL_RATE = 1e-7
@@ -37,55 +37,58 @@ _WORD = re.compile(r"\bTOK\d*\b")
 _NAMES = {"epsilon": "noise (epsilon)", "v_prediction": "velocity", "edm": "as a denoiser (EDM)"}
 
 
-def refuse(recipe: Recipe, base: Base | None, size: BaseSize | None, where: str) -> None:
-    """Raises ManifestError for the first thing that cannot be meant; `where` names the manifest or sweep point.
-
-    Without a base on this machine only what is wrong with any base is looked for.
-    """
-    problems = [_about_schedule(recipe), _about_nothing(recipe), _about_prior(recipe), _about_machine(recipe)]
+def recipe_conflicts(recipe: Recipe, base: Base | None, size: BaseSize | None) -> Iterator[str]:
+    """What cannot be meant by a recipe; without a base on this machine only what is wrong with any base."""
+    yield from _about_schedule(recipe)
+    yield from _about_nothing(recipe)
+    yield from _about_prior(recipe)
+    yield from _about_machine(recipe)
     if base is not None:
-        problems += [_about_objective(recipe, base), _about_resolution(recipe, base)]
+        yield from _about_objective(recipe, base)
+        yield from _about_resolution(recipe, base)
     if size is not None:
-        problems += [_about_targets(recipe, size)]
-    _raise_first((problem for group in problems for problem in group), where)
+        yield from _about_targets(recipe, size)
 
 
-def refuse_words(recipe: Recipe, reports: Sequence[SubjectReport], prompts: Sequence[str], where: str) -> None:
-    """Raises ManifestError for learned words that no text holds, texts with words that are not learned, late warm-ups.
+def subject_conflicts(recipe: Recipe, report: SubjectReport) -> Iterator[str]:
+    """Learned words that no text of a subject holds, texts with words that are not learned, late warm-ups.
 
-    `prompts` are those of validation. Subjects that are left out anyway are not looked at.
+    Of a subject that is left out anyway nothing is said.
     """
-    for report in reports:
-        if not report.errors:
-            _raise_first(_about_steps(recipe, report), where)
-            _raise_first(_about_words(recipe, report), where)
+    if not report.errors:
+        yield from _about_steps(recipe, report)
+        yield from _about_words(recipe, report)
+
+
+def prompt_conflicts(recipe: Recipe, prompts: Sequence[str]) -> Iterator[str]:
+    """Words of the caption prefix and of validation's `prompts` that are not learned."""
     if recipe.pivotal is not None:
-        named = [("caption.prefix", recipe.caption.prefix), *(("a validation prompt", text) for text in prompts)]
-        _raise_first((p for what, text in named for p in _unknown_words(recipe, what, text)), where)
+        named = [("recipe.caption.prefix", recipe.caption.prefix)]
+        named += [(f"validation.prompts {text!r}", text) for text in prompts]
+        yield from (problem for what, text in named for problem in _unknown_words(recipe, what, text))
 
 
-def refuse_compile(recipes: Sequence[Recipe], where: str) -> None:
-    """Raises ManifestError for what torch.compile cannot trace; call it where resources.compile is on."""
-    for recipe in recipes:
-        if recipe.dropout:
-            raise ManifestError(
-                f"{where}: resources.compile is on, and masks of recipe.dropout {recipe.dropout} cannot be traced; "
-                "set dropout to 0, or leave compile out"
-            )
+def compile_conflicts(recipe: Recipe) -> Iterator[str]:
+    """What torch.compile cannot trace; ask where resources.compile is on."""
+    if recipe.dropout:
+        yield (
+            f"resources.compile is on, and masks of recipe.dropout {recipe.dropout} cannot be traced; "
+            "set dropout to 0, or leave compile out"
+        )
 
 
-def refuse_early_stop(
-    early: EarlyStop, recipes: Sequence[Recipe], reports: Sequence[SubjectReport], base: Base | None, where: str
-) -> None:
-    """Raises ManifestError for an early stop that could compare nothing, or what cannot be compared.
+def early_stop_conflicts(
+    early: EarlyStop, recipes: Sequence[Recipe], reports: Sequence[SubjectReport], base: Base | None
+) -> Iterator[str]:
+    """An early stop that could compare nothing, or what cannot be compared.
 
-    `recipes` are those of the sweep's points.
+    `recipes` are those that are compared: of one subject's points. `reports` are those of the subjects that have them.
     """
     good = [report for report in reports if not report.errors]
-    problems = [_about_metric(early, recipes), _about_first(early, recipes, good)]
+    yield from _about_metric(early, recipes)
+    yield from _about_first(early, recipes, good)
     if base is not None:
-        problems.append(_about_judge(early, good, base))
-    _raise_first((problem for group in problems for problem in group), where)
+        yield from _about_judge(early, good, base)
 
 
 def _about_metric(early: EarlyStop, recipes: Sequence[Recipe]) -> Iterator[str]:
@@ -118,11 +121,6 @@ def _about_judge(early: EarlyStop, reports: Sequence[SubjectReport], base: Base)
     if early.metric == "score" and base.is_toy and strange:
         judged = ", ".join(CLASSES)
         yield f"early_stop.metric is score, and the toy world's judge knows no {strange[0]} ({judged}); use metric loss"
-
-
-def _raise_first(problems: Iterator[str], where: str) -> None:
-    for problem in problems:
-        raise ManifestError(f"{where}: {problem}")
 
 
 def _about_schedule(recipe: Recipe) -> Iterator[str]:
@@ -260,8 +258,12 @@ def _about_words(recipe: Recipe, report: SubjectReport) -> Iterator[str]:
     prompt = report.subject.instance_prompt or f"a photo of TOK {noun}"
     yield from _unknown_words(recipe, f"the instance prompt of {report.name}", prompt)
     captions = [image.caption if image.caption is not None else prompt for image in report.images]
-    for caption in captions:
-        yield from _unknown_words(recipe, f"a caption of {report.name}", caption)
+    files: dict[str, list[str]] = {}
+    for image in report.images:
+        for word in dict.fromkeys(_WORD.findall(image.caption or "")):
+            files.setdefault(word, []).append(image.file)
+    for word, named in files.items():
+        yield from _unknown_words(recipe, f"a caption of {report.name} ({some(named)})", word)
     seen = set(_WORD.findall(" ".join([recipe.caption.prefix, *captions])))
     for word in others:
         if word not in seen:

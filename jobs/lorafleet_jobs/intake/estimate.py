@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lorafleet.bases import Base
 from lorafleet.config import Recipe, Resources
 from lorafleet.config.strict import Strict
-from lorafleet_jobs.intake.base_size import BaseSize
+from lorafleet_jobs.intake.base_size import BYTES, BaseSize
 from lorafleet_jobs.intake.choose import Choice, choose
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.step_time import generation_seconds, step_seconds
@@ -32,6 +32,12 @@ class Estimate(Strict):
     """From submission to the last adapter."""
     peak_memory_mib: float
     """Of one lane, on its device."""
+    gpu_hours: float = 0.0
+    """Of all lanes, from their start to their end; 0 on CPUs."""
+    adapters_mb: float = 0.0
+    """Of the adapters on disk, in millions of bytes."""
+    price: float | None = None
+    """Of the GPUs, where the manifest says what an hour costs."""
 
 
 def choice_for(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machine, resources: Resources) -> Choice:
@@ -45,8 +51,8 @@ def choice_for(jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Mac
 def estimate(
     jobs: Sequence[JobSpec], base: Base, size: BaseSize, machine: Machine, resources: Resources, choice: Choice | None
 ) -> Estimate:
-    """The plan's time and the memory of its hungriest pack, trained as was chosen; nothing without jobs."""
-    if choice is None:
+    """What training these jobs as was chosen takes: time, memory, GPUs and disk; nothing without jobs."""
+    if choice is None or not jobs:
         return Estimate(seconds=0.0, peak_memory_mib=0.0)
     gib, on_gpu = size.parameters * 4 / 2**30, choice.device.on_gpu
     at_once = machine.lanes_at_once(resources, _workers(jobs))
@@ -61,7 +67,15 @@ def estimate(
             made.add(pictures)
             seconds += prior.count * generation_seconds(job.recipe, base, on_gpu)
         heapq.heappush(lanes, free_at + seconds)
-    return Estimate(seconds=round(max(lanes), 1), peak_memory_mib=choice.peak_memory_mib)
+    per_lane = (resources.gpus_per_lane or 1.0) * _workers(jobs) if on_gpu else 0.0
+    hours, price = per_lane * sum(lanes) / 3600, resources.price_per_gpu_hour
+    return Estimate(
+        seconds=round(max(lanes), 1),
+        peak_memory_mib=choice.peak_memory_mib,
+        gpu_hours=round(hours, 3),
+        adapters_mb=round(sum(size.adapter_parameters(job.recipe) for job in jobs) * BYTES["fp32"] / 1e6, 2),
+        price=round(hours * price, 2) if price is not None and on_gpu else None,
+    )
 
 
 def job_seconds(recipe: Recipe, steps: int, base: Base, on_gpu: bool, pack: int = 1) -> float:

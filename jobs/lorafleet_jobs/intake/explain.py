@@ -5,7 +5,7 @@ Knows the defaults that depend on the base or the optimizer, as the trainer fill
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,16 @@ import yaml
 
 from lorafleet.bases import Base
 from lorafleet.config import Recipe
+from lorafleet.config.sweep import nested
 from lorafleet.numerics.edm import P_STD, latent_side, mean_ln_sigma
+from lorafleet_jobs.intake.layers import MANIFEST, Layer
 from lorafleet_jobs.intake.presets import preset_section
+from lorafleet_jobs.intake.recipes import SweepPoint
 
 ALWAYS = ("preset", "steps", "rank", "targets", "optimizer", "lr_scheduler", "batch_size", "precision", "seed")
 """Shown even where nobody set them."""
 Origin = str
-"""sweep, manifest, preset or default; for a default that depends on something, on what."""
+"""sweep, subject, defaults.CLASS, manifest, preset or default; for a default that depends on something, on what."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,14 @@ class ResolvedRecipe:
     point: Mapping[str, Any]
     """Of the sweep; empty without one."""
     base: Base
+    above: Sequence[Layer] = ()
+    """What stands over the manifest's `recipe`, the lowest first: of the class, and of the subject."""
+
+    @classmethod
+    def of(cls, one: SweepPoint, base: Base) -> ResolvedRecipe:
+        """The recipe of a sweep point, with the layers it was made of."""
+        manifest, *above = one.written.layers
+        return cls(one.recipe, manifest.keys, nested(one.point), base, tuple(above))
 
     def origins(self) -> dict[str, Origin]:
         """Who set each key, the inner keys of a mapping by `outer.inner`."""
@@ -70,7 +81,7 @@ class ResolvedRecipe:
             if isinstance(value, dict):
                 names = {inner: origins[f"{key}.{inner}"] for inner, part in value.items() if part is not None}
                 value = {inner: value[inner] for inner, origin in names.items() if origin != "default"}
-                who = [origin for origin in ("sweep", "manifest", "preset") if origin in names.values()]
+                who = [origin for origin, _ in self._layers() if origin in names.values()]
             else:
                 who = [origins[key]] if origins[key] != "default" else []
             if who or key in ALWAYS:
@@ -84,11 +95,16 @@ class ResolvedRecipe:
 
     def _origin(self, key: str, inner: str | None = None) -> Origin:
         """The topmost layer that has the key; a mapping over a mapping leaves alone what it does not name."""
-        section = preset_section(self.recipe.preset, self.base.is_toy, self.recipe.optimizer)
-        for origin, layer in (("sweep", self.point), ("manifest", self.written), ("preset", section)):
+        for origin, layer in self._layers():
             if key in layer and (inner is None or not isinstance(layer[key], Mapping) or inner in layer[key]):
                 return origin
         return "default"
+
+    def _layers(self) -> list[tuple[Origin, Mapping[str, Any]]]:
+        """Who says what, the topmost first."""
+        section = preset_section(self.recipe.preset, self.base.is_toy, self.recipe.optimizer)
+        above = [(layer.origin, layer.keys) for layer in reversed(self.above)]
+        return [("sweep", self.point), *above, (MANIFEST, self.written), ("preset", section)]
 
     def _filled_in(self) -> dict[str, tuple[Any, Origin]]:
         """What the trainer takes for unset keys that depend on something else."""

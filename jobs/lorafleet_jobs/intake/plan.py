@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from lorafleet.bases import Base
@@ -46,6 +46,14 @@ class Plan(Strict):
     choice: Choice | None = None
     """How each lane trains; None without jobs."""
     skipped: tuple[Skipped, ...] = ()
+    done: tuple[str, ...] = ()
+    """Ids of jobs whose adapters exist, so that they are not trained again; the estimate leaves them out."""
+
+    @property
+    def new(self) -> tuple[JobSpec, ...]:
+        """The jobs that are to be trained."""
+        done = set(self.done)
+        return tuple(job for job in self.jobs if job.id not in done)
 
     def as_json(self) -> dict[str, Any]:
         """The plan as `plan --json` prints it."""
@@ -53,36 +61,48 @@ class Plan(Strict):
         return {**self.model_dump(mode="json"), "jobs": rows}
 
 
+Done = Callable[[str, Sequence[str]], Collection[str]]
+"""Of a submission and the ids of its jobs, which of these are done."""
+
+
+def nothing_done(submission: str, ids: Sequence[str]) -> Collection[str]:
+    """None of them."""
+    return ()
+
+
 def make_plan(
     manifest: Manifest,
-    recipes: Sequence[Recipe],
-    reports: Sequence[SubjectReport],
+    reports: Sequence[tuple[SubjectReport, Sequence[Recipe]]],
     base: Base,
     size: BaseSize,
     machine: Machine,
     class_folders: Sequence[ClassFolder] = (),
+    done: Done = nothing_done,
 ) -> Plan:
-    """Every good subject at every sweep point, once each; `recipes` are the resolved points.
+    """Every good subject at every sweep point, once each; each report comes with its subject's recipe at each point.
 
     Ids depend on what is trained (pictures, captions, masks, class images, prompts, recipe, base), never on the order
     of subjects, on where files lie, or on lanes and packs.
     """
-    good = [report for report in reports if not report.errors]
-    drafts = [_draft(manifest, report, recipe, base, class_folders) for report in good for recipe in recipes]
+    good = [(report, recipes) for report, recipes in reports if not report.errors]
+    drafts = [_draft(manifest, report, recipe, base, class_folders) for report, recipes in good for recipe in recipes]
     submission = f"{manifest.name}-{_digest(_submission_content(manifest, base, drafts))[:10]}"
     resources, choice = manifest.resources, None
     if drafts:
         choice = choice_for(drafts, base, size, machine, resources)
         drafts = [one.with_changes(submission=submission, recipe=choice.applied(one.recipe)) for one in drafts]
     jobs = tuple(drafts)
+    there = set(done(submission, [job.id for job in jobs]))
+    new = [job for job in jobs if job.id not in there]
     return Plan(
         submission=submission,
         jobs=jobs,
         packs=_packs(jobs, choice.pack) if choice is not None else (),
         lanes=min(resources.lanes, len(jobs)),
-        estimate=estimate(jobs, base, size, machine, resources, choice),
+        estimate=estimate(new, base, size, machine, resources, choice),
+        done=tuple(job.id for job in jobs if job.id in there),
         choice=choice,
-        skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r in reports if r.errors),
+        skipped=tuple(Skipped(subject=r.name, reason=_reason(r.errors)) for r, _ in reports if r.errors),
     )
 
 

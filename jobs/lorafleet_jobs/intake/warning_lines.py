@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from lorafleet_jobs.dataset.doctor import SubjectReport
-from lorafleet_jobs.dataset.findings import Finding, some
+from lorafleet_jobs.dataset.findings import Finding, Level, some
 
 _PARTICULAR = re.compile(r"\S*[\d.']\S*")
 """Words that are file names, numbers or quoted."""
+LEVELS: tuple[Level, ...] = ("error", "warn", "info")
+"""The worst first."""
 EACH = 3
 """Findings of one id that are told one by one; of more the first is told and the others counted."""
 
@@ -34,6 +37,42 @@ def loud_findings(reports: Sequence[SubjectReport]) -> list[dict[str, object]]:
         for finding in report.findings
         if finding.level != "info"
     ]
+
+
+@dataclass(frozen=True)
+class ToldFinding:
+    """One line about one or many subjects."""
+
+    level: Level
+    id: str
+    text: str
+
+
+def told_findings(reports: Sequence[SubjectReport], levels: Collection[Level]) -> list[ToldFinding]:
+    """Findings of these levels, the worst first; what says the same of more than a few subjects is told once."""
+    by_kind: dict[tuple[str, ...], list[tuple[str, Finding]]] = {}
+    for report in reports:
+        for finding in grouped(report.findings):
+            if finding.level in levels:
+                by_kind.setdefault(_kind_anywhere(finding, report.name), []).append((report.name, finding))
+    lines = [line for alike in by_kind.values() for line in _told_of(alike)]
+    return sorted(lines, key=lambda line: LEVELS.index(line.level))
+
+
+def _told_of(alike: Sequence[tuple[str, Finding]]) -> Iterator[ToldFinding]:
+    (subject, first), others = alike[0], list(dict.fromkeys(name for name, _ in alike[1:]))
+    if len(alike) <= EACH:
+        yield from (ToldFinding(one.level, one.id, f"{name}: {one.message}") for name, one in alike)
+        return
+    count = len(dict.fromkeys(name for name, _ in alike))
+    also = f" (and {some([name for name in others if name != subject])})" if count > 1 else ""
+    yield ToldFinding(first.level, first.id, f"{count} subject{'s' * (count > 1)}: {subject}: {first.message}{also}")
+
+
+def _kind_anywhere(finding: Finding, subject: str) -> tuple[str, ...]:
+    """What a finding says, without the names and numbers in it, whether it is about a file or a folder."""
+    words = finding.message.replace(finding.file or subject, "").replace(subject, "")
+    return finding.id, finding.level, " ".join(_PARTICULAR.sub("", words).split())
 
 
 def grouped(findings: Sequence[Finding]) -> list[Finding]:

@@ -6,12 +6,13 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow, State, overall
+from lorafleet_jobs.jobqueue.point_names import point_names
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.jobqueue.tables import SubmissionRow
 
@@ -46,10 +47,14 @@ class Submission:
         """Whether every job has."""
         return self.unfinished == 0
 
+    @cached_property
+    def points(self) -> dict[str, str]:
+        """For each job's id what tells it from others of its adapter, as `rank 16 lr 1e-4`; "" without a sweep."""
+        return point_names(self.jobs)
+
     def label(self, job: JobRow) -> str:
-        """A job's name for people: its adapter's, and where a sweep trains that more than once the id's beginning."""
-        alone = sum(other.spec.adapter == job.spec.adapter for other in self.jobs) == 1
-        return job.spec.adapter if alone else f"{job.spec.adapter} {job.id[:6]}"
+        """A job's name for people: its adapter's, and where a sweep trains that more than once its point."""
+        return f"{job.spec.adapter} {self.points[job.id]}".strip()
 
     def word(self, job: JobRow) -> str:
         """What a command calls a job."""
@@ -63,7 +68,7 @@ class Submission:
             "base": self.row.base,
             "state": self.state,
             "run_id": self.row.run_id,
-            "jobs": [_job(job) for job in self.jobs],
+            "jobs": [{**_job(job), "point": self.points[job.id]} for job in self.jobs],
         }
 
 

@@ -17,6 +17,7 @@ from lorafleet.errors import AmbiguousError, NotFoundError
 from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.job_state import ENDED, Ending, FailureKind, JobRow
 from lorafleet_jobs.jobqueue.outbox import attempt_entry, record
+from lorafleet_jobs.jobqueue.point_names import labels
 from lorafleet_jobs.jobqueue.policy import Claim, next_jobs
 from lorafleet_jobs.jobqueue.tables import (
     DriverRow,
@@ -99,16 +100,17 @@ class JobStore:
             return [job_row(row) for row in connection.execute(query)]
 
     def find_job(self, submission: str, wanted: str) -> JobRow:
-        """A job by its id, a beginning of it, or its adapter's name.
+        """A job by its id, a beginning of it, its adapter's name, or its label, as `rex rank 16`.
 
         Raises AmbiguousError if several fit, and NotFoundError if none does; both say what there is.
         """
         everything = self.jobs(submission)
-        exact = [row for row in everything if wanted in (row.id, row.spec.adapter)]
+        label = labels(everything)
+        exact = [row for row in everything if wanted in (row.id, row.spec.adapter, label[row.id])]
         fitting = exact or [row for row in everything if row.id.startswith(wanted)]
         if len(fitting) == 1:
             return fitting[0]
-        names = ", ".join(f"{row.id} ({row.spec.adapter})" for row in (fitting or everything)[:8])
+        names = ", ".join(f"{row.id} ({label[row.id]})" for row in (fitting or everything)[:8])
         if fitting:
             raise AmbiguousError(f"job {wanted!r} fits several: {names}; give more of its id")
         raise NotFoundError(f"there is no job {wanted!r} in {submission}; there are: {names}")

@@ -67,7 +67,7 @@ def render(home: Home, submission: Submission, curves: Mapping[str, Curve], now:
     """The page."""
     from jinja2 import Environment, StrictUndefined
 
-    points = sweep_points(submission.jobs)
+    points = submission.points
     views = [_view(home, submission, job, points[job.id], curves.get(job.id, ())) for job in submission.jobs]
     states = [job.state for job in submission.jobs]
     template = resources.files("lorafleet_jobs.submission").joinpath(TEMPLATE).read_text("utf-8")
@@ -80,16 +80,6 @@ def render(home: Home, submission: Submission, curves: Mapping[str, Curve], now:
         made=datetime.fromtimestamp(now, UTC), submitted=datetime.fromtimestamp(submission.row.created, UTC),
         width=CURVE_WIDTH, height=CURVE_HEIGHT,
     )  # fmt: skip
-
-
-def sweep_points(jobs: Sequence[JobRow]) -> dict[str, str]:
-    """For each job what tells it from others of its subject: `rank 4, steps 200`; empty without a sweep."""
-    recipes = {job.id: job.spec.recipe.model_dump(mode="json") | {"steps": job.steps} for job in jobs}
-    swept: set[str] = set()
-    for adapter in {job.spec.adapter for job in jobs}:
-        first, *others = [recipes[job.id] for job in jobs if job.spec.adapter == adapter]
-        swept |= {key for other in others for key in first if first[key] != other[key]}
-    return {id_: ", ".join(f"{key} {recipe[key]}" for key in recipe if key in swept) for id_, recipe in recipes.items()}
 
 
 def smooth(curve: Curve) -> list[float]:

@@ -11,34 +11,57 @@ from lorafleet.config.promotion_policy import Promotion
 from lorafleet.config.recipe import Recipe
 from lorafleet.config.strict import Strict
 from lorafleet.config.sweep import EarlyStop, GridSweep, Sweep
-from lorafleet.config.wording import NAME_PATTERN
+from lorafleet.config.wording import ENVIRONMENT_PATTERN, NAME_PATTERN
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+PartialRecipe = str | dict[str, Any]
+"""A preset's name, or the keys that differ; what stands below shows through."""
+NAME_PART = re.compile(r"(?<!\$)\{(class|name)\}")
+"""A part of a folder's name, in a glob."""
 MAX_ADAPTERS = 4  # in one generation request
 
 
 class SubjectSpec(Strict):
-    """One subject, or with `glob` one subject for each matching folder."""
+    """One subject; with `glob` one for each matching folder, with `from` one for each row of a table."""
 
     name: Name | None = None
     """The subject's name; the folder's own name by default."""
     images: str | None = None
     """A folder, relative to the manifest."""
     glob: str | None = None
-    """A pattern of folders, relative to the manifest; each becomes a subject named after it."""
+    """A pattern of folders, relative to the manifest; each becomes a subject named after it. `{class}` and `{name}` in
+    it are parts of a folder's name: photos/{class}-{name} makes a dog called rex of photos/dog-rex."""
+    table: Annotated[str | None, Field(alias="from", min_length=1)] = None
+    """A table of subjects, CSV or TSV, relative to the manifest. Its columns are images (or path, or folder) and class,
+    and if wanted name, instance_prompt, caption_column and preset; what a row leaves empty is as this entry says."""
     class_noun: Annotated[str | None, Field(alias="class", min_length=1, max_length=64)] = None
     """What the subject is: dog, mug, person. `check` asks for it where it is missing, or is a question mark."""
     instance_prompt: Annotated[str, Field(max_length=400)] | None = None
     """"a photo of TOK <class>" by default."""
     caption_column: str = "prompt"
     """The caption's key in metadata.jsonl or metadata.csv."""
+    recipe: PartialRecipe | None = None
+    """What is other for this subject than in `recipe` and `defaults`: a preset's name, or keys of a recipe."""
 
     @model_validator(mode="after")
     def _one_source(self) -> SubjectSpec:
-        if (self.images is None) == (self.glob is None):
-            raise ValueError("give either images (one folder) or glob (one subject a folder)")
+        if sum(source is not None for source in (self.images, self.glob, self.table)) != 1:
+            raise ValueError("give one of images (one folder), glob (a subject for each folder) and from (a table)")
         if self.glob is not None and self.name is not None:
             raise ValueError("subjects of a glob are named after their folders; leave name out")
+        if self.table is not None and self.name is not None:
+            raise ValueError("subjects of a table are named in it; leave name out")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_names(self) -> SubjectSpec:
+        parts = NAME_PART.findall(self.glob or "")
+        if parts and "**" in (self.glob or ""):
+            raise ValueError(f"glob holds both ** and {{{parts[0]}}}; write a * for each folder in the place of **")
+        if twice := next((part for part in parts if parts.count(part) > 1), None):
+            raise ValueError(f"glob holds {{{twice}}} twice; write * in the place of one of them")
+        if "class" in parts and self.class_noun is not None:
+            raise ValueError("class is given, and glob takes it from the folders' names by {class}; leave one of them")
         return self
 
 
@@ -51,6 +74,8 @@ class Resources(Strict):
     """GPUs that each lane holds; by default 1 where the cluster has GPUs, else 0."""
     gpu_memory_gib: Annotated[float, Field(ge=1, le=1024)] | None = None
     """Memory of each GPU, for plans that are made where there is none; by default what the driver here says."""
+    price_per_gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """What an hour of one GPU costs, in any currency: `plan` then says what the submission costs."""
     cpus_per_lane: Annotated[int, Field(ge=1, le=256)] = 1
     """CPU cores that each lane holds and computes with."""
     pack: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] = "auto"
@@ -105,7 +130,7 @@ class Notify(Strict):
 
     url: Annotated[str, AfterValidator(_web_address)]
     """An http or https address without a user and password."""
-    secret_env: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
+    secret_env: Annotated[str, StringConstraints(pattern=ENVIRONMENT_PATTERN)] | None = None
     """The environment variable, where the submission is driven, that holds the key of the signature."""
 
 
@@ -121,8 +146,10 @@ class Manifest(Strict):
     another hub id that was fetched; or a diffusers folder, relative to the manifest."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """How it is trained: a preset, and the keys that differ from it."""
+    defaults: dict[str, PartialRecipe] = Field(default_factory=dict)
+    """What is other for the subjects of a class than in `recipe`: by class a preset's name, or keys of a recipe."""
     subjects: Annotated[tuple[SubjectSpec, ...], Field(min_length=1)]
-    """What is learned: one adapter for each subject."""
+    """What is learned: one adapter for each subject. A list, or `from` with the table that lists them."""
     sweep: Sweep = GridSweep({})
     """Every subject is trained at every point."""
     early_stop: EarlyStop | None = None

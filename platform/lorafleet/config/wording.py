@@ -14,7 +14,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic_core import ErrorDetails
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+ENVIRONMENT_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
 PATTERNS = {
+    ENVIRONMENT_PATTERN: "the name of an environment variable: letters, digits and underscores, no digit first",
     NAME_PATTERN: "1 to 64 small letters, digits, dots, dashes and underscores, a letter or digit first",
     r"^TOK[0-9]*$": "TOK, or TOK and a number",
 }
@@ -42,7 +44,7 @@ WANTED: dict[str, Callable[[dict[str, Any]], str]] = {
     "multiple_of": lambda ctx: f"a multiple of {ctx['multiple_of']}",
     "string_too_short": lambda ctx: f"text of {_counted(ctx['min_length'], 'character')} or more",
     "string_too_long": lambda ctx: f"text of {_counted(ctx['max_length'], 'character')} at most",
-    "string_pattern_mismatch": lambda ctx: PATTERNS.get(ctx["pattern"], f"text that matches {ctx['pattern']}"),
+    "string_pattern_mismatch": lambda ctx: PATTERNS.get(ctx["pattern"], "text of another form"),
     "too_short": lambda ctx: f"a list of at least {ctx['min_length']}",
     "too_long": lambda ctx: f"a list of at most {ctx['max_length']}",
 }
@@ -54,10 +56,12 @@ _TAG = re.compile(
 )
 
 
-def wanted(errors: Sequence[ErrorDetails], annotations: Sequence[Any], keys: Sequence[str]) -> str | None:
+def wanted(
+    errors: Sequence[ErrorDetails], annotations: Sequence[Any], keys: Sequence[str], raw: str | None = None
+) -> str | None:
     """What one value must be, by the errors of all the kinds that it may be of; None if one has words of its own.
 
-    `annotations` are its field's types, `keys` those of a mapping that it may be.
+    `annotations` are its field's types, `keys` those of a mapping that it may be, `raw` is the value as written.
     """
     descriptions: dict[str, None] = {}
     for error in errors:
@@ -69,7 +73,8 @@ def wanted(errors: Sequence[ErrorDetails], annotations: Sequence[Any], keys: Seq
         else:
             return None
     value = errors[0]["input"]
-    quotes = QUOTED if "text" in descriptions and isinstance(value, bool | int | float | date) else ""
+    quotes = QUOTED if raw is None else f'; put it in quotes: "{raw}"'
+    quotes = quotes if "text" in descriptions and isinstance(value, bool | int | float | date) else ""
     if any(NoneType in alternatives(annotation) for annotation in annotations):
         descriptions["null for none" if value is False else "null"] = None
     *others, last = descriptions
@@ -77,8 +82,10 @@ def wanted(errors: Sequence[ErrorDetails], annotations: Sequence[Any], keys: Seq
     return (f"{', '.join(others)}{comma} or {last}" if others else last) + quotes
 
 
-def shown(value: object) -> str:
-    """A value as it is written in a file, in at most 80 characters."""
+def shown(value: object, raw: str | None = None) -> str:
+    """A value as it is written in a file, in at most 80 characters; `raw` is how it was, if YAML made another of it."""
+    if raw is not None and raw != (read := shown(value)) and isinstance(value, bool | int | float | date):
+        return f"{raw}, which YAML reads as {read}"
     if isinstance(value, Mapping):
         return "a mapping"
     words = {None: "null", True: "true", False: "false"}

@@ -45,43 +45,23 @@ def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return dict(json.loads(out))
 
 
-def test_check_of_good_subjects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(here, "check", manifest(REX, "{images: mimi, class: cat}"), "--json") == 0
-    found = document(capsys)
-    assert set(found) == {"ok", "subjects"}
-    assert found["ok"] is True
-    assert [(s["name"], s["images"], [f["id"] for f in s["findings"]]) for s in found["subjects"]] == [
-        ("rex", 4, ["D010"]), ("mimi", 4, ["D010"]),
-    ]  # fmt: skip
-    assert set(found["subjects"][0]["findings"][0]) == {"id", "level", "message", "file"}
-
-
-def test_check_of_a_bad_subject_is_exit_1(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(here, "check", manifest(REX, "{images: empty, class: cat}"), "--json") == 1
-    found = document(capsys)
-    assert (found["ok"], found["subjects"][1]["images"]) == (False, 0)
-    assert [f["level"] for f in found["subjects"][1]["findings"]] == ["error"]
-
-    assert call(here, "check", manifest(REX, "{images: empty, class: cat}")) == 1
-    out = capsys.readouterr().out
-    assert "no readable image in 'empty'" in " ".join(out.split())
-    assert "1 of 2 subjects cannot be trained; the others can" in out
-
-
-def test_check_without_the_base_says_what_it_leaves_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call(here, "check", manifest(REX), "--base", "someone/never-fetched", "--json") == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["ok"] is True
-    assert err.startswith(
-        "note: D004 (low resolution) and D029 (long captions) are not judged: base 'someone/never-fetched' is not here"
-    )
-
-
 def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = manifest(REX, "{images: mimi, class: cat}", more="sweep: {rank: [4, 8]}\nresources: {lanes: 3}\n")
     assert call(here, "plan", text, "--json") == 0
     found = document(capsys)
-    keys = {"submission", "jobs", "packs", "lanes", "estimate", "choice", "skipped", "recipes", "findings"}
+    keys = {
+        "submission",
+        "jobs",
+        "packs",
+        "lanes",
+        "estimate",
+        "choice",
+        "skipped",
+        "done",
+        "recipes",
+        "findings",
+        "notes",
+    }
     assert set(found) == keys
     assert [set(job) for job in found["jobs"]] == [{"id", "subject", "adapter", "steps"}] * 4
     assert [job["adapter"] for job in found["jobs"]] == ["rex", "rex", "mimi", "mimi"]
@@ -92,7 +72,7 @@ def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = [job["id"] for job in found["jobs"]]
     assert found["packs"] == [ids[:2], ids[2:]]  # two lanes share three jobs
     assert (found["lanes"], found["skipped"]) == (3, [])
-    assert set(found["estimate"]) == {"seconds", "peak_memory_mib"}
+    assert set(found["estimate"]) == {"seconds", "peak_memory_mib", "gpu_hours", "adapters_mb", "price"}
     assert found["estimate"]["seconds"] > 10
     assert 300 < found["estimate"]["peak_memory_mib"] < 4000
     choice = found["choice"]
@@ -109,11 +89,22 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     for said in ("  seed: 7 # manifest\n", "  pivotal: {tokens: 4, fraction: 0.5} # preset\n", "  rank: 4 # sweep\n",
                  "recipe #2, where it differs from #1\n  rank: 8 # sweep\n  alpha: 8 # default, the rank\n",
                  "learning_rate: 1.0 # default of prodigy\n", "resolution: 32 # default of toy-playground\n",
-                 "2 jobs on 1 lane, 2 at once on each\n", "each lane (estimated)\n", "  precision      fp32\n",
+                 "2 jobs on 1 lane, 2 at once on each\n2 new adapters: about ",
+                 "each lane (estimated)\n", "  precision      fp32\n",
                  "  checkpointing  off\n", "  pack           2 jobs at once (auto)\n",
                  "licence apache-2.0"):  # fmt: skip
         assert said in out
     assert "\x1b" not in out
+
+
+def test_a_sweep_over_a_mixed_fleet_has_the_points_of_one_subject(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = manifest(REX, "{images: mimi, class: cat, recipe: {rank: 3}}", more="sweep: {seed: [1, 2]}\n")
+    assert call(here, "plan", text) == 0
+    out = re.sub(r" +# ", " # ", capsys.readouterr().out)
+    assert "\n2 sweep points, every subject at each\n" in out
+    assert "recipe #3, where it differs from #1\n  rank: 3 # subject\n" in out
 
 
 def test_plan_leaves_bad_subjects_out_and_trains_the_others(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +114,7 @@ def test_plan_leaves_bad_subjects_out_and_trains_the_others(here: Path, capsys: 
     assert [job["subject"] for job in found["jobs"]] == ["rex"]
     assert [(s["subject"], s["reason"][:4]) for s in found["skipped"]] == [("mimi", "D016"), ("nowhere", "D020")]
     assert call(here, "plan", text) == 1
-    assert "skipped: mimi is left out; D016: no class; add class:" in capsys.readouterr().err
+    assert "skipped: mimi is left out; D016: m.yaml:4:5: no class; add class:" in capsys.readouterr().err
 
 
 def test_plan_tells_what_the_check_found(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,14 +125,14 @@ def test_plan_tells_what_the_check_found(here: Path, capsys: pytest.CaptureFixtu
     text = manifest(REX, "{images: mimi, class: cat}", "{images: nowhere}")
     assert call(here, "plan", text) == 1
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "warning: rex: D011: 1 of 4 captions lack TOK, the word to be learned; write it in"
+    assert said[0] == "warning: rex: D011: 1 of 4 captions lack TOK, the word to be learned (0.txt); write it in"
     assert said[1].startswith("warning: mimi: D002: bad.jpg does not hold a JPEG")
     assert sum("D004" in line for line in said) == 1  # five of one kind
     assert next(line for line in said if "D004" in line).endswith(
         "(and 4 more of D004, of mimi; lorafleet check lists them)"
     )
-    assert said[-2].startswith("warning: nowhere: D020: no folder 'nowhere'")
-    assert said[-1].startswith("skipped: nowhere is left out; D016: no class")
+    assert said[-2].startswith("warning: nowhere: D020: m.yaml:5:14: no folder 'nowhere'")
+    assert said[-1].startswith("skipped: nowhere is left out; D016: m.yaml:5:5: no class")
     assert call(here, "plan", text, "--json") == 1
     findings = document(capsys)["findings"]
     assert [(f["subject"], f["id"]) for f in findings][:2] == [("rex", "D011"), ("mimi", "D002")]
@@ -160,9 +151,9 @@ def test_every_subject_that_is_missing_is_told(
     assert call(here, "plan", text, "--json") == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert f"s0: D020: no folder '~/dog' ({here}/dog)" in err
-    assert f"s1: D020: no folder '$HOME/cat' ({here}/cat)" in err
-    assert "s2: D020: no folder '$PETS/bird'" in err
+    assert f"s0: D020: m.yaml:3:24: no folder '~/dog' ({here}/dog)" in err
+    assert f"s1: D020: m.yaml:4:24: no folder '$HOME/cat' ({here}/cat)" in err
+    assert "s2: D020: m.yaml:5:24: no folder '$PETS/bird'" in err
     assert "the variable PETS is not set here" in err
     assert "that is a path of Windows, and this is not; give one of this machine" in err
     assert "did you mean 'photos/rex'?" in err
@@ -200,17 +191,20 @@ BAD = [
     (manifest(REX, more="recipe: {objective: edm}\n"), "recipe.objective is edm, but base toy-playground is trained"),
     (
         manifest(REX, more="sweep: {lr_scheduler: [linear], lr_cycles: [1, 2]}\n"),
-        "m.yaml: sweep point {lr_scheduler: linear, lr_cycles: 2}: recipe.lr_cycles is 2, but linear has none; leave",
+        "m.yaml:4:48: sweep point {lr_scheduler: linear, lr_cycles: 2}: recipe.lr_cycles is 2, but linear has none",
     ),
     (manifest(REX, more="recipe: {steps: 30, warmup_steps: 30}\n"), "warmup_steps is 30, but rex trains for 30 steps"),
     ("", "m.yaml is empty; it needs at least name and subjects"),
 ]
 HOPELESS = [
-    (manifest("{images: rexx, class: dog}"), "D020: no folder 'rexx'"),
-    (manifest("{images: empty, class: dog}"), "D001: no readable image in 'empty'"),
-    (manifest("{images: rex}"), "D016: no class; add class:"),
-    (manifest(REX, "{name: rex, images: mimi, class: cat}"), "D019: 2 subjects are called 'rex'"),
-    (manifest("{images: rex, class: dog, instance_prompt: a dog}"), "D011: instance prompt 'a dog' lacks TOK"),
+    (manifest("{images: rexx, class: dog}"), "D020: m.yaml:3:14: no folder 'rexx'"),
+    (manifest("{images: empty, class: dog}"), "D001: m.yaml:3:14: no readable image in 'empty'"),
+    (manifest("{images: rex}"), "D016: m.yaml:3:5: no class; add class:"),
+    (manifest(REX, "{name: rex, images: mimi, class: cat}"), "D019: m.yaml:3:12: 2 subjects are called 'rex'"),
+    (
+        manifest("{images: rex, class: dog, instance_prompt: a dog}"),
+        "D011: m.yaml:3:48: instance prompt 'a dog' lacks",
+    ),
 ]
 
 
@@ -237,7 +231,7 @@ def test_nothing_to_train_is_a_finding_or_exit_2(
 def _is_one_error(capsys: pytest.CaptureFixture[str], said: str) -> None:
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: ")
+    assert all(line.startswith("error: ") for line in err.splitlines())
     assert said in err
     assert err.count("\n") == 1
 
@@ -259,6 +253,31 @@ def test_a_relative_base_is_found_beside_the_manifest(here: Path, monkeypatch: p
     assert prepared.base.fingerprint == find_base("toy-sdxl").fingerprint
     assert find_base(prepared.plan.jobs[0].base).path == prepared.base.path  # from wherever a lane stands
     assert prepared.manifest.base == prepared.base.name
+
+
+def test_home_and_variables_are_expanded_in_every_path(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lorafleet.bases import find_base
+
+    (here / "models").mkdir()
+    (here / "models" / "base").symlink_to(find_base("toy-sdxl").path)
+    (here / "cats").mkdir()
+    for n in range(2):
+        (here / "cats" / f"{n}.png").write_bytes((here / "mimi" / f"{n}.png").read_bytes())
+    (here / "pets.csv").write_text("path,class\n$PLACE/rex,dog\n~/mimi,cat\n")
+    monkeypatch.setenv("PLACE", str(here))
+    monkeypatch.setenv("HOME", str(here))
+    text = """name: a
+base: $PLACE/models/base
+recipe: {prior: {mode: images, images: ~/cats}}
+subjects: {from: $PLACE/pets.csv}
+"""
+    (here / "m.yaml").write_text(text)
+    prepared = prepare(here / "m.yaml")
+    assert prepared.base.fingerprint == find_base("toy-sdxl").fingerprint
+    assert [(job.subject, job.folder) for job in prepared.plan.jobs] == [
+        ("rex", str(here / "rex")), ("mimi", str(here / "mimi")),
+    ]  # fmt: skip
+    assert all(job.class_images is not None for job in prepared.plan.jobs)
 
 
 def test_a_relative_base_of_the_command_line_is_found_where_one_stands(

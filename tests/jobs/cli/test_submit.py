@@ -90,6 +90,48 @@ def test_submitting_what_has_succeeded_starts_nothing_and_says_so(home, manifest
     assert lorafleet("watch", prepared.plan.submission[:9]) == 0
 
 
+def test_a_plan_says_what_exists_what_is_new_and_what_that_takes(home, manifest, tmp_path, capsys):
+    assert lorafleet("plan", manifest) == 0
+    whole = capsys.readouterr().out
+    assert "\n2 new adapters: about " in whole
+    assert "exists" not in whole
+    record(prepare(manifest), home)
+    succeed(home, prepare(manifest).plan.submission)
+    assert lorafleet("submit", manifest, "--dry-run") == 0
+    assert "\n2 adapters exist, nothing is new\n" in capsys.readouterr().out
+    assert lorafleet("plan", manifest, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["done"] == [job["id"] for job in document["jobs"]]
+    assert document["estimate"]["seconds"] == 0
+
+
+def test_an_adapter_of_another_submission_is_not_new(home, manifest, capsys):
+    """Its bundle lies in the home, and is published again without being trained."""
+    [cup, jug] = prepare(manifest).plan.jobs
+    (home.bundles / cup.id).mkdir(parents=True)
+    (home.bundles / cup.id / "adapter.json").write_text("{}")
+    (home.bundles / jug.id).mkdir()  # half written
+    assert lorafleet("plan", manifest, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["done"] == [cup.id]
+    assert lorafleet("submit", manifest, "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "\n1 adapter exists, 1 new: about " in out
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith((cup.id, jug.id))] == ["exists", "new"]
+
+
+def test_a_plan_on_gpus_says_hours_and_money(home, manifest, capsys):
+    text = yaml.safe_load(manifest.read_text())
+    text["resources"] = {"gpu_memory_gib": 24, "gpus_per_lane": 1, "price_per_gpu_hour": 2.5, "lanes": 2}
+    manifest.write_text(yaml.safe_dump(text))
+    assert lorafleet("plan", manifest, "--json") == 0
+    takes = json.loads(capsys.readouterr().out)["estimate"]
+    assert takes["gpu_hours"] >= takes["seconds"] / 3600 - 1e-3
+    assert takes["price"] == pytest.approx(2.5 * takes["gpu_hours"], abs=0.01)
+    assert lorafleet("plan", manifest) == 0
+    assert f", {takes['gpu_hours']:.2g} GPU hours, {takes['price']:.2f} at 2.50 a GPU hour\n" in capsys.readouterr().out
+
+
 def test_a_subject_that_was_left_out_makes_it_exit_1(home, manifest, tmp_path, capsys):
     for picture in (tmp_path / "jug").iterdir():
         picture.write_bytes(b"no picture")

@@ -11,7 +11,7 @@ from lorafleet.errors import ManifestError
 from lorafleet_jobs.intake.choose import LARGEST_PACK, Choice, choose
 from lorafleet_jobs.intake.machine import Device
 from lorafleet_jobs.intake.memory_refusal import memory_note, refuse_memory
-from lorafleet_jobs.intake.presets import resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve_recipe
 from sdxl_size import sdxl_base, sdxl_size
 
 BASE, SIZE = sdxl_base(), sdxl_size()

@@ -14,7 +14,7 @@ from lorafleet_jobs.intake.choose import LARGEST_PACK
 from lorafleet_jobs.intake.estimate import choice_for, estimate, job_seconds
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.memory_model import job_memory, rows_at_once
-from lorafleet_jobs.intake.presets import resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve_recipe
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.trainable_state import TrainableState
 

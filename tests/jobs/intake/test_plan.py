@@ -15,11 +15,12 @@ from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.subjects import Subject
 from lorafleet_jobs.intake.base_size import measure_base
 from lorafleet_jobs.intake.estimate import choice_for, estimate, job_seconds
+from lorafleet_jobs.intake.layers import layers_of
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.memory_model import job_memory
 from lorafleet_jobs.intake.plan import Plan, make_plan
 from lorafleet_jobs.intake.prepare import prepare
-from lorafleet_jobs.intake.presets import resolve_points, resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve, resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 
 BASE = find_base("toy-playground")
@@ -40,8 +41,8 @@ def plan(
 ) -> Plan:
     spec = {"name": "m", "subjects": [{"images": "x"}], "recipe": recipe or {}, **more}
     manifest = Manifest.model_validate(spec)
-    recipes = [one.recipe for one in resolve_points(manifest, True, "m.yaml")]
-    return make_plan(manifest, recipes, reports, base, SIZE, TWO_CORES)
+    resolved = [(one, resolve(layers_of(manifest, one.subject), manifest.sweep, True).recipes) for one in reports]
+    return make_plan(manifest, resolved, base, SIZE, TWO_CORES)
 
 
 def ids(found: Plan) -> list[str]:

@@ -12,10 +12,12 @@ from lorafleet.config import Manifest, Recipe, SubjectSpec, Validation
 from lorafleet.config.parts import OptimizerOptions
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.intake.base_size import measure_base
-from lorafleet_jobs.intake.conflicts import refuse
+from lorafleet_jobs.intake.conflicts import recipe_conflicts
 from lorafleet_jobs.intake.explain import ResolvedRecipe
+from lorafleet_jobs.intake.layers import layers_of
 from lorafleet_jobs.intake.other_trainers import ABSENT, HINTS, RENAMED, advice
-from lorafleet_jobs.intake.presets import FOLDER, preset_names, resolve_points, resolve_recipe
+from lorafleet_jobs.intake.presets import FOLDER, preset_names
+from lorafleet_jobs.intake.recipes import SweepPoint, resolve, resolve_recipe
 
 
 def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, object] | None = None) -> Manifest:
@@ -24,8 +26,15 @@ def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, object] |
     )
 
 
-def resolve_sweep(manifest: Manifest, toy: bool = True, where: str = "m.yaml") -> list[Recipe]:
-    return [one.recipe for one in resolve_points(manifest, toy, where)]
+def resolve_points(manifest: Manifest, toy: bool = True) -> tuple[SweepPoint, ...]:
+    resolved = resolve(layers_of(manifest), manifest.sweep, toy)
+    if resolved.mistakes:
+        raise ManifestError("\n".join(one.message for one in resolved.mistakes))
+    return resolved.points
+
+
+def resolve_sweep(manifest: Manifest, toy: bool = True) -> list[Recipe]:
+    return [one.recipe for one in resolve_points(manifest, toy)]
 
 
 def test_the_presets_there_are() -> None:
@@ -66,7 +75,7 @@ def test_steps_go_with_images_on_real_bases(name: str, few: int, some: int, many
 @pytest.mark.parametrize("base", [find_base("toy-sdxl"), find_base("toy-playground")], ids=lambda base: base.name)
 def test_no_preset_is_refused(name: str, base: Base) -> None:
     for toy in (True, False):
-        refuse(resolve_recipe({"preset": name}, toy), base, measure_base(base), name)
+        assert list(recipe_conflicts(resolve_recipe({"preset": name}, toy), base, measure_base(base))) == []
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -89,94 +98,6 @@ def test_exponents_without_a_dot_are_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "sweep", "said"),
-    [
-        ({"stepz": 3}, {}, "m.yaml: unknown key 'recipe.stepz'; did you mean 'recipe.steps'?"),
-        ({"xyzzy": 3}, {}, "unknown key 'recipe.xyzzy'; known keys are alpha, batch_size"),
-        ({"pivotal": {"tokns": 3}}, {}, "unknown key 'recipe.pivotal.tokns'; did you mean 'tokens'?"),
-        ({"rank": 0}, {}, "m.yaml: recipe.rank is 0; it must be at least 1"),
-        ({"steps": "many"}, {}, "allowed are 1 to 100000, or steps per image as in '120/image'"),
-        ({"preset": "objekt"}, {}, "is 'objekt'; known presets are character, dora, face, fast, object,"),
-        ({"preset": "../recipes/object"}, {}, "'recipe.preset' is '../recipes/object'; known presets are"),
-        ({"preset": ["object"]}, {}, "'recipe.preset' is ['object']; known presets are"),
-        ({}, {"rnk": [4]}, "m.yaml: unknown key 'sweep.rnk'; did you mean 'sweep.rank'?"),
-        ({}, {"rank": [4, 0]}, "m.yaml: sweep point {rank: 0}: sweep.rank is 0; it must be at least 1"),
-        ({}, {"rank": []}, "m.yaml: 'sweep.rank' is []; give at least one value"),
-        ({}, {"optimizer": ["adamw", "prodigy"], "token_learning_rate": [0.001]},
-         "m.yaml: sweep point {optimizer: prodigy, token_learning_rate: 0.001}: recipe: Prodigy estimates one rate"),
-        ({"dropout": 0.1, "dora": True}, {}, "m.yaml: recipe: dropout and dora together"),
-        ({"dropout": 2}, {"rank": [4, 8]}, "m.yaml: recipe.dropout is 2; it must be below 1"),
-        ({}, {"pivotal": [{"tokens": 99}]},
-         "m.yaml: sweep point {pivotal: {'tokens': 99}}: sweep.pivotal.tokens is 99; it must be at most 8"),
-        ({}, {"pivotal.tokens": [2, 99]},
-         "m.yaml: sweep point {pivotal.tokens: 99}: sweep.pivotal.tokens is 99; it must be at most 8"),
-        ({}, {"pivotal.tokns": [2]}, "unknown key 'sweep.pivotal.tokns'; did you mean 'sweep.pivotal.tokens'?"),
-        ({}, {"pivotal.xyzzy": [2]}, "unknown key 'sweep.pivotal.xyzzy'; keys of pivotal are abstractions,"),
-        ({}, {"pivotal.": [2]}, "unknown key 'sweep.pivotal.'; keys of pivotal are"),
-        ({}, {"pivotl.tokens": [2]}, "m.yaml: unknown key 'sweep.pivotl'; did you mean 'sweep.pivotal'?"),
-        ({}, {"rank.x": [2]}, "unknown key 'sweep.rank.x'; rank has no inner keys; write sweep.rank"),
-        ({}, {"pivotal": [None], "pivotal.tokens": [2]}, "sets both pivotal and pivotal.tokens at one point; write"),
-        ({}, {"prior.weight": [0.5]}, "sweep point {prior.weight: 0.5}: 'recipe.prior.mode' is missing; add it"),
-        ({}, {"points": [{"rank": 4}, {"rank": 4, "seed": -1}]},
-         "m.yaml: sweep point {rank: 4, seed: -1}: sweep.seed is -1; it must be at least 0"),
-        ({}, {"random": {"count": 2, "space": {"rank": {"uniform": [1.5, 1.7]}}}}, "sweep.rank is 1.6"),
-        ({}, {"random": {"count": 1001, "space": {"rank": {"choice": [1]}}}}, "'sweep' has 1001 points; at most 1000"),
-        ({}, {"rank": list(range(1, 200)), "seed": list(range(99))}, "m.yaml: 'sweep' has 19701 points; at most 1000"),
-    ],
-)  # fmt: skip
-def test_what_is_wrong_is_said_by_its_path(recipe: dict[str, object], sweep: dict[str, object], said: str) -> None:
-    with pytest.raises(ManifestError) as caught:
-        resolve_sweep(manifest(recipe, sweep), toy=True, where="m.yaml")
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_sweep_is_every_combination_in_order() -> None:
-    points = resolve_sweep(manifest({"seed": 5}, {"rank": [4, 16], "min_snr_gamma": [None, 5.0]}), True, "m.yaml")
-    assert [(p.rank, p.min_snr_gamma, p.seed) for p in points] == [
-        (4, None, 5),
-        (4, 5.0, 5),
-        (16, None, 5),
-        (16, 5.0, 5),
-    ]
-
-
-def test_an_inner_key_leaves_the_others_as_the_recipe_has_them() -> None:
-    written: dict[str, object] = {"pivotal": {"fraction": 0.25}, "sigma_sampler": "lognormal"}
-    sweep: dict[str, object] = {"pivotal.tokens": [1, 3], "sigma_sampler.P_mean": [-0.4]}
-    one, three = resolve_sweep(manifest(written, sweep), True, "m.yaml")
-    for recipe, tokens in ((one, 1), (three, 3)):
-        assert recipe.pivotal is not None
-        assert recipe.sigma_sampler is not None
-        assert (recipe.pivotal.tokens, recipe.pivotal.fraction) == (tokens, 0.25)
-        assert (recipe.sigma_sampler.name, recipe.sigma_sampler.P_mean) == ("lognormal", -0.4)
-    [off] = resolve_sweep(manifest({"pivotal": None}, {"pivotal.tokens": [5]}), True, "m.yaml")
-    assert off.pivotal is not None
-    assert off.pivotal.tokens == 5
-
-
-def test_points_that_come_to_the_same_recipe_are_one() -> None:
-    point = {"rank": 4, "learning_rate": "1e-4"}
-    listed = {"points": [{"rank": 8}, point, {"learning_rate": 0.0001, "rank": 4}, {"rank": 8}, {}]}
-    found = resolve_points(manifest({"rank": 8}, listed), True, "m.yaml")
-    assert [one.point for one in found] == [{"rank": 8}, point]
-    assert [one.recipe.rank for one in resolve_points(manifest({}, {"rank": [4, 8, 4]}), True, "m.yaml")] == [4, 8]
-    drawn = {"random": {"count": 40, "space": {"rank": {"choice": [4, 8, 16]}}}}
-    assert {one.recipe.rank for one in resolve_points(manifest({}, drawn), True, "m.yaml")} == {4, 8, 16}
-    assert len(resolve_points(manifest({}, drawn), True, "m.yaml")) == 3
-
-
-def test_a_sweep_over_presets_takes_each_presets_keys() -> None:
-    points = resolve_sweep(manifest({}, {"preset": ["fast", "object"]}), True, "m.yaml")
-    assert points == [resolve_recipe({"preset": name}, True) for name in ("fast", "object")]
-
-
-def test_a_sweep_may_complete_what_the_recipe_alone_would_not_be() -> None:
-    points = resolve_sweep(manifest({"token_learning_rate": 0.01}, {"optimizer": ["adamw", "lion"]}), True, "m.yaml")
-    assert [point.optimizer for point in points] == ["adamw", "lion"]
-
-
-@pytest.mark.parametrize(
     ("key", "advised"),
     [
         ("snr_gamma", "here it is 'min_snr_gamma'"),
@@ -192,8 +113,8 @@ def test_keys_of_other_trainers(key: str, advised: str) -> None:
     for section in ("recipe", "sweep"):
         wrong = manifest({key: 1}) if section == "recipe" else manifest({}, {key: [1]})
         with pytest.raises(ManifestError) as caught:
-            resolve_sweep(wrong, True, "m.yaml")
-        assert str(caught.value).startswith(f"m.yaml: unknown key '{section}.{key}'; {advised}")
+            resolve_sweep(wrong)
+        assert str(caught.value).startswith(f"unknown key '{section}.{key}'; {advised}")
 
 
 def test_what_other_trainers_keys_are_called_exists_here() -> None:
@@ -235,7 +156,7 @@ def test_who_set_what() -> None:
     base = find_base("toy-sdxl")
     written: dict[str, Any] = {"optimizer": "adamw", "pivotal": {"fraction": 0.25}, "caption": {"dropout": 0.1}}
     point = {"rank": 4, "sigma_sampler": "lognormal"}
-    [recipe] = resolve_sweep(manifest(written, {key: [value] for key, value in point.items()}), True, "m.yaml")
+    [recipe] = resolve_sweep(manifest(written, {key: [value] for key, value in point.items()}))
     resolved = ResolvedRecipe(recipe, written, point, base)
     origins = resolved.origins()
     assert {key: origins[key] for key in ("rank", "optimizer", "steps", "dora", "preset")} == {
@@ -293,4 +214,4 @@ def test_any_override_is_a_recipe_or_a_manifest_error(overrides: dict[str, objec
         outcome = resolve_recipe(overrides, toy=True)
     except ManifestError as problem:
         outcome = str(problem)
-    assert isinstance(outcome, Recipe) or "\n" not in outcome
+    assert isinstance(outcome, Recipe) or all(line.startswith("recipe: ") for line in outcome.split("\n"))

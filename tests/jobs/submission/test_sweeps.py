@@ -14,7 +14,7 @@ from lorafleet.config import EarlyStop
 from lorafleet.errors import ManifestError
 from lorafleet.toy.subjects import write_subjects
 from lorafleet_jobs.cli.commands import register
-from lorafleet_jobs.intake.conflicts import refuse_early_stop
+from lorafleet_jobs.intake.conflicts import early_stop_conflicts
 from lorafleet_jobs.intake.prepare import examine, prepare
 
 EARLY = {"first": 50}
@@ -77,7 +77,7 @@ def test_plan_shows_every_point(photos: Path, capsys: pytest.CaptureFixture[str]
     ("more", "said"),
     [
         ({"early_stop": {"first": 200}}, "early_stop.first is 200, but no job takes more than 200 steps; set it below"),
-        ({"early_stop": {"first": 9, "metric": "dino", "weights": "."}}, "m.yaml: early_stop.weights: "),
+        ({"early_stop": {"first": 9, "metric": "dino", "weights": "."}}, ": early_stop.weights: "),
         ({"early_stop": EARLY, "noun": "vase"}, "early_stop.metric is score, and the toy world's judge knows no vase"),
         ({"early_stop": {"first": 9, "metric": "loss"}, "sweep": {"min_snr_gamma": [None, 5.0]}},
          "early_stop.metric is loss, and the sweep varies min_snr_gamma, with which losses do not compare"),
@@ -98,8 +98,8 @@ def test_a_metric_belongs_to_its_bases(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="metric is dino, which says nothing about toy pictures; use score or loss"):
         examine(written(photos, early_stop=dino))
     elsewhere = replace(find_base("toy-sdxl"), path=tmp_path)
-    with pytest.raises(ManifestError, match="is score, the toy world's; a real base takes dino, clip-i, clip-t with"):
-        refuse_early_stop(EarlyStop(first=9), [], [], elsewhere, "m.yaml")
+    [said] = early_stop_conflicts(EarlyStop(first=9), [], [], elsewhere)
+    assert "is score, the toy world's; a real base takes dino, clip-i, clip-t with" in said
     absent = examine(written(photos, early_stop=EARLY), base="someone/never-fetched")
     assert absent.base is None, "what cannot be known yet is not refused"
 

@@ -15,7 +15,7 @@ from lorafleet.targets import UNET
 from lorafleet.toy.judges import as_tensor, load_judge, recognise
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import BACKGROUNDS
-from lorafleet_jobs.intake.presets import resolve_recipe
+from lorafleet_jobs.intake.recipes import resolve_recipe
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train.pack import train_step
 from lorafleet_jobs.train.training import Training
