@@ -36,10 +36,21 @@ ADAPTERS = (
     ),
 )
 
+BASES = (
+    Command(
+        "add",
+        "lorafleet.commands.base_commands:add",
+        "Convert a checkpoint of one file (SDXL, Playground v2.5) into a base that manifests and servers find by name.",
+    ),
+)
+
 
 def register(app: typer.Typer) -> None:
-    """Adds the group `adapters`, and `ui`."""
+    """Adds the groups `adapters` and `bases`, and `ui`."""
     group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
     register_commands(group, ADAPTERS)
     app.add_typer(group, name="adapters")
+    bases = typer.Typer(help="Checkpoints of one file, and other bases that were added.", no_args_is_help=True)
+    register_commands(bases, BASES)
+    app.add_typer(bases, name="bases")
     register_commands(app, [UI])
