@@ -25,6 +25,7 @@ from lorafleet.weights import (
     TRANSFORMERS,
     PartFiles,
     Stored,
+    choice_of,
     headers_digest,
     part_files,
     tensors_of,
@@ -148,6 +149,11 @@ class Base:
     def tensors(self, part: str) -> dict[str, Stored]:
         """The tensors of a part's files by name: their dtypes, shapes and positions in the files."""
         return tensors_of(self.files(part))
+
+    @cached_property
+    def files_choice(self) -> str:
+        """Which variants it is loaded from, in words; "" if its files have none. Raises BaseModelError."""
+        return choice_of({part: self.files(part) for part in (*WEIGHED, "vae")})
 
     @cached_property
     def fingerprint(self) -> str:

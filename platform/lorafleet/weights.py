@@ -36,6 +36,8 @@ class PartFiles:
     variant: str | None
     """The word in the files' names that diffusers and transformers call so; None for files without one."""
     paths: tuple[Path, ...]
+    others: tuple[str, ...] = ()
+    """Variants beside them that are not loaded; "" for files without one."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,19 @@ def part_files(folder: Path, stem: str) -> PartFiles:
         raise BaseModelError(
             f"{folder} holds the variants {', '.join(whole)} and no {stem}.safetensors; leave one of them there"
         )
-    return PartFiles(whole[0] or None, paths[whole[0]])
+    return PartFiles(whole[0] or None, paths[whole[0]], tuple(kind for kind in kinds if kind != whole[0]))
+
+
+def choice_of(parts: Mapping[str, PartFiles]) -> str:
+    """Which of several variants each part is loaded from, in words; "" where no part has any."""
+    if not any(files.variant or files.others for files in parts.values()):
+        return ""
+    chosen: dict[str, list[str]] = {}
+    for part, files in parts.items():
+        chosen.setdefault(f"{files.variant} files" if files.variant else "files without a variant", []).append(part)
+    said = [kind + (f" ({', '.join(of)})" if len(chosen) > 1 else "") for kind, of in chosen.items()]
+    others = sorted({f"{kind} files" for files in parts.values() for kind in files.others if kind})
+    return " and ".join(said) + (f"; not from the {', '.join(others)} beside them" if others else "")
 
 
 def _variant(name: str, stem: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lorafleet.basefiles.from_checkpoint import add_checkpoint
@@ -32,6 +32,19 @@ def altered(folder: Path, change: dict[str, Tensor | None], metadata: dict[str, 
     kept = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
     save_file(kept, file, {"format": "pt", **(metadata or {})})
     return file
+
+
+def with_variants(folder: Path, plain: bool, fp16: bool) -> Base:
+    """toy-sdxl's own weights as files without a variant, and others, of another base, as the variant fp16."""
+    for part in filter(Path.is_file, find_base("toy-sdxl").path.rglob("*")):
+        copy = folder / part.relative_to(find_base("toy-sdxl").path)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if part.suffix != ".safetensors" or plain:
+            copy.write_bytes(part.read_bytes())
+        if part.suffix == ".safetensors" and fp16:
+            moved = {name: tensor * 1.03 for name, tensor in load_file(part).items()}
+            save_file(moved, copy.with_name(f"{part.stem}.fp16.safetensors"))
+    return find_base(str(folder))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "platform"))
-from base_files import add_toy
+from base_files import add_toy, with_variants
 
 from lorafleet.home import Home
 from lorafleet_serve.engine.requests import GenerateRequest
@@ -32,3 +32,10 @@ def test_one_of_v_and_zero_terminal_snr_makes_pictures(tmp_path, monkeypatch):
     for scheduler in (None, "ddim", "dpmpp-2m"):
         image = generate_image(ASKED.with_changes(scheduler=scheduler), "mine").image
         assert np.asarray(image).std() > 1
+
+
+def test_of_several_variants_the_plain_files_are_served(tmp_path):
+    both, only = with_variants(tmp_path / "both", True, True), with_variants(tmp_path / "only", False, True)
+    made = [np.asarray(generate_image(ASKED, base).image) for base in ("toy-sdxl", both.name, only.name)]
+    assert np.array_equal(made[0], made[1])
+    assert not np.array_equal(made[0], made[2])
