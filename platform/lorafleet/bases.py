@@ -175,6 +175,17 @@ class Base:
         digest = values_digest(self.tensors("vae"), as_fp16=False)
         return hashlib.sha256(f"{digest.hex()}/{config}".encode()).hexdigest()[:16]
 
+    @cached_property
+    def chosen(self) -> dict[str, Any]:
+        """What beside the weights was chosen by whoever added the base, and shapes what is made with it.
+
+        Empty for a base that was not added: its publisher chose it.
+        """
+        if self.record is None:
+            return {}
+        scheduler = {key: value for key, value in self.scheduler.items() if key != "_diffusers_version"}
+        return {"scheduler": scheduler, "vae": self.vae_fingerprint}
+
     def is_named(self, fingerprint: str) -> bool:
         """Whether an adapter's card with this fingerprint means this base.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -45,6 +46,16 @@ def with_variants(folder: Path, plain: bool, fp16: bool) -> Base:
             moved = {name: tensor * 1.03 for name, tensor in load_file(part).items()}
             save_file(moved, copy.with_name(f"{part.stem}.fp16.safetensors"))
     return find_base(str(folder))
+
+
+def other_vae(folder: Path, toy: str = "toy-sdxl", **config: object) -> Path:
+    """A VAE like a toy base's, fine-tuned a little, with some of its configuration changed."""
+    source, folder = find_base(toy), folder / "other vae"
+    folder.mkdir()
+    moved = {name: tensor * 1.02 for name, tensor in load_file(source.files("vae").paths[0]).items()}
+    save_file(moved, folder / "diffusion_pytorch_model.safetensors")
+    (folder / "config.json").write_text(json.dumps({**source.config("vae"), **config}))
+    return folder
 
 
 @torch.no_grad()

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.base_record import RECORD, BaseRecord
-from lorafleet.bases import HUB, SHIPPED, Base
+from lorafleet.bases import HUB, SHIPPED, Base, added_bases
 from lorafleet.bundle.bundle import sha256_of
 from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict
-from lorafleet.errors import BaseModelError
+from lorafleet.errors import BaseModelError, NotFoundError
 from lorafleet.home import Home
 from lorafleet.util.files import whole_folder
 from lorafleet.util.locked import locked
@@ -96,3 +96,19 @@ def _clear(bases: Path) -> None:
     for folder in bases.glob(".*"):
         if folder.is_dir():
             shutil.rmtree(folder)
+
+
+def remove_base(name: str, home: Home) -> Added:
+    """Removes an added base and returns what it was; what its files were linked from stays. Raises NotFoundError."""
+    began = time.monotonic()
+    base = next((one for one in added_bases(home) if one.name == name), None)
+    if base is None:
+        names = ", ".join(one.name for one in added_bases(home)) or "none"
+        raise NotFoundError(f"no base {name!r} was added to {home.bases}; added are: {names}")
+    with locked(home.bases / ".lock"):
+        size = bytes_of(base.path)
+        gone = home.bases / f".{name}.removed"
+        _clear(home.bases)
+        base.path.rename(gone)  # in one step, so that nobody finds half of it
+        shutil.rmtree(gone)
+    return Added(base, size, time.monotonic() - began, ())

@@ -38,9 +38,24 @@ ADAPTERS = (
 
 BASES = (
     Command(
+        "ls",
+        "lorafleet.commands.base_commands:ls",
+        "List the bases on this machine: shipped, added, and those known by a short name that were fetched.",
+    ),
+    Command(
         "add",
         "lorafleet.commands.base_commands:add",
-        "Convert a checkpoint of one file (SDXL, Playground v2.5) into a base that manifests and servers find by name.",
+        "Make a base of a checkpoint of one file (SDXL, Playground v2.5), or of a base and another VAE.",
+    ),
+    Command(
+        "verify",
+        "lorafleet.commands.base_commands:verify",
+        "Read every tensor of a base: finite, of its shape, and as it was when it was added. Exit code 1: it is not.",
+    ),
+    Command(
+        "rm",
+        "lorafleet.commands.base_commands:rm",
+        "Remove a base that was added. What it was made of stays, and so do adapters. Exit code 3: there is none.",
     ),
 )
 
