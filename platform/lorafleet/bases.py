@@ -10,17 +10,22 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from lorafleet.base_record import BaseRecord, read_record, readme_licence
+from lorafleet.config.wording import NAME_PATTERN
 from lorafleet.errors import BaseModelError
+from lorafleet.home import Home
 from lorafleet.weights import (
     DIFFUSERS,
     TRANSFORMERS,
     PartFiles,
     Stored,
+    choice_of,
     headers_digest,
     part_files,
     tensors_of,
@@ -51,8 +56,8 @@ LICENCES = {
 class Base:
     """A base pipeline on disk in the diffusers layout.
 
-    `name` is its short name, its hub id or the whole path of its folder, by which it is found from anywhere; `path` is
-    a folder with a `model_index.json`.
+    `name` is its short name, its hub id, the name it was added under, or the whole path of its folder, by which it is
+    found from anywhere; `path` is a folder with a `model_index.json`.
     """
 
     name: str
@@ -101,10 +106,20 @@ class Base:
         """Whether this is one of the bases that lorafleet ships."""
         return self.path in SHIPPED.values()
 
-    @property
+    @cached_property
+    def record(self) -> BaseRecord | None:
+        """What was noted when the base was added; None for one that lies elsewhere. Raises BaseModelError."""
+        return read_record(self.path)
+
+    @cached_property
     def licence(self) -> str:
-        """The licence id of the base's weights, which its adapters inherit; "unknown" for a local folder."""
-        return LICENCES.get(self.name, "unknown")
+        """The licence of the base's weights, which its adapters inherit: as known, recorded or in its README.
+
+        "unknown" if nothing says it.
+        """
+        if self.record is not None:
+            return self.record.licence
+        return LICENCES.get(self.name) or readme_licence(self.path) or "unknown"
 
     @property
     def default_steps(self) -> int:
@@ -136,6 +151,11 @@ class Base:
         return tensors_of(self.files(part))
 
     @cached_property
+    def files_choice(self) -> str:
+        """Which variants it is loaded from, in words; "" if its files have none. Raises BaseModelError."""
+        return choice_of({part: self.files(part) for part in (*WEIGHED, "vae")})
+
+    @cached_property
     def fingerprint(self) -> str:
         """Identifies the weights of the UNet and the text encoders that are loaded, by their values.
 
@@ -155,6 +175,17 @@ class Base:
         digest = values_digest(self.tensors("vae"), as_fp16=False)
         return hashlib.sha256(f"{digest.hex()}/{config}".encode()).hexdigest()[:16]
 
+    @cached_property
+    def chosen(self) -> dict[str, Any]:
+        """What beside the weights was chosen by whoever added the base, and shapes what is made with it.
+
+        Empty for a base that was not added: its publisher chose it.
+        """
+        if self.record is None:
+            return {}
+        scheduler = {key: value for key, value in self.scheduler.items() if key != "_diffusers_version"}
+        return {"scheduler": scheduler, "vae": self.vae_fingerprint}
+
     def is_named(self, fingerprint: str) -> bool:
         """Whether an adapter's card with this fingerprint means this base.
 
@@ -170,14 +201,18 @@ class Base:
         return headers_digest(loaded), headers_digest(there)
 
 
-def find_base(name: str, beside: Path | None = None) -> Base:
-    """Finds a base by its short name, a local folder, or a hub id that is already in the local Hugging Face cache.
+def find_base(name: str, beside: Path | None = None, home: Home | None = None) -> Base:
+    """Finds a base by its short name, the name it was added under, a local folder, or a hub id in the local cache.
 
-    A relative path starts at `beside`, by default at the current folder. Nothing is downloaded. Raises BaseModelError,
-    which says what to do, if there is no such base.
+    A relative path starts at `beside`, by default at the current folder; names of added bases are those of a home, by
+    default this process's. Nothing is downloaded. Raises BaseModelError, which says what to do, if there is no such
+    base.
     """
     if name in SHIPPED:
         return Base(name, SHIPPED[name])
+    home = home or Home.from_environment()
+    if re.fullmatch(NAME_PATTERN, name) and os.path.isfile(home.bases / name / "model_index.json"):
+        return Base(name, home.bases / name)
     path = _path(name, beside)
     if os.path.isfile(path / "model_index.json"):
         return Base(str(path.resolve()), path.resolve())
@@ -186,7 +221,19 @@ def find_base(name: str, beside: Path | None = None) -> Base:
     hub_id = HUB.get(name, name)
     if fetchable(name, beside) and (cached := _in_hub_cache(hub_id)) is not None:
         return Base(name, cached)
-    raise BaseModelError(_not_here(name, path, hub_id, fetchable(name, beside)))
+    raise BaseModelError(_not_here(name, path, hub_id, fetchable(name, beside), home))
+
+
+def added_bases(home: Home) -> tuple[Base, ...]:
+    """The bases that were added to a home, by name."""
+    found = sorted(home.bases.glob("*/model_index.json"))
+    return tuple(Base(index.parent.name, index.parent) for index in found if not index.parent.name.startswith("."))
+
+
+def cached_base(name: str) -> Base | None:
+    """A base of the hub's that is in the local Hugging Face cache, by its short name or hub id."""
+    path = _in_hub_cache(HUB.get(name, name))
+    return None if path is None else Base(name, path)
 
 
 def fetchable(name: str, beside: Path | None = None) -> bool:
@@ -214,14 +261,16 @@ def _refuse_what_is_there(name: str, path: Path) -> None:
     if os.path.isdir(path):
         raise BaseModelError(f"base {name!r} is a folder without model_index.json; give one saved by diffusers")
     if os.path.exists(path):
+        kept = "" if path.suffix == ".safetensors" else ", if it is a checkpoint in a .safetensors file"
         raise BaseModelError(
-            f"base {name!r} is a file, and a base is a diffusers folder; make one of a checkpoint with diffusers: "
-            "StableDiffusionXLPipeline.from_single_file(FILE).save_pretrained(FOLDER)"
+            f"base {name!r} is a file, and a base is a folder; make one of it once{kept}: "
+            f"lorafleet bases add {shlex.quote(str(path))} --name NAME, and give NAME as the base"
         )
 
 
-def _not_here(name: str, path: Path, hub_id: str, can_be_fetched: bool) -> str:
-    allowed = f"Allowed: {', '.join((*SHIPPED, *HUB))}, a local diffusers folder, or a cached hub id"
+def _not_here(name: str, path: Path, hub_id: str, can_be_fetched: bool, home: Home) -> str:
+    names = (*SHIPPED, *HUB, *(base.name for base in added_bases(home)))
+    allowed = f"Allowed: {', '.join(names)}, a local diffusers folder, or a cached hub id"
     if "://" in name:
         there = re.match(r"https?://huggingface\.co/([\w.-]+/[\w.-]+)", name)
         hint = f"run hf download {there[1]} and give {there[1]}" if there else "download it and give the folder"

@@ -75,6 +75,11 @@ class Home:
         return self.root / "adapter-cache"
 
     @property
+    def bases(self) -> Path:
+        """Bases that were added, one folder in the diffusers layout for each name."""
+        return self.root / "bases"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints, one folder for each job, deleted once the job's bundle is written."""
         return self.root / "checkpoints"

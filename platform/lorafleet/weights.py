@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,8 @@ class PartFiles:
     variant: str | None
     """The word in the files' names that diffusers and transformers call so; None for files without one."""
     paths: tuple[Path, ...]
+    others: tuple[str, ...] = ()
+    """Variants beside them that are not loaded; "" for files without one."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,19 @@ def part_files(folder: Path, stem: str) -> PartFiles:
         raise BaseModelError(
             f"{folder} holds the variants {', '.join(whole)} and no {stem}.safetensors; leave one of them there"
         )
-    return PartFiles(whole[0] or None, paths[whole[0]])
+    return PartFiles(whole[0] or None, paths[whole[0]], tuple(kind for kind in kinds if kind != whole[0]))
+
+
+def choice_of(parts: Mapping[str, PartFiles]) -> str:
+    """Which of several variants each part is loaded from, in words; "" where no part has any."""
+    if not any(files.variant or files.others for files in parts.values()):
+        return ""
+    chosen: dict[str, list[str]] = {}
+    for part, files in parts.items():
+        chosen.setdefault(f"{files.variant} files" if files.variant else "files without a variant", []).append(part)
+    said = [kind + (f" ({', '.join(of)})" if len(chosen) > 1 else "") for kind, of in chosen.items()]
+    others = sorted({f"{kind} files" for files in parts.values() for kind in files.others if kind})
+    return " and ".join(said) + (f"; not from the {', '.join(others)} beside them" if others else "")
 
 
 def _variant(name: str, stem: str) -> str | None:
@@ -107,11 +122,18 @@ def tensors_of(files: PartFiles) -> dict[str, Stored]:
     return {name: stored for path in files.paths for name, stored in _header(path)}
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """The words that a safetensors file says about itself; empty if it says none. Raises BaseModelError."""
+    try:
+        told = _json(path)[0].get("__metadata__", {})
+        return {str(key): str(value) for key, value in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError, struct.error) as problem:
+        raise _unreadable(path, problem) from None
+
+
 def _header(path: Path) -> Iterator[tuple[str, Stored]]:
     try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(min(length, _HEADER_LIMIT)))
+        header, length = _json(path)
         size = path.stat().st_size
         for name, entry in header.items():
             if name != "__metadata__":
@@ -121,8 +143,19 @@ def _header(path: Path) -> Iterator[tuple[str, Stored]]:
                 if entry["dtype"] in _FLOATS and stop - start != prod(entry["shape"]) * _WIDTHS[entry["dtype"]]:
                     raise ValueError(f"{stop - start} bytes do not fit the shape of {name}")
                 yield name, Stored(path, entry["dtype"], tuple(entry["shape"]), start, stop)
-    except (OSError, ValueError, LookupError, TypeError, struct.error) as problem:
-        raise BaseModelError(f"cannot read {path} ({problem}); fetch the base again") from None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as problem:
+        raise _unreadable(path, problem) from None
+
+
+def _json(path: Path) -> tuple[dict[str, Any], int]:
+    """A file's header and its length in bytes."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return json.loads(stream.read(min(length, _HEADER_LIMIT))), length
+
+
+def _unreadable(path: Path, problem: Exception) -> BaseModelError:
+    return BaseModelError(f"cannot read {path} ({problem}); fetch the base again")
 
 
 def values_digest(tensors: Mapping[str, Stored], as_fp16: bool) -> bytes:

@@ -93,8 +93,9 @@ def serve(
     from lorafleet.errors import RequestError
     from lorafleet_serve.replicas.serve_args import ServeArgs
 
+    found = find_base(base)
     options = {
-        "base": find_base(base).name,
+        "base": found.name,
         "max_rows": max_rows,
         "max_step_ms": max_step_ms,
         "exact": exact,
@@ -104,7 +105,8 @@ def serve(
         "bundles": None if bundles is None else str(bundles.resolve()),
     }
     args = parse(ServeArgs, options, "serve", RequestError)
-    err.print(f"starting Ray Serve with {base} ...")
+    which = f", loaded from the {found.files_choice}," if found.files_choice else ""
+    err.print(f"starting Ray Serve with {base}{which} ...", markup=False)
     from lorafleet_serve.replicas.server import curl_line, serving
     from lorafleet_serve.signals import wait_for_stop_signal
 

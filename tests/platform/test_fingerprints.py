@@ -261,3 +261,17 @@ def test_they_fit_whether_or_not_a_variant_has_come_since(tmp_path):
         weights = f"{stem}.safetensors"
         (base.path / part / weights).write_bytes((SHIPPED["toy-sdxl"] / part / weights).read_bytes())
     assert add(base, shipped, "fp16").is_named(OF_FILES["toy-sdxl"])
+
+
+def test_which_variants_are_loaded_is_said(values, tmp_path):
+    half, unet = cast(values, torch.float16), {"unet": values["unet"]}
+    base = add(folder_of(tmp_path / "base"), values)
+    assert base.files_choice == find_base("toy-sdxl").files_choice == ""
+    assert add(base, half, "fp16").files_choice == "files without a variant; not from the fp16 files beside them"
+    alone = add(folder_of(tmp_path / "alone"), half, "fp16")
+    assert alone.files_choice == "fp16 files"
+    assert add(alone, unet).files_choice == (
+        "files without a variant (unet) and fp16 files (text_encoder, text_encoder_2, vae); not from the fp16 files "
+        "beside them"
+    )
+    assert beside_an_index(folder_of(tmp_path / "index"), values).files_choice == "fp16 files"

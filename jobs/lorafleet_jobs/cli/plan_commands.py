@@ -128,6 +128,8 @@ def show_plan(prepared: Prepared) -> None:
     _show_sweep(prepared)
     _show_choice(prepared)
     out.print(f"base {base.name}, licence {base.licence}: its adapters inherit it", markup=False)
+    if base.files_choice:
+        out.print(f"base {base.name} is loaded from the {base.files_choice}", markup=False)
     show_left_out(prepared)
 
 

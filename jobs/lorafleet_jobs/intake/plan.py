@@ -153,14 +153,14 @@ def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
         content["recipe"]["gradient_checkpointing"] = False
     if job.class_images is not None:
         content["recipe"]["prior"]["images"] = dataset_fingerprint(job.class_images.images)
-    return {**content, "base": base.fingerprint, "code": RECIPE_CODE}
+    return {**content, "base": base.fingerprint, **base.chosen, "code": RECIPE_CODE}
 
 
 def _submission_content(manifest: Manifest, base: Base, jobs: Sequence[JobSpec]) -> dict[str, Any]:
     trained = manifest.model_dump(mode="json", include={"apiVersion", "name", "recipe", "sweep", "validation"})
     if manifest.early_stop is not None:
         trained["early_stop"] = manifest.early_stop.model_dump(mode="json", exclude={"weights"})
-    return {**trained, "base": base.fingerprint, "jobs": sorted(job.id for job in jobs)}
+    return {**trained, "base": base.fingerprint, **base.chosen, "jobs": sorted(job.id for job in jobs)}
 
 
 def _reason(errors: Sequence[Finding]) -> str:

@@ -148,9 +148,11 @@ class FollowingLane:
 
     def _base_for(self, spec: JobSpec) -> LoadedBase:
         precision = spec.recipe.precision
-        return self._base.get(
-            (spec.base, precision), lambda: LoadedBase.load(find_base(spec.base), self._setup.device, precision)
-        )
+
+        def load() -> LoadedBase:
+            return LoadedBase.load(find_base(spec.base, home=self._home), self._setup.device, precision)
+
+        return self._base.get((spec.base, precision), load)
 
 
 def _broadcast(message: object) -> None:

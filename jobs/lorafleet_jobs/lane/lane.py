@@ -208,7 +208,7 @@ class Lane:
         self._timeline.begin("load")
         if self.setup.resources.exact:
             use_deterministic_algorithms(self.setup.device)
-        base = LoadedBase.load(find_base(base_name), self.setup.device, precision)
+        base = LoadedBase.load(find_base(base_name, home=self.home), self.setup.device, precision)
         pack = Pack(base, self.home.cache, self._batching(base))
         self._timeline.begin("start")
         return pack

@@ -168,6 +168,11 @@ def read_bundle(path: Path, base: Base | None = None) -> Bundle:
             f"adapter {card.name!r} was made for base {card.base!r} ({card.base_fingerprint}), not for this one "
             f"({base.fingerprint}); {_remedy(card)}"
         )
+    if base is not None and card.prediction != base.prediction:
+        raise WrongBaseError(
+            f"adapter {card.name!r} was trained to predict {card.prediction}, and base {base.name!r}, of the same "
+            f"weights, predicts {base.prediction}; serve it on a base that was added with its --prediction"
+        )
     return Bundle(path, card)
 
 

@@ -1,1 +1,1 @@
-"""The commands of the platform: adapters and the demo."""
+"""The commands of the platform: adapters, bases and the demo."""

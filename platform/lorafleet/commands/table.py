@@ -51,10 +51,36 @@ ADAPTERS = (
     ),
 )
 
+BASES = (
+    Command(
+        "ls",
+        "lorafleet.commands.base_commands:ls",
+        "List the bases on this machine: shipped, added, and those known by a short name that were fetched.",
+    ),
+    Command(
+        "add",
+        "lorafleet.commands.base_commands:add",
+        "Make a base of a checkpoint of one file (SDXL, Playground v2.5), or of a base and another VAE.",
+    ),
+    Command(
+        "verify",
+        "lorafleet.commands.base_commands:verify",
+        "Read every tensor of a base: finite, of its shape, and as it was when it was added. Exit code 1: it is not.",
+    ),
+    Command(
+        "rm",
+        "lorafleet.commands.base_commands:rm",
+        "Remove a base that was added. What it was made of stays, and so do adapters. Exit code 3: there is none.",
+    ),
+)
+
 
 def register(app: typer.Typer) -> None:
-    """Adds the group `adapters`, and `ui`."""
+    """Adds the groups `adapters` and `bases`, and `ui`."""
     group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
     register_commands(group, ADAPTERS)
     app.add_typer(group, name="adapters")
+    bases = typer.Typer(help="Checkpoints of one file, and other bases that were added.", no_args_is_help=True)
+    register_commands(bases, BASES)
+    app.add_typer(bases, name="bases")
     register_commands(app, [UI])

@@ -143,7 +143,8 @@ class Manifest(Strict):
     """Of the experiment in MLflow; a submission's id begins with it."""
     base: Annotated[str, Field(min_length=1)] = "toy-playground"
     """The model that is adapted: toy-sdxl or toy-playground, which come with lorafleet; sdxl, playground-v2.5 or
-    another hub id that was fetched; or a diffusers folder, relative to the manifest."""
+    another hub id that was fetched; a name under which a base was added (`lorafleet bases add`); or a diffusers folder,
+    relative to the manifest."""
     recipe: dict[str, Any] = Field(default_factory=dict)
     """How it is trained: a preset, and the keys that differ from it."""
     defaults: dict[str, PartialRecipe] = Field(default_factory=dict)

@@ -48,11 +48,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 
 def replace_folder(folder: Path, target: Path) -> None:
-    """Syncs a finished folder of files and renames it to `target`, in place of a folder that may be there.
+    """Syncs a finished folder and all that is in it, and renames it to `target`, in place of one that may be there.
 
     That one is renamed before it is deleted: whoever has its files open keeps them, and nobody sees it half gone.
     """
-    for path in (*filter(Path.is_file, folder.iterdir()), folder):
+    for path in (*folder.rglob("*"), folder):
         _sync(path)
     old = _beside(target)
     if target.exists():

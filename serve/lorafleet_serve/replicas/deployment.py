@@ -12,7 +12,6 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 
-from lorafleet.bases import find_base
 from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.adapters.resolver import Freshness
 from lorafleet_serve.api.app import build_app
@@ -34,7 +33,7 @@ class EngineDeployment(EngineService):
 
     def __init__(self, args: ServeArgs) -> None:
         quiet_libraries()
-        model = Pipeline.load(find_base(args.base), args.device or "cpu", args.precision or "fp32")
+        model = Pipeline.load(args.find_base(), args.device or "cpu", args.precision or "fp32")
         engine = StepEngine(
             model,
             max_rows=args.max_rows,
@@ -80,7 +79,7 @@ class Ingress:
 def build(args: ServeArgs) -> serve.Application:
     """The application, for `lorafleet serve` and for `serve deploy serve/serve.yaml`."""
     args = args.with_defaults()
-    find_base(args.base)  # a wrong name fails here, not in a replica that is started again and again
+    args.find_base()  # a wrong name fails here, not in a replica that is started again and again
     engine = serve.deployment(
         name="engine",
         max_ongoing_requests=args.max_rows + args.max_queue + 16,  # the engine's own bound answers first

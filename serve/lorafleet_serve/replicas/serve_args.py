@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from lorafleet.bases import Base, find_base
 from lorafleet.bundle.disk_cache import CAPACITY
 from lorafleet.bundle.ports import AdapterRegistry
 from lorafleet.config.strict import Strict
@@ -56,6 +57,8 @@ class ServeArgs(Strict):
     """Seconds after which an alias such as `champion` is looked up again, and so until a promotion reaches requests."""
     stale_for: Annotated[float, Field(ge=0)] = Freshness.stale_for
     """Seconds for which the last answers are used while the registry does not answer."""
+    home: str | None = None
+    """The home in which added bases have their names; this process's by default."""
     bundles: str | None = None
     """A folder of bundles to serve instead of a registry."""
 
@@ -84,12 +87,17 @@ class ServeArgs(Strict):
             precision=self.precision or ("fp16" if device == "cuda" else "fp32"),
             tracking_uri=self._tracking_uri(home),
             cache=self.cache or str(home.adapter_cache),
+            home=self.home or str(home.root),
         )
 
     def _tracking_uri(self, home: Home) -> str | None:
         if self.bundles is not None:
             return None  # MLflow is not used
         return tracking_address(self.tracking_uri, "tracking_uri") if self.tracking_uri else home.tracking_uri
+
+    def find_base(self) -> Base:
+        """The base that is served. Raises BaseModelError."""
+        return find_base(self.base, home=Home(Path(self.home)) if self.home else None)
 
     def registry(self) -> AdapterRegistry:
         """The registry that finds adapters by name."""

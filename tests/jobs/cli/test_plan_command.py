@@ -186,7 +186,7 @@ BAD = [
     (manifest(REX, more="base: models/sdxl/fp16\n"), "models/sdxl/fp16' is not here: there is no folder /"),
     (manifest(REX, more="base: https://huggingface.co/a/sdxl\n"), "is a URL, and nothing is downloaded from one"),
     (manifest(REX, more="base: a/sdxl/\n"), "'a/sdxl' would be a hub id"),
-    (manifest(REX, more="base: m.yaml\n"), "base 'm.yaml' is a file, and a base is a diffusers folder"),
+    (manifest(REX, more="base: m.yaml\n"), "base 'm.yaml' is a file, and a base is a folder; make one of it once"),
     (manifest(REX, more="recipe: {clip_skip: 2}\n"), "unknown key 'recipe.clip_skip'; SDXL-shaped bases are"),
     (manifest(REX, more="recipe: {objective: edm}\n"), "recipe.objective is edm, but base toy-playground is trained"),
     (

@@ -152,3 +152,14 @@ def test_a_kill_at_any_moment_leaves_a_whole_bundle_or_none(tmp_path):
             read_bundle(target)
             whole += 1
     assert whole > 0
+
+
+def test_the_same_weights_with_another_prediction_are_another_base(tmp_path):
+    """As when a checkpoint is added twice, once with what its UNet predicts said wrongly."""
+    folder = tmp_path / "v"
+    shutil.copytree(BASE.path, folder)
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**BASE.scheduler, "prediction_type": "v_prediction"}))
+    write_bundle(tmp_path / "rex", card(), FILES)
+    with pytest.raises(WrongBaseError, match=r"was trained to predict epsilon, and base '.*', of the same weights"):
+        read_bundle(tmp_path / "rex", find_base(str(folder)))

@@ -62,7 +62,7 @@ class Maker:
         return {
             "code": MAKING_CODE, "base": base.fingerprint, "vae": base.vae_fingerprint, "prompt": self.prompt,
             "precision": str(self.loaded.unet.dtype), "resolution": self.side, "sampler": sampler_names(base)[0],
-            "steps": base.default_steps, "guidance": base.default_guidance,
+            "steps": base.default_steps, "guidance": base.default_guidance, **base.chosen,
         }  # fmt: skip
 
     def files(self, count: int, cache: Path | None) -> list[File]:

@@ -13,14 +13,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from lorafleet.basefiles.from_folder import add_folder
 from lorafleet.bases import Base, find_base
 from lorafleet.bundle.bundle import sha256_of
 from lorafleet.config import Recipe, Validation
 from lorafleet.errors import DataError
+from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train.data import Dataset
 from lorafleet_jobs.train.data.prior import CARD, Maker
+
+sys.path.append(str(Path(__file__).parents[3] / "platform"))
+from base_files import other_vae
 
 GENERATE = {"mode": "generate", "count": 2}
 
@@ -77,6 +82,22 @@ def test_another_vae_is_another_file(loaded, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert len({base.vae_fingerprint, scaled, Base("changed", base.path).vae_fingerprint}) == 3
     assert Base("changed", base.path).fingerprint == loaded.base.fingerprint
+
+
+def test_a_base_with_another_vae_shares_no_latents(loaded, tmp_path):
+    """Though its UNet is the same, and so its adapters."""
+    other = LoadedBase.load(add_folder(loaded.base, "sharp", Home(tmp_path / "home"), str(other_vae(tmp_path))).base)
+    assert other.base.fingerprint == loaded.base.fingerprint
+    spec, cache = job(tmp_path / "one"), tmp_path / "cache"
+    first = Dataset.open(spec, loaded, cache).batch(0).z
+    before = stamps(cache)
+    second = Dataset.open(spec, other, cache).batch(0).z
+    assert len(stamps(cache)) == len(before) + 1
+    assert not torch.equal(first, second)
+    for base, latents in ((loaded, first), (other, second)):
+        assert torch.equal(Dataset.open(spec, base).batch(0).z, latents)
+        assert torch.equal(Dataset.open(spec, base, cache).batch(0).z, latents)
+    assert len(stamps(cache)) == len(before) + 1
 
 
 def test_no_latents_of_another_vae_are_trained_on(loaded, tmp_path):
