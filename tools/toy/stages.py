@@ -109,7 +109,7 @@ def make_base(kind: str, places: Places, limits: Limits, until: float) -> None:
         pack(places.work / kind, places.out / f"{kind}.tar.gz")
 
     loss = edm_loss if kind == "toy-playground" else epsilon_loss(device)
-    limits = dataclasses.replace(limits, seconds=min(limits.seconds, until - time.time()))
+    limits = dataclasses.replace(limits, seconds=max(10.0, min(limits.seconds, until - time.time())))
     average = train_base(kind, base, examples, loss, limits, save)
     save(average)
     show_samples(kind, places.work / kind, places.out / f"{kind}.png", device)
