@@ -29,8 +29,8 @@ def standardise(kind: str, latents: torch.Tensor) -> torch.Tensor:
     return (latents - mean) / std if kind == "toy-playground" else latents / latents.std()
 
 
-def save_base(kind: str, base: Base, vae: AutoencoderKL, latents: torch.Tensor, folder: Path) -> None:
-    """Saves a pipeline in the diffusers layout, fp16 safetensors."""
+def pipeline_of(kind: str, base: Base, vae: AutoencoderKL, latents: torch.Tensor) -> StableDiffusionXLPipeline:
+    """A pipeline of copies of the parts; `latents` [n, c, h, w], unscaled, say what the VAE's are like."""
     vae, base = copy.deepcopy(vae), copy.deepcopy(base)
     if kind == "toy-playground":
         mean, std = latent_statistics(latents)
@@ -41,7 +41,7 @@ def save_base(kind: str, base: Base, vae: AutoencoderKL, latents: torch.Tensor, 
     else:
         vae.register_to_config(scaling_factor=float(1 / latents.std()))
         scheduler = EulerDiscreteScheduler(**BETAS, timestep_spacing="leading", steps_offset=1)
-    pipeline = StableDiffusionXLPipeline(
+    return StableDiffusionXLPipeline(
         vae=vae,
         text_encoder=base.text_encoder,
         text_encoder_2=base.text_encoder_2,
@@ -52,12 +52,8 @@ def save_base(kind: str, base: Base, vae: AutoencoderKL, latents: torch.Tensor, 
         force_zeros_for_empty_prompt=True,
         add_watermarker=False,
     )
-    pipeline.to(torch.float16)
-    pipeline.save_pretrained(folder, safe_serialization=True)
 
 
-def load_base(base: Base, folder: Path) -> None:
-    """Fills a base with the weights of a saved pipeline."""
-    saved = StableDiffusionXLPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    for part in ("unet", "text_encoder", "text_encoder_2"):
-        getattr(base, part).load_state_dict(getattr(saved, part).state_dict())
+def save_fp16(part: StableDiffusionXLPipeline | AutoencoderKL, folder: Path) -> None:
+    """Saves a pipeline or a VAE in the diffusers layout, as fp16 safetensors; what it was is left as it is."""
+    copy.deepcopy(part).to(torch.float16).save_pretrained(folder, safe_serialization=True)

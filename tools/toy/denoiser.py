@@ -6,8 +6,6 @@ min-SNR weights, Hang et al. 2023). Uses ordinary diffusers and transformers cla
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +16,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorafleet.toy.tokenizer import MAX_LENGTH
+from toy.training import Limits, train
 
+BATCH, LEARNING_RATE = 256, 1e-3
 WIDTHS = (48, 64)  # of the two text encoders
 BETAS = {"num_train_timesteps": 1000, "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
@@ -58,7 +58,8 @@ class Base(nn.Module):
         one = self.text_encoder(ids[0], output_hidden_states=True)
         two = self.text_encoder_2(ids[1], output_hidden_states=True)
         context = torch.cat([one.hidden_states[-2], two.hidden_states[-2]], dim=-1) * keep[:, None, None]
-        pooled = self.text_encoder_2.text_projection(two.last_hidden_state[torch.arange(len(x)), pooled_at])
+        at = pooled_at[:, None, None].expand(-1, 1, WIDTHS[1])
+        pooled = self.text_encoder_2.text_projection(two.last_hidden_state.gather(1, at).squeeze(1))
         extra = {"text_embeds": pooled * keep[:, None], "time_ids": time_ids}
         output: Tensor = self.unet(x, t, context, added_cond_kwargs=extra, return_dict=False)[0]
         return output
@@ -87,17 +88,25 @@ class Latents:
     ids: tuple[Tensor, Tensor]
     time_ids: Tensor
 
+    def to(self, device: torch.device) -> Latents:
+        """The same on a device."""
+        ids = (self.ids[0].to(device), self.ids[1].to(device))
+        return Latents(self.z.to(device), ids, self.time_ids.to(device))
+
 
 Loss = Callable[[Callable[[Tensor, Tensor], Tensor], Tensor], Tensor]
 
 
 def edm_loss(
-    denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor, P_mean: float = -0.8, P_std: float = 1.2
+    denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor, P_mean: float = -0.4, P_std: float = 1.4
 ) -> Tensor:
-    """EDM's loss (Karras et al. 2022, eq. 8, table 1) with sigma_data 0.5; `z` is standardised."""
+    """EDM's loss (Karras et al. 2022, eq. 8) with sigma_data 0.5; `z` is standardised.
+
+    It looks at more noise than the paper's table 1 does (-1.2, 1.2), where colour and layout are decided.
+    """
     sigma_data = 0.5
     z = z * sigma_data
-    sigma = (torch.randn(len(z)) * P_std + P_mean).exp()[:, None, None, None]
+    sigma = (torch.randn(len(z), device=z.device) * P_std + P_mean).exp()[:, None, None, None]
     x = z + sigma * torch.randn_like(z)
     total = sigma**2 + sigma_data**2
     c_skip, c_out, c_in = sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
@@ -105,62 +114,49 @@ def edm_loss(
     return (denoise(c_in * x, sigma.log().flatten() / 4) - target).square().mean()
 
 
-def epsilon_loss(denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Tensor:
+def epsilon_loss(device: torch.device) -> Loss:
     """DDPM's noise-prediction loss with min-SNR-5 weights (Hang et al. 2023, section 3.4)."""
-    alphas = DDPMScheduler(**BETAS).alphas_cumprod
-    t = torch.randint(1000, (len(z),))
-    a = alphas[t][:, None, None, None]
-    noise = torch.randn_like(z)
-    error = (denoise(a.sqrt() * z + (1 - a).sqrt() * noise, t) - noise).square().mean(dim=(1, 2, 3))
-    snr = (a / (1 - a)).flatten()
-    weight: Tensor = snr.clamp(max=5.0) / snr
-    return (error * weight).mean()
+    alphas = DDPMScheduler(**BETAS).alphas_cumprod.to(device)
+
+    def loss(denoise: Callable[[Tensor, Tensor], Tensor], z: Tensor) -> Tensor:
+        t = torch.randint(1000, (len(z),), device=z.device)
+        a = alphas[t][:, None, None, None]
+        noise = torch.randn_like(z)
+        error = (denoise(a.sqrt() * z + (1 - a).sqrt() * noise, t) - noise).square().mean(dim=(1, 2, 3))
+        snr = (a / (1 - a)).flatten()
+        weight = snr.clamp(max=5.0) / snr
+        return (error * weight).mean()
+
+    return loss
 
 
 def _draw_conditioning(ids: Tensor) -> tuple[Tensor, Tensor]:
     """Which rows keep their text (nine in ten) and where each is pooled: at the end, or three in ten times before."""
-    keep = (torch.rand(len(ids)) > 0.1).float()
+
+    def uniform() -> Tensor:
+        return torch.rand(len(ids), device=ids.device)
+
+    keep = (uniform() > 0.1).float()
     end = ids.argmax(dim=-1)  # the end token has the largest id
-    return keep, torch.where(torch.rand(len(ids)) < 0.3, (torch.rand(len(ids)) * end).long() + 1, end)
+    return keep, torch.where(uniform() < 0.3, (uniform() * end).long() + 1, end)
 
 
 def train_base(
+    name: str,
     base: Base,
     data: Latents,
     loss: Loss,
-    steps: int,
-    lr: float,
-    batch: int = 64,
-    checkpoint: Callable[[Base], None] = lambda average: None,
+    limits: Limits,
+    checkpoint: Callable[[nn.Module], None],
+    checkpoint_every: float = 40.0,
+    batch: int = BATCH,
 ) -> Base:
-    """Trains with AdamW (linear warm-up, cosine decay) and returns the exponential moving average.
+    """Trains a base on latents on its device and returns the moving average; `checkpoint` gets it from time to time."""
 
-    `checkpoint` is handed the average every 500 steps.
-    """
-    torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(base.parameters(), lr=lr, weight_decay=1e-2, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=lr, total_steps=steps, pct_start=min(0.05, 500 / steps)
-    )
-    average = copy.deepcopy(base).requires_grad_(False)
-    run, start = base.train(), time.monotonic()
-    for step in range(steps):
-        rows = torch.randint(len(data.z), (batch,))
+    def batch_loss() -> Tensor:
+        rows = torch.randint(len(data.z), (batch,), device=data.z.device)
         ids, time_ids = (data.ids[0][rows], data.ids[1][rows]), data.time_ids[rows]
         keep, pooled_at = _draw_conditioning(ids[0])
-        denoise = partial(run, ids=ids, time_ids=time_ids, keep=keep, pooled_at=pooled_at)
-        value = loss(denoise, data.z[rows])
-        optimizer.zero_grad()
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(base.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        decay = min(1 - 4 / steps, (1 + step) / (10 + step))  # a quarter of the run
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(base.parameters()), 1 - decay)
-        if step % 100 == 0:
-            rate = (step + 1) * batch / (time.monotonic() - start)
-            print(f"base {step}/{steps} loss {value.item():.4f} {rate:.0f} images/s", flush=True)
-        if step % 500 == 499:
-            checkpoint(average)
-    return average.eval()
+        return loss(partial(base, ids=ids, time_ids=time_ids, keep=keep, pooled_at=pooled_at), data.z[rows])
+
+    return train(name, base, batch_loss, limits, LEARNING_RATE, checkpoint, checkpoint_every)

@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorafleet.toy.judges import ATTRIBUTES, WEIGHTS, Judge
+from lorafleet.toy.judges import ATTRIBUTES, SIDE, WEIGHTS, Judge, reduced
 from lorafleet.toy.render import render
 from lorafleet.toy.world import CLASSES, random_identity, random_scene
-from toy.data import SIDE, Pictures, pictures, to_unit
+from toy.data import Pictures, pictures, to_unit
 
 IDENTITIES, VIEWS = 3000, 8
 
@@ -31,7 +31,7 @@ def _views(seed: int) -> np.ndarray:
 
 def identity_views(count: int = IDENTITIES, first: int = 0) -> Tensor:
     """Views of calibration identities, [count, 8, 3, 32, 32] uint8; class = index modulo the number of classes."""
-    with ProcessPoolExecutor(2) as pool:
+    with ProcessPoolExecutor() as pool:
         views = list(pool.map(_views, range(first, first + count), chunksize=50))
     return torch.from_numpy(np.stack(views)).permute(0, 1, 4, 2, 3).contiguous()
 
@@ -91,19 +91,25 @@ def train_judge(data: Pictures, views: Tensor, steps: int = 3000, batch: int = 6
 @torch.no_grad()
 def accuracy(judge: Judge, data: Pictures) -> dict[str, float]:
     """Share of right answers for each attribute, over the pictures that have a word for it and clearly show it."""
-    features = torch.cat([judge.features(to_unit(chunk)) for chunk in data.pixels.split(256)])
+    return shares_right(judge, to_unit(data.pixels), data.labels)
+
+
+@torch.no_grad()
+def shares_right(judge: Judge, x: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
+    """The same of pictures [n, 3, h, w] in [-1, 1]; a label of -1 is not asked for."""
+    features = torch.cat([judge.features(reduced(chunk)) for chunk in x.split(250)])
     result = {}
     for name, head in judge.heads.items():
-        asked = data.labels[name] >= 0
+        asked = labels[name] >= 0
         if name == "colour":
-            asked &= data.labels["clear"] == 1
-        right = head(features).argmax(dim=-1) == data.labels[name]
+            asked = asked & (labels["clear"] == 1)
+        right = head(features).argmax(dim=-1) == labels[name]
         result[name] = float(right[asked].float().mean())
     return result
 
 
 def make_judge() -> None:
     """Renders, trains and saves the judge, fp16."""
-    judge = train_judge(pictures("judge", 60_000), identity_views())
+    judge = train_judge(pictures("judge", 60_000, side=SIDE), identity_views())
     print(accuracy(judge, pictures("held-out", 2000, crops=False)))
     save_file({name: tensor.half().contiguous() for name, tensor in judge.state_dict().items()}, WEIGHTS)

@@ -72,6 +72,12 @@ def as_tensor(images: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack(arrays) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
 
+def reduced(x: Tensor) -> Tensor:
+    """Pictures [n, 3, h, w], of sides that are multiples of the judge's, as it takes them: means over squares."""
+    factor = x.shape[-1] // SIDE
+    return F.avg_pool2d(x, factor) if factor > 1 else x
+
+
 @torch.no_grad()
 def recognise(judge: Judge, queries: Tensor, galleries: Sequence[Tensor]) -> list[int]:
     """For each query picture the index of the gallery (pictures of one subject) that it resembles most.

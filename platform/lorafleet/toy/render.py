@@ -11,7 +11,8 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+import numpy as np
+from PIL import Image, ImageChops, ImageDraw
 
 from lorafleet.toy.backgrounds import RGB, paint_background
 from lorafleet.toy.world import Colour, Identity, Scene
@@ -189,6 +190,20 @@ def _masks(scene: Scene, side: int) -> tuple[Image.Image, Image.Image, Image.Ima
     return body, accent, ImageChops.multiply(body, _marking(identity, shapes[0], side, place))
 
 
+def _widened(mask: Image.Image, by: int) -> Image.Image:
+    """A mask whose shapes are wider by some pixels at each side: what Pillow's MaxFilter gives, a hundred times faster.
+
+    A maximum over a square is one over columns of those over rows, and one over 2n values is the larger of two over n.
+    """
+    values = np.pad(np.asarray(mask), by)
+    for _ in (0, 1):
+        values, width = values.swapaxes(0, 1), 1
+        while width <= 2 * by:
+            step = min(width, 2 * by + 1 - width)
+            values, width = np.maximum(values[step:], values[:-step]), width + step
+    return Image.fromarray(values)
+
+
 def render(scene: Scene, side: int = 32) -> Image.Image:
     """Draws a scene as an RGB picture of `side` x `side` pixels; the same scene gives the same pixels."""
     big = side * SUPERSAMPLE
@@ -196,8 +211,7 @@ def render(scene: Scene, side: int = 32) -> Image.Image:
     image = paint_background(scene.background, big, rng)
     body, accent, marking = _masks(scene, big)
     whole = ImageChops.lighter(body, accent)
-    outline = whole.filter(ImageFilter.MaxFilter(2 * round(0.75 * big / 32) + 1))
-    image.paste((30, 26, 30), mask=outline)
+    image.paste((30, 26, 30), mask=_widened(whole, round(0.75 * big / 32)))
     image.paste(rgb(scene.identity.body), mask=body)
     image.paste(rgb(scene.identity.accent), mask=marking)
     image.paste(rgb(scene.identity.accent), mask=accent)
