@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorafleet.toy.tokenizer import MAX_LENGTH
-from toy.training import Limits, train
+from toy.time_bound import Limits, train
 
 BATCH, LEARNING_RATE = 256, 1e-3
 WIDTHS = (48, 64)  # of the two text encoders

@@ -28,7 +28,7 @@ from toy.data import SIDE, pictures, to_unit, trainable
 from toy.denoiser import Base, Latents, edm_loss, epsilon_loss, train_base
 from toy.judge import accuracy, shares_right
 from toy.packing import pack
-from toy.training import Limits
+from toy.time_bound import Limits
 from toy.vae import encode, psnr, reconstructed, train_vae
 
 GUIDANCE = {"toy-sdxl": 5.0, "toy-playground": 4.0}

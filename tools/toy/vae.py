@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL
 from torch.nn import functional as F
 
 from toy.data import SIDE, to_unit
-from toy.training import Limits, train
+from toy.time_bound import Limits, train
 
 BATCH, LEARNING_RATE, KL_WEIGHT = 128, 2e-3, 1e-4
 

@@ -1,9 +1,13 @@
-"""Scores on their way to MLflow: each adapter's own as `eval/<score>` of its run. An outage is told, never fatal."""
+"""Scores on their way to MLflow: each adapter's own as `eval/<score>` of its run, the first one also on its version.
+
+An outage is told, never fatal.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lorafleet.bundle.ports import Score
 from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.tracking import MlflowTracking
 from lorafleet_jobs.evaluate.arms import ADAPTER
@@ -23,13 +27,23 @@ def publish(evaluation: Evaluation, adapters: Sequence[Trained], tracking: Mlflo
         if adapter.run_id is None:
             continue
         try:
-            tracking.log_metrics(adapter.run_id, adapter.spec.steps, _scores(evaluation, adapter.label))
+            scores = _scores(evaluation, adapter.label)
+            tracking.log_metrics(adapter.run_id, adapter.spec.steps, scores)
+            _write_on_version(tracking, adapter, scores)
         except NotFoundError as problem:
             problems.append(f"{problem}; the scores of {adapter.label} are only here")
         except UnreachableError:
             problems.append(f"MLflow at {tracking.uri} does not answer; scores from {adapter.label} on are only here")
             break
     return problems
+
+
+def _write_on_version(tracking: MlflowTracking, adapter: Trained, scores: dict[str, float]) -> None:
+    """Fidelity, which is the first score, on the adapter's version, if it is registered."""
+    version = tracking.registered(adapter.spec.adapter, adapter.spec.id)
+    if version is not None and scores:
+        metric, value = next(iter(scores.items()))
+        tracking.write_score(version.name, version.version, Score(metric.removeprefix("eval/"), value))
 
 
 def _scores(evaluation: Evaluation, label: str) -> dict[str, float]:

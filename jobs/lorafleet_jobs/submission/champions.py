@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from lorafleet.bundle.ports import CHALLENGER
+from lorafleet.bundle.ports import CHALLENGER, Score
 from lorafleet.config import Manifest
-from lorafleet.config.promotion_policy import Score
 from lorafleet.config.strict import parse
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook

@@ -67,6 +67,14 @@ class JobTracker(Protocol):
 
 
 @dataclass(frozen=True)
+class Score:
+    """What a version was worth when it was measured last; more is better."""
+
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
 class AdapterVersion:
     """One registered version of an adapter."""
 
@@ -78,6 +86,8 @@ class AdapterVersion:
     path: Path
     """Where the bundle lies on this machine."""
     run_id: str | None = None
+    score: Score | None = None
+    """What it was worth when it was evaluated last."""
     standing: str = field(default="", compare=False)
     """Of one that was registered just now: whether it is champion, and why."""
 

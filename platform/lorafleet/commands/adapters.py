@@ -35,12 +35,13 @@ def ls(as_json: AsJson = False) -> int:
         note("no adapter is registered yet; train some: lorafleet submit MANIFEST, or: lorafleet adapters import FILE")
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("adapter", "version", "aliases", "base", "prompt it with"):
+    scored = any(adapter.score for adapter in adapters)
+    for column in ("adapter", "version", "aliases", *(["score"] if scored else []), "base", "prompt it with"):
         table.add_column(column, overflow="fold")
     for adapter in adapters:
-        table.add_row(
-            adapter.name, str(adapter.version), ", ".join(adapter.aliases), adapter.base, " ".join(adapter.triggers)
-        )
+        cells = [adapter.name, str(adapter.version), ", ".join(adapter.aliases)]
+        cells += [f"{adapter.score.value:.3g} {adapter.score.metric}" if adapter.score else ""] if scored else []
+        table.add_row(*cells, adapter.base, " ".join(adapter.triggers))
     out.print(table)
     return 0
 
@@ -134,4 +135,5 @@ def document(adapter: AdapterVersion) -> dict[str, Any]:
     return {
         "name": adapter.name, "version": adapter.version, "aliases": list(adapter.aliases), "base": adapter.base,
         "triggers": list(adapter.triggers), "path": str(adapter.path),
+        "score": None if adapter.score is None else {"metric": adapter.score.metric, "value": adapter.score.value},
     }  # fmt: skip

@@ -16,8 +16,8 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from lorafleet.bundle.ports import CHALLENGER, CHAMPION
-from lorafleet.config.promotion_policy import Promotion, Score
+from lorafleet.bundle.ports import CHALLENGER, CHAMPION, Score
+from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import NotFoundError, RequestError
 from lorafleet.tracking.client import ABSENT
 
@@ -87,10 +87,21 @@ def settle(client: Any, version: Any, policy: Promotion, by: str) -> str:
     return f"{version.name}@{version.version} is {alias}; {decision.why}"
 
 
+def score_of(version: Any) -> Score | None:
+    """The score that was written on a version last."""
+    score = version.tags.get(SCORE)
+    return None if score is None else Score(**json.loads(score))
+
+
+def write_score(client: Any, name: str, number: int, score: Score) -> None:
+    """Writes a score on a version, in place of the one before."""
+    client.set_model_version_tag(name, str(number), SCORE, json.dumps(asdict(score)))
+
+
 def settle_version(client: Any, name: str, number: int, policy: Promotion, score: Score | None) -> str:
     """`settle` for a version that is registered already, whose score is written down first."""
     if score is not None:
-        client.set_model_version_tag(name, str(number), SCORE, json.dumps(asdict(score)))
+        write_score(client, name, number, score)
     return settle(client, _version(client, name, number), policy, "lorafleet")
 
 
@@ -145,11 +156,8 @@ def _holder(client: Any, model: Any, alias: str) -> Any:
 
 
 def _standing(client: Any, model: Any, alias: str, version: Any) -> Standing:
-    score = version.tags.get(SCORE)
     ours = model.tags.get(OURS.format(alias=alias)) == str(version.version)
-    return Standing(
-        int(version.version), version.tags.get("base", ""), None if score is None else Score(**json.loads(score)), ours
-    )
+    return Standing(int(version.version), version.tags.get("base", ""), score_of(version), ours)
 
 
 def _version(client: Any, name: str, number: int) -> Any:

@@ -24,7 +24,7 @@ from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching
-from lorafleet.tracking.promotion import alias_of_base, settle
+from lorafleet.tracking.promotion import alias_of_base, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
@@ -271,4 +271,5 @@ def _with_path(version: Any, aliases: dict[str, str], path: Path) -> AdapterVers
         triggers=tuple(json.loads(version.tags.get("triggers", "[]"))),
         path=path,
         run_id=version.run_id,
+        score=score_of(version),
     )

@@ -20,8 +20,8 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from lorafleet.bundle.bundle import Bundle
-from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry
-from lorafleet.config.promotion_policy import Promotion, Score
+from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry, Score
+from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import UnreachableError
 from lorafleet.tracking import promotion, registry
 from lorafleet.tracking.client import PRESENT, connect, is_server, reaching, reaching_run
@@ -167,6 +167,11 @@ class MlflowTracking:
         with reaching(self.uri):
             said: str = promotion.settle_version(self.client, name, version, policy, score)
         return said
+
+    def write_score(self, name: str, version: int, score: Score) -> None:
+        """Writes a score on a registered version, in place of the one before. Raises UnreachableError."""
+        with reaching(self.uri):
+            promotion.write_score(self.client, name, version, score)
 
     def promote(self, name: str, version: int, alias: str | None = None) -> str:
         """Points an alias at a version for a person; returns a sentence. Raises NotFoundError, RequestError."""

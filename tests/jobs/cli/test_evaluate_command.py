@@ -88,6 +88,9 @@ def test_a_submission_is_scored_and_each_adapters_run_has_its_scores(trained, lo
         for name in ("toy-ID", "toy-top-1", "toy-PF", "toy-MEM"):
             assert run_of_job.data.metrics[f"eval/{name}"] == pytest.approx(row[name])
             assert client.get_metric_history(job.run_id, f"eval/{name}")[0].step == 2
+        score = registry(home).resolve(job.spec.adapter).score
+        assert score.metric == "toy-ID"
+        assert score.value == pytest.approx(row["toy-ID"])
 
 
 def test_one_adapter_by_name_as_tables(trained, lorafleet, capsys):

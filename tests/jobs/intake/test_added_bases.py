@@ -15,7 +15,7 @@ from base_files import add_toy, other_vae
 from lorafleet.basefiles.from_checkpoint import add_checkpoint
 from lorafleet.basefiles.from_folder import add_folder
 from lorafleet.bases import find_base
-from lorafleet.errors import BaseModelError
+from lorafleet.errors import ManifestError
 from lorafleet.home import Home
 from lorafleet_jobs.intake.prepare import prepare
 
@@ -51,7 +51,7 @@ def test_an_added_base_is_named_in_a_manifest_and_its_choices_count(job_on, tmp_
 
 def test_a_manifest_that_names_a_file_is_told_the_command(job_on, tmp_path):
     add_toy("mine", Home(tmp_path / "home"))
-    with pytest.raises(BaseModelError) as refused:
+    with pytest.raises(ManifestError, match=r"m\.yaml:2:7") as refused:
         job_on("./mine.safetensors")
     assert f"lorafleet bases add {tmp_path / 'mine.safetensors'} --name NAME" in str(refused.value)
     assert find_base("mine").record is not None

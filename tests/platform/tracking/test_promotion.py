@@ -6,7 +6,7 @@ import uuid
 import pytest
 from tracked_jobs import bundle_at, job
 
-from lorafleet.config.promotion_policy import Score
+from lorafleet.bundle.ports import Score
 from lorafleet.errors import NotFoundError, RequestError
 from lorafleet.tracking import MlflowRegistry
 from lorafleet.tracking.promotion import Standing, alias_of_base, decide

@@ -13,10 +13,12 @@ from lorafleet.numerics.factors import Factors, stack
 from lorafleet.numerics.text import Conditioning
 from lorafleet_serve.adapters.layout import ColumnLayout, FlatAdapter
 from lorafleet_serve.engine.batch_layout import BatchLayout, reorder
+from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.requests import GenerateRequest, with_defaults
 from lorafleet_serve.engine.rows import Row
 from lorafleet_serve.engine.static_layout import StaticLayout
 from lorafleet_serve.engine.stepper import IDLE, Stepper
+from recordable import host_reads
 
 BASE = find_base("toy-playground")
 SHAPES = {"block.0.to_q": (6, 4), "block.0.ff": (4, 10), "block.1.to_q": (6, 4), "block.1.ff": (4, 10), "proj": (3, 5)}
@@ -219,3 +221,22 @@ def test_few_layouts_outlive_their_rows_and_only_where_graphs_read_them(playgrou
         stepper._layouts[size, size, 77] = dynamic_layout()
     stepper.keep(())
     assert list(stepper._layouts) == [(size, size, 77) for size in range(idle - left + 1, idle + 1)]
+
+
+def test_a_recorded_denoising_step_reads_nothing_back(playground, use):
+    """As no CUDA graph could; of guided rows with adapters, DoRA and rescaled guidance."""
+    made = StepEngine(playground.model, max_rows=4)
+    made.stepper = Stepper(playground.model, calls=CapturedCalls(torch.device("cpu")))
+    requests = [
+        GenerateRequest("a dog", 1, steps=2, guidance_rescale=0.7),
+        GenerateRequest("<dog-rex>", 2, adapters=(use(made, "dog-rex"),), steps=2),
+        GenerateRequest("<dora>", 3, adapters=(use(made, "dora"),), steps=3),
+    ]
+    try:
+        with host_reads() as (found, runs):
+            for future in [made.submit(request) for request in requests]:
+                future.result(60)
+    finally:
+        made.close()
+    assert found == []
+    assert runs
