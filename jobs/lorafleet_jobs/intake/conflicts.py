@@ -18,6 +18,7 @@ from lorafleet.config.parts import PriorSpec, SigmaSampler
 from lorafleet.errors import ManifestError
 from lorafleet.targets import UNET, select
 from lorafleet.toy.world import CLASSES
+from lorafleet_jobs.dataset.class_images import ClassFolder
 from lorafleet_jobs.dataset.doctor import SubjectReport
 from lorafleet_jobs.intake.base_size import BaseSize
 
@@ -48,6 +49,16 @@ def refuse(recipe: Recipe, base: Base | None, size: BaseSize | None, where: str)
     if size is not None:
         problems += [_about_targets(recipe, size)]
     _raise_first((problem for group in problems for problem in group), where)
+
+
+def refuse_class_images(folders: Sequence[ClassFolder], base: Base, where: str) -> None:
+    """Raises ManifestError for class images that another base made: its licence may forbid to train others on them."""
+    for folder in folders:
+        if folder.made_by and not base.is_named(folder.made_by):
+            raise ManifestError(
+                f"{where}: prior.images {folder.written!r} were made by the base {folder.made_by}, and this one is "
+                f"{base.fingerprint}; its licence may forbid that: say prior: {{mode: generate}}, or give photos"
+            )
 
 
 def refuse_words(recipe: Recipe, reports: Sequence[SubjectReport], prompts: Sequence[str], where: str) -> None:

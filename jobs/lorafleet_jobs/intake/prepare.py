@@ -16,7 +16,7 @@ from lorafleet_jobs.dataset.class_images import ClassFolder, read_class_folders
 from lorafleet_jobs.dataset.doctor import Needs, SubjectReport, check
 from lorafleet_jobs.dataset.token_counts import counter_of
 from lorafleet_jobs.intake.base_size import BaseSize, measure_base
-from lorafleet_jobs.intake.conflicts import refuse, refuse_compile, refuse_early_stop, refuse_words
+from lorafleet_jobs.intake.conflicts import refuse, refuse_class_images, refuse_compile, refuse_early_stop, refuse_words
 from lorafleet_jobs.intake.explain import ResolvedRecipe
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.memory_refusal import refuse_memory
@@ -86,6 +86,8 @@ def examine(manifest_path: Path, base: str | None = None) -> CheckedManifest:
     sides = [recipe.resolution or (base_here.resolution if base_here else None) for recipe in recipes]
     side = None if None in sides else max(side for side in sides if side is not None)
     class_folders = tuple(read_class_folders(recipes, folder))
+    if base_here is not None:
+        refuse_class_images(class_folders, base_here, str(manifest_path))
     shared = [finding for class_folder in class_folders for finding in class_folder.findings]
     reports = check(manifest, folder, _needs(recipes, side, base_here), shared)
     for one in points:
