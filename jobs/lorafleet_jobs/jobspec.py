@@ -29,6 +29,10 @@ class ImageSpec(Strict):
     """None: all of the image counts."""
 
 
+CLASS_IMAGES_CARD = "images.json"
+"""The file beside class images that a base made, which says which base that was."""
+
+
 class ClassImages(Strict):
     """The folder of real class images that prior preservation shows beside the subject's."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from lorafleet_jobs.dataset.listing import Listing, list_folder
 from lorafleet_jobs.dataset.open_image import OpenedImage, is_utf8, open_image
 from lorafleet_jobs.dataset.paths import absolute
 from lorafleet_jobs.image_formats import READ
-from lorafleet_jobs.jobspec import ClassImages, ImageSpec
+from lorafleet_jobs.jobspec import CLASS_IMAGES_CARD, ClassImages, ImageSpec
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ClassFolder:
     images: ClassImages | None
     """None if none can be used."""
     findings: tuple[Finding, ...]
+    made_by: str = ""
+    """The fingerprint of the base that made the images, if the folder says that one did."""
 
     @classmethod
     def read(cls, written: str, home: Path) -> ClassFolder:
@@ -50,7 +53,8 @@ class ClassFolder:
             message = f"no readable image in prior.images {written!r}; put {READ} files of the class there"
             findings.append(_finding("error", message))
         findings += _left_out(written, listing)
-        return cls(written, ClassImages(folder=str(folder), images=good) if good else None, tuple(findings))
+        images = ClassImages(folder=str(folder), images=good) if good else None
+        return cls(written, images, tuple(findings), _made_by(folder))
 
 
 def read_class_folders(recipes: Sequence[Recipe], home: Path) -> list[ClassFolder]:
@@ -66,6 +70,13 @@ def images_of(recipe: Recipe, folders: Iterable[ClassFolder]) -> ClassImages | N
 
 def _named(recipes: Sequence[Recipe]) -> list[str]:
     return [r.prior.images for r in recipes if r.prior is not None and r.prior.images is not None]
+
+
+def _made_by(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / CLASS_IMAGES_CARD).read_bytes())["base"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # somebody's own pictures
 
 
 def _left_out(written: str, listing: Listing) -> list[Finding]:

@@ -17,6 +17,7 @@ from lorafleet.config import EarlyStop, Recipe
 from lorafleet.config.parts import PriorSpec, SigmaSampler
 from lorafleet.targets import UNET, select
 from lorafleet.toy.world import CLASSES
+from lorafleet_jobs.dataset.class_images import ClassFolder
 from lorafleet_jobs.dataset.doctor import SubjectReport
 from lorafleet_jobs.dataset.findings import some
 from lorafleet_jobs.intake.base_size import BaseSize
@@ -48,6 +49,16 @@ def recipe_conflicts(recipe: Recipe, base: Base | None, size: BaseSize | None) -
         yield from _about_resolution(recipe, base)
     if size is not None:
         yield from _about_targets(recipe, size)
+
+
+def class_image_conflicts(folders: Sequence[ClassFolder], base: Base) -> Iterator[str]:
+    """Class images that another base made: its licence may forbid to train others on them."""
+    for folder in folders:
+        if folder.made_by and not base.is_named(folder.made_by):
+            yield (
+                f"prior.images {folder.written!r} were made by the base {folder.made_by}, and this one is "
+                f"{base.fingerprint}; its licence may forbid that: say prior: {{mode: generate}}, or give photos"
+            )
 
 
 def subject_conflicts(recipe: Recipe, report: SubjectReport) -> Iterator[str]:

@@ -21,6 +21,7 @@ from lorafleet_jobs.dataset.subjects import Subject, find_subjects
 from lorafleet_jobs.dataset.token_counts import Counter, counter_of
 from lorafleet_jobs.intake.base_size import BaseSize, measure_base
 from lorafleet_jobs.intake.conflicts import (
+    class_image_conflicts,
     compile_conflicts,
     early_stop_conflicts,
     prompt_conflicts,
@@ -97,6 +98,8 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, w
         _tell_places(written, subjects)
         written.problems.refuse()
     class_folders = tuple(read_class_folders([recipe for one in _unique(recipes) for recipe in one.recipes], folder))
+    for conflict in class_image_conflicts(class_folders, base_here) if base_here is not None else ():
+        written.add(("recipe",), conflict)
     counter = counter_of(base_here) if base_here is not None else None
     asked = [
         Asked(subject, _needs(one.recipes, base_here, counter), _findings_of(one, class_folders))

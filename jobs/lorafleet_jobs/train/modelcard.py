@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import yaml
 
+from lorafleet.base_record import licence_front_matter
 from lorafleet.bases import HUB, Base
 from lorafleet.bundle.bundle import AdapterCard
 
 
 def model_card(card: AdapterCard, base: Base) -> str:
     """Markdown with Hugging Face's front matter."""
-    hub_id = HUB.get(card.base, card.base)
+    record = base.record
+    origin = card.base if record is None or not record.from_hub else record.origin
+    hub_id = HUB.get(origin, origin)
     front = {
-        "license": card.licence,
+        **licence_front_matter(card.licence),
         "base_model": hub_id,
         "instance_prompt": card.instance_prompt,
         "library_name": "diffusers",
@@ -28,15 +31,16 @@ def model_card(card: AdapterCard, base: Base) -> str:
         kind=_kind(card),
         base=card.base,
         licence=card.licence,
+        made_of=f" ({record.made_of})" if record is not None else "",
         prompt=f"a photo of <{card.name}> {card.class_noun} on the beach",
         diffusers=_diffusers(card, hub_id, base),
     )
 
 
 def _diffusers(card: AdapterCard, hub_id: str, base: Base) -> str:
-    where = (
-        f"platform/lorafleet/toy/weights/{base.path.name}" if base.is_toy else hub_id
-    )  # toy bases are in the repository
+    where = f"platform/lorafleet/toy/weights/{base.path.name}" if base.is_toy else hub_id  # toys are in the repository
+    if base.record is not None:
+        where = str(base.path)  # with its own VAE and scheduler, which the hub does not have
     tokens = [row for trigger in card.triggers for row in trigger.tokens]
     subject = "".join(f"<s{row}>" for row in card.triggers[0].tokens) or card.triggers[0].text
     lines = [
@@ -104,5 +108,6 @@ file name where this card writes the subject's token.
 
 ## Licence
 
-`{licence}`, as the base's weights. The subject's photos were yours; so is the duty to have the right to use them.
+`{licence}`, as the base's weights{made_of}. The subject's photos were yours; so is the duty to have the right
+to use them.
 """

@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from lorafleet import __version__
+from lorafleet.base_record import licence_front_matter
 from lorafleet.bases import HUB, Base, find_base
 from lorafleet.bundle.adapter import check_adapter, factor_key
 from lorafleet.bundle.bundle import (
@@ -147,7 +148,7 @@ def make_bundle(wanted: Import, folder: Path) -> Unwritten:
     triggers = triggers_of(wanted.name, wanted.words, learned)
     notes = (*lora.notes, *token_notes(lora, triggers))
     card = _card(wanted, base, lora, triggers, notes, job_id)
-    files = {WEIGHTS: _weights_file(lora), README: _readme(card).encode()}
+    files = {WEIGHTS: _weights_file(lora), README: _readme(card, base).encode()}
     if learned:
         files[EMBEDDINGS] = embeddings_file(learned)
     if len(files[WEIGHTS]) > MAX_BYTES:
@@ -172,7 +173,8 @@ def shape_of(base: Base) -> LoadedBase:
 
 def identity(wanted: Import, base: Base) -> str:
     """The id of an import: a hash of everything that the bundle depends on, its words and licence included."""
-    contents = [*wanted.digests, wanted.name, base.fingerprint, wanted.words, wanted.licence]
+    contents: list[Any] = [*wanted.digests, wanted.name, base.fingerprint, wanted.words, wanted.licence]
+    contents += [base.chosen] if base.chosen else []
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
@@ -224,10 +226,10 @@ def _card(
     return AdapterCard.model_validate(card)
 
 
-def _readme(card: AdapterCard) -> str:
+def _readme(card: AdapterCard, base: Base) -> str:
     """Markdown with Hugging Face's front matter."""
     front = {
-        "license": card.licence,
+        **licence_front_matter(card.licence),
         "base_model": HUB.get(card.base, card.base),
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -238,6 +240,7 @@ def _readme(card: AdapterCard) -> str:
     return README_TEMPLATE.format(
         front=yaml.safe_dump(front, sort_keys=False).strip(),
         card=card,
+        base_licence=f"`{base.licence}`" + (f" ({base.record.made_of})" if base.record is not None else ""),
         kind="DoRA" if card.dora else "LoRA",
         prompt=f"{trigger.trigger}, a house by the sea" if trigger else "a house by the sea",
         how=f"`{trigger.trigger}` stands for {meaning}." if trigger else "It has no trigger: it changes every prompt.",
@@ -266,5 +269,5 @@ lorafleet generate "{prompt}" --adapter {card.name}
 
 ## Licence
 
-`{card.licence}`: the file's, as it was given at import. The base has its own.
+`{card.licence}`: the file's, as it was given at import. The base has its own: {base_licence}.
 """

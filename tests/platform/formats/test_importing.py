@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from base_files import add_toy
 from lora_files import BASE, CONVOLUTIONS, assert_same, own, pairs, stock, written
 from safetensors.torch import load_file
 
@@ -14,6 +15,7 @@ from lorafleet.bundle.bundle import EMBEDDINGS, README, read_bundle
 from lorafleet.errors import BundleError
 from lorafleet.formats.export import kohya_tensors
 from lorafleet.formats.importing import Import, identity, make_bundle
+from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet.targets import PRESETS, TEXT_ENCODER
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
@@ -173,3 +175,15 @@ def test_mistakes_are_one_line_and_nothing_is_registered(lorafleet, warm, tmp_pa
     assert says in error
     assert error.count("\n") == 1
     assert not (tmp_path / "home" / "bundles").exists()
+
+
+def test_a_base_that_was_added_with_another_prediction_is_another_import(warm, tmp_path, monkeypatch):
+    """Its weights are the same, and the same file on both is two adapters."""
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path / "home"))
+    bases = [add_toy("noise", Home.from_environment()), add_toy("speed", Home.from_environment(), "v")]
+    file = written(tmp_path, pairs(warm))
+    made = [make_bundle(Import(file=file, name="x", base=base.name), tmp_path / base.name) for base in bases]
+    assert [one.card.prediction for one in made] == ["epsilon", "v_prediction"]
+    assert made[0].card.job_id != made[1].card.job_id
+    readme = made[0].files[README].decode()
+    assert "The base has its own: `unknown` (added from noise.safetensors)." in readme

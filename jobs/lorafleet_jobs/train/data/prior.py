@@ -19,6 +19,7 @@ import torch
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_names
 from lorafleet.pictures import sample_pictures, to_image
+from lorafleet_jobs.jobspec import CLASS_IMAGES_CARD as CARD
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.cache_files import only_process, write_whole
 from lorafleet_jobs.train.data.caption_choice import class_prompt
@@ -26,7 +27,6 @@ from lorafleet_jobs.train.data.sources import File, Source
 
 MAKING_CODE = "1"
 """To be raised when the same settings give other pictures; part of their key."""
-CARD = "images.json"
 
 
 def class_sources(spec: JobSpec, loaded: LoadedBase, own: list[Source], cache: Path | None) -> list[Source]:
@@ -59,10 +59,12 @@ class Maker:
     def settings(self) -> dict[str, Any]:
         """Everything that the pictures depend on, beside their seeds."""
         base = self.loaded.base
+        licence = {} if base.record is None else {"licence": base.licence}
         return {
             "code": MAKING_CODE, "base": base.fingerprint, "vae": base.vae_fingerprint, "prompt": self.prompt,
             "precision": str(self.loaded.unet.dtype), "resolution": self.side, "sampler": sampler_names(base)[0],
             "steps": base.default_steps, "guidance": base.default_guidance, **base.chosen,
+            **licence,
         }  # fmt: skip
 
     def files(self, count: int, cache: Path | None) -> list[File]:
