@@ -155,7 +155,7 @@ def test_what_the_check_found_is_told_before_anything_starts(home, manifest, tmp
     assert told.index(next(line for line in told if line.startswith("warning: cup: D002: bad.jpg"))) < told.index(
         next(line for line in told if line.startswith(prepared.plan.submission))
     )
-    assert "warning: jug: D011: 1 of 4 captions lack TOK, the word to be learned; write it in" in told
+    assert "warning: jug: D011: 1 of 4 captions lack TOK, the word to be learned (0.txt); write it in" in told
 
 
 def test_a_cluster_out_of_reach_is_exit_4_and_leaves_the_jobs_queued(home, manifest, capsys):
