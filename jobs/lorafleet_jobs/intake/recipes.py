@@ -60,10 +60,8 @@ class Written:
         if not mistake.path:
             return self.about(mistake.message)
         at_key = mistake.kind in ("unknown", "missing")
-        left = at_key and any(
-            key.startswith(f"{mistake.path[0]}.") for key in self.point
-        )  # to the recipe by an inner key
-        return self._at(mistake.path, (at_point(self.point) if left else "") + mistake.message, at_key)
+        inner = at_key and any(key.startswith(f"{mistake.path[0]}.") for key in self.point)  # it needs what is missing
+        return self._at(mistake.path, (at_point(self.point) if inner else "") + mistake.message, at_key)
 
     def about(self, message: str) -> Told:
         """Something wrong with several keys: at the one it begins with, or else at the topmost of those it names."""
@@ -160,12 +158,13 @@ def resolve(layers: Sequence[Layer], sweep: Sweep, toy: bool, raw: Raw | None = 
     count = 0
     for number, point in enumerate(sweep.points() if not about_sweep else [{}]):
         written, count = Written(tuple(sound), sweep, point, number, raw), count + 1
-        if wrong := list(_about_point(written)):
-            at_points += [(point, one) for one in wrong]
-            continue
+        strange = dict(_about_point(written))
+        at_points += [(point, one) for one in strange.values()]
+        if strange:  # the rest is looked at all the same
+            written = replace(written, point={key: value for key, value in point.items() if key not in strange})
         settled = settle(Recipe, _merged(written, toy), {}, raw=written.raw, spelt=written.spelt)
         at_points += [(point, written.told(mistake)) for mistake in settled.mistakes]
-        if settled.model is not None and not settled.mistakes:
+        if settled.model is not None and not settled.mistakes and not strange:
             points.setdefault(settled.model.model_dump_json(), SweepPoint(point, settled.model, written))
     return Resolved(tuple(layers), tuple(points.values()), (*told, *_labelled(at_points, count)))
 
@@ -243,20 +242,21 @@ def _about_sweep(sweep: Sweep) -> Iterator[Told]:
         yield Told(("sweep",), f"sweep has {sweep.count} points; at most {MAX_SWEEP_POINTS} are allowed, so give fewer")
 
 
-def _about_point(written: Written) -> Iterator[Told]:
-    """Keys of a point that no recipe has, or that say the same."""
+def _about_point(written: Written) -> Iterator[tuple[str, Told]]:
+    """Keys of a point that no recipe has, or that say the same, and what is wrong with each."""
     point = written.point
     for key in point:
         name, dot, inner = key.partition(".")
         where = written.sweep_path(key)[:-1] if isinstance(written.sweep, GridSweep) else written.sweep_path(key)
         if name not in Recipe.model_fields:
-            yield Told(where, _about_key(name, "sweep"), at_key=True)
+            yield key, Told(where, _about_key(name, "sweep"), at_key=True)
         elif dot and name in point:
-            yield Told(where, f"sweep sets both {name} and {key} at one point; write one of them", at_key=True)
-        elif dot and (message := _about_inner(name, inner)) is not None:
-            yield Told(where, f"unknown key 'sweep.{key}'; {message}", at_key=True)
-    if "preset" in point and (message := _about_preset(point["preset"], "sweep")):
-        yield Told(written.sweep_path("preset"), message)
+            message = f"sweep sets both {name} and {key} at one point; write one of them"
+            yield key, Told(where, message, at_key=True)
+        elif dot and (said := _about_inner(name, inner)) is not None:
+            yield key, Told(where, f"unknown key 'sweep.{key}'; {said}", at_key=True)
+    if "preset" in point and (said := _about_preset(point["preset"], "sweep")):
+        yield "preset", Told(written.sweep_path("preset"), said)
 
 
 def _about_inner(name: str, inner: str) -> str | None:

@@ -201,6 +201,16 @@ def test_what_is_wrong_is_told_where_it_is_written(here: Path, text: str, said: 
     assert all(re.match(r"m\.yaml:\d+:\d+: ", line) for line in lines)
 
 
+def test_a_wrong_key_of_a_sweep_hides_nothing(here: Path) -> None:
+    text = "recipe: {rank: 0}\n" + SUBJECTS + "sweep: {rnk: [4, 8], pivotal.tokns: [1], batch_size: [0]}\n"
+    assert [line[:45] for line in refused(here, text)] == [
+        "m.yaml:3:16: recipe.rank is 0; it must be at ",
+        "m.yaml:8:9: unknown key 'sweep.rnk'; did you ",
+        "m.yaml:8:22: unknown key 'sweep.pivotal.tokns",
+        "m.yaml:8:55: sweep.batch_size is 0; it must b",
+    ]
+
+
 def test_a_base_that_is_nowhere_does_not_hide_the_rest(here: Path) -> None:
     (here / "m.yaml").write_text("name: a\nbase: toy-sdlx\nrecipe: {rnk: 3}\n" + SUBJECTS)
     with pytest.raises(ManifestError) as caught:
