@@ -95,6 +95,7 @@ class DynamicBatching:
         except torch.OutOfMemoryError:
             if len(slots) == 1:
                 raise
+        self.calls.clear()  # graphs keep their memory
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
