@@ -29,6 +29,7 @@ from lorafleet.toy.world import (
 )
 
 SIDE = 64
+"""Pixels of a side of the world that is made; `lorafleet.toy.render.SIDE` is that of the one that is shipped."""
 CHUNK = 500  # pictures that one process renders at a time
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from lorafleet.toy.judges import ATTRIBUTES, SIDE, WEIGHTS, Judge, reduced
+from lorafleet.toy.judges import ATTRIBUTES, SEEN_SIDE, WEIGHTS, Judge
 from lorafleet.toy.render import render
 from lorafleet.toy.world import CLASSES, random_identity, random_scene
 from toy.data import Pictures, pictures, to_unit
@@ -26,7 +26,7 @@ IDENTITIES, VIEWS = 3000, 8
 def _views(seed: int) -> np.ndarray:
     rng = random.Random(f"calibration-{seed}")
     identity = random_identity(rng, CLASSES[seed % len(CLASSES)])
-    return np.stack([np.asarray(render(random_scene(identity, rng), SIDE)) for _ in range(VIEWS)])
+    return np.stack([np.asarray(render(random_scene(identity, rng), SEEN_SIDE)) for _ in range(VIEWS)])
 
 
 def identity_views(count: int = IDENTITIES, first: int = 0) -> Tensor:
@@ -97,7 +97,7 @@ def accuracy(judge: Judge, data: Pictures) -> dict[str, float]:
 @torch.no_grad()
 def shares_right(judge: Judge, x: Tensor, labels: dict[str, Tensor]) -> dict[str, float]:
     """The same of pictures [n, 3, h, w] in [-1, 1]; a label of -1 is not asked for."""
-    features = torch.cat([judge.features(reduced(chunk)) for chunk in x.split(250)])
+    features = torch.cat([judge.features(chunk) for chunk in x.split(250)])
     result = {}
     for name, head in judge.heads.items():
         asked = labels[name] >= 0
@@ -110,6 +110,6 @@ def shares_right(judge: Judge, x: Tensor, labels: dict[str, Tensor]) -> dict[str
 
 def make_judge() -> None:
     """Renders, trains and saves the judge, fp16."""
-    judge = train_judge(pictures("judge", 60_000, side=SIDE), identity_views())
+    judge = train_judge(pictures("judge", 60_000, side=SEEN_SIDE), identity_views())
     print(accuracy(judge, pictures("held-out", 2000, crops=False)))
     save_file({name: tensor.half().contiguous() for name, tensor in judge.state_dict().items()}, WEIGHTS)

@@ -14,14 +14,15 @@ from lorafleet.bases import SHIPPED, Base, find_base
 from lorafleet.loaded import LoadedBase
 from lorafleet.pictures import sample_pictures
 from lorafleet.toy.judges import ATTRIBUTES, WEIGHTS, as_tensor, load_judge, recognise
-from lorafleet.toy.render import render
+from lorafleet.toy.render import SIDE, render
 from lorafleet.toy.sheet import contact_sheet
 from lorafleet.toy.subjects import write_subjects
 from lorafleet.toy.world import CLASSES, held_out_prompts, random_scene
 from lorafleet.util.machine import describe_machine
-from toy.data import pictures, to_unit
-from toy.judge import accuracy
-from toy.vae import psnr
+from toy.data import pictures
+from toy.judge import accuracy, shares_right
+from toy.stages import to_image
+from toy.vae import psnr, reconstructed
 
 SEEDS = 5
 PAGE = Path(__file__).parents[2] / "docs" / "toy.md"
@@ -52,11 +53,6 @@ def base_scores(base: Base) -> tuple[dict[str, float], Image.Image]:
     return {name: count / (SEEDS * len(wanted)) for name, count in right.items()}, sheet
 
 
-def to_image(x: torch.Tensor) -> Image.Image:
-    """One picture [3, h, w] in [-1, 1] as RGB."""
-    return Image.fromarray(((x.permute(1, 2, 0) + 1) * 127.5).round().clamp(0, 255).byte().numpy())
-
-
 def gallery_ceiling(folder: Path, count: int = 30) -> float:
     """Gallery top-1 of renders of unseen identities among other renders of them: what a perfect adapter gets."""
     import random
@@ -75,15 +71,10 @@ def make_report() -> None:
     """Measures everything and writes the page and its pictures."""
     import tempfile
 
-    judge, held_out = load_judge(), pictures("held-out", 2000, crops=False)
+    judge, held_out = load_judge(), pictures("held-out", 2000, crops=False, side=SIDE)
     vae = AutoencoderKL.from_pretrained(SHIPPED["toy-playground"] / "vae").float()
     on_renders = accuracy(judge, held_out)
-    with torch.no_grad():
-        again = torch.cat(
-            [vae.decode(vae.encode(to_unit(x)).latent_dist.mode()).sample for x in held_out.pixels.split(250)]
-        )
-    held_out.pixels = ((again.clamp(-1, 1) + 1) * 127.5).round().byte()
-    on_reconstructions = accuracy(judge, held_out)
+    on_reconstructions = shares_right(judge, reconstructed(vae, held_out.pixels), held_out.labels)
     rows = [("judge, on renders", on_renders), ("judge, on VAE reconstructions", on_reconstructions)]
     for kind in SHIPPED:
         scores, sheet = base_scores(find_base(kind))
@@ -91,7 +82,8 @@ def make_report() -> None:
         rows.append((f"{kind}, samples of held-out prompts", scores))
     with tempfile.TemporaryDirectory() as folder:
         ceiling = gallery_ceiling(Path(folder))
-    fidelity = psnr(vae, pictures("held-out", 1000).pixels)
+    cropped = pictures("held-out", 1000, side=SIDE).pixels
+    fidelity = psnr(reconstructed(vae, cropped), cropped)
     PAGE.write_text(_page(rows, fidelity, ceiling))
     print(PAGE.read_text())
 
@@ -108,16 +100,16 @@ def _page(rows: list[tuple[str, dict[str, float]]], fidelity: float, ceiling: fl
     machine = f"{describe_machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads"
     return TEMPLATE.format(
         table=table, fidelity=fidelity, ceiling=100 * ceiling, sums=sums, size=size, machine=machine,
-        today=datetime.date.today().isoformat(), prompts=len(held_out_prompts()), seeds=SEEDS,
+        today=datetime.date.today().isoformat(), prompts=len(held_out_prompts()), seeds=SEEDS, side=SIDE,
     )  # fmt: skip
 
 
 TEMPLATE = """# The toy world, measured
 
 No weights can be downloaded where lorafleet is built and tested, so it ships a small world of its own: ten classes,
-continuous hues, markings and proportions, eight backgrounds, drawn at 32 pixels; two bases of the real SDXL classes,
-trained on it; and a frozen judge. Its scores are neither DINO nor CLIP and say nothing about photographs. They say
-whether the code learns.
+continuous hues, markings and proportions, eight backgrounds, drawn at {side} pixels; two bases of the real SDXL
+classes, trained on it; and a frozen judge. Its scores are neither DINO nor CLIP and say nothing about photographs. They
+say whether the code learns.
 
 | | class | colour | background |
 |---|---|---|---|
@@ -133,10 +125,19 @@ whether the code learns.
 ![toy-sdxl](toy-sdxl.png)
 ![toy-playground](toy-playground.png)
 
-Written by `python tools/make_toy.py report` on {today} ({machine}). Rebuild with
-`python tools/make_toy.py vae --work FOLDER`, then `base toy-playground`, `base toy-sdxl`, `judge`, `report`.
+Written by `python tools/make_toy.py report` on {today} ({machine}).
 
 ```
 {sums}
 ```
+
+## Making the weights
+
+    python tools/make_toy.py world --work FOLDER --out FOLDER --minutes 4
+
+renders the pictures, trains the VAE and both bases within the minutes it is given, and leaves a pipeline of each base
+with a log and sheets of samples. Every training step is one CUDA graph where there is a GPU. What it makes is the next
+form of this world, of 64 pixels and a VAE of factor 8; the weights above are of the first form, made on a CPU. It has
+been run from end to end on a CPU only, for a few steps. `judge` trains the judge, which looks at 32 pixels in either
+form, and `report` writes this page.
 """

@@ -38,18 +38,18 @@ class LookAlike:
     """Mean over VIEWS views, of unit length [d]."""
 
     def gallery(self, count: int) -> Tensor:
-        """Other views of it, [count, 3, 32, 32] in [0, 1]."""
+        """Other views of it, [count, 3, SIDE, SIDE] in [0, 1]."""
         return rendered(self.identity, f"{self.name}-gallery", count)
 
 
 def rendered(identity: Identity, stream: str, count: int) -> Tensor:
-    """`count` random views of an identity, [count, 3, 32, 32] in [0, 1]; the same stream gives the same views."""
+    """`count` random views of an identity, [count, 3, SIDE, SIDE] in [0, 1]; the same stream gives the same views."""
     rng = random.Random(stream)
     return unit_pictures([render(random_scene(identity, rng)) for _ in range(count)])
 
 
 def unit_pictures(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures at the toy world's size, [n, 3, 32, 32] in [0, 1]."""
+    """Pictures at the toy world's size, [n, 3, SIDE, SIDE] in [0, 1]."""
     return as_tensor(images) / 2 + 0.5
 
 

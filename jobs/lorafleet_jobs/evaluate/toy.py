@@ -24,6 +24,7 @@ from torch import Tensor
 
 from lorafleet.errors import DataError
 from lorafleet.toy.judges import Judge, load_judge
+from lorafleet.toy.render import SIDE
 from lorafleet.toy.world import BACKGROUNDS, CLASSES
 from lorafleet_jobs.evaluate import measures
 from lorafleet_jobs.evaluate.looks import LookAlike, embed, look_alikes
@@ -55,7 +56,7 @@ class ToyScores(Scores):
 class ToySuite:
     """The judge's scores among the subjects evaluated together and their look-alikes."""
 
-    title: str = "toy base, 32 px"
+    title: str = f"toy base, {SIDE} px"
     scores: type[Scores] = ToyScores
     prompts = tuple(Prompt(f"a photo of {{subject}} {words}", place) for place, words in BACKGROUNDS.items())
 

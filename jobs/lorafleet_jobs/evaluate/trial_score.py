@@ -23,7 +23,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from lorafleet.bundle.ports import JobTracker
-from lorafleet.toy.judges import SIDE, load_judge
+from lorafleet.toy.judges import load_judge
+from lorafleet.toy.render import SIDE
 from lorafleet.toy.world import BACKGROUNDS
 from lorafleet_jobs.evaluate import measures
 from lorafleet_jobs.evaluate.encoders import Clip, Dino

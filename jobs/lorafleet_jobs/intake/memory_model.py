@@ -34,7 +34,7 @@ TOKEN_BYTES, TOKENS = 34, 77
 """Bytes that a transformer layer in bf16 keeps of each token, over its width (Korthikanti et al. 2022, eq. 1, without
 the attention matrix), and the tokens of a prompt: of the text encoders, where they or learned tokens are trained."""
 TOY_ROW_MIB = 10.0
-"""Of one 32 px row in fp32; a batch of 8 added 37 MiB to a batch of 1."""
+"""Of one row in fp32 at the base's own side; a batch of 8 added 37 MiB to a batch of 1."""
 PICTURE_NUMBERS = 3 * 256
 """fp32 numbers a pixel while a picture is decoded: the last block's input, norm and activation, of 256 channels each.
 Counted: 3.0 GiB at 1024 px; encoding takes 2.5."""
@@ -104,7 +104,7 @@ def _row_mib(recipe: Recipe, base: Base, size: BaseSize, pixels: int) -> float:
     A caption of several chunks takes more than is counted here.
     """
     if base.is_toy:
-        return TOY_ROW_MIB * pixels / 32**2
+        return TOY_ROW_MIB * pixels / base.resolution**2
     wide = BYTES[recipe.precision] / BYTES["bf16"]
     unet = _unet_row_mib(recipe, size)
     text = 0.0

@@ -24,7 +24,7 @@ CPU_ROW_S = 45.0
 """One 1024 px row on two cores: 5 s at 256 px, checkpointed, measured on the whole SDXL architecture; for the area
 times 16, without checkpointing over 1.8."""
 TOY_STEP_S, TOY_ROW_S = 0.04, 0.01
-"""One core, 32 px: a step, and each row of its batch; the UNet alone was measured at 0.042 s for a batch of 4."""
+"""One core, the base's own side: a step, and each row of its batch; the UNet alone took 0.042 s for a batch of 4."""
 CHECKPOINTING_FACTOR = 1.8
 """Gradient checkpointing, where no launches are waited for: 1.080 s against 0.606 s (SimpleTuner's documentation)."""
 FORWARD_SHARE = 1 / 3
@@ -59,7 +59,7 @@ def _call_seconds(recipe: Recipe, base: Base, on_gpu: bool, rows: int, checkpoin
     """One forward and backward pass of so many rows, and the optimizers of their jobs."""
     side = recipe.resolution or base.resolution
     if base.is_toy:
-        seconds = TOY_STEP_S + TOY_ROW_S * rows * (side / 32) ** 2
+        seconds = TOY_STEP_S + TOY_ROW_S * rows * (side / base.resolution) ** 2
     elif on_gpu:
         wide = FP32_FACTOR if recipe.precision == "fp32" else 1.0
         return STEP_S[checkpointing] + ROW_S[checkpointing] * wide * rows * (side / 1024) ** 2

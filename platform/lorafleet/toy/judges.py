@@ -17,11 +17,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorafleet.toy.render import SIDE
 from lorafleet.toy.world import BACKGROUNDS, CLASSES, COLOURS
 
 WEIGHTS = Path(__file__).parent / "weights" / "judge.safetensors"
 ATTRIBUTES: dict[str, tuple[str, ...]] = {"class": CLASSES, "colour": COLOURS, "background": tuple(BACKGROUNDS)}
-SIDE = 32
+SEEN_SIDE = 32
+"""Pixels of a side that the network looks at; a base may paint more."""
 
 
 class Judge(nn.Module):
@@ -42,8 +44,8 @@ class Judge(nn.Module):
         self.identity = nn.Sequential(nn.Linear(features, 192), nn.SiLU(), nn.Linear(192, 64))
 
     def features(self, x: Tensor) -> Tensor:
-        """Mean and maximum over the picture, [n, 384]; `x` [n, 3, 32, 32] in [-1, 1]."""
-        y = self.body(x)
+        """Mean and maximum over the picture, [n, 384]; `x` [n, 3, h, w] in [-1, 1], reduced by means over areas."""
+        y = self.body(F.adaptive_avg_pool2d(x, SEEN_SIDE) if x.shape[-1] != SEEN_SIDE else x)
         return torch.cat([y.mean(dim=(2, 3)), y.amax(dim=(2, 3))], dim=1)
 
     def embed(self, x: Tensor) -> Tensor:
@@ -67,15 +69,9 @@ def load_judge() -> Judge:
 
 
 def as_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """Pictures of any size as the judge takes them, [n, 3, 32, 32] in [-1, 1]."""
+    """Pictures of any size at the toy world's, [n, 3, SIDE, SIDE] in [-1, 1]."""
     arrays = [np.asarray(i.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32) for i in images]
     return torch.from_numpy(np.stack(arrays) / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
-
-
-def reduced(x: Tensor) -> Tensor:
-    """Pictures [n, 3, h, w], of sides that are multiples of the judge's, as it takes them: means over squares."""
-    factor = x.shape[-1] // SIDE
-    return F.avg_pool2d(x, factor) if factor > 1 else x
 
 
 @torch.no_grad()

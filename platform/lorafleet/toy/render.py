@@ -21,6 +21,8 @@ Point = tuple[float, float]
 Polygon = Sequence[Point]
 Shapes = tuple[list[Polygon], list[Polygon]]  # body, accent
 
+SIDE = 32
+"""Pixels of a side of what the shipped bases paint."""
 SUPERSAMPLE = 4
 
 
@@ -190,7 +192,7 @@ def _masks(scene: Scene, side: int) -> tuple[Image.Image, Image.Image, Image.Ima
     return body, accent, ImageChops.multiply(body, _marking(identity, shapes[0], side, place))
 
 
-def _widened(mask: Image.Image, by: int) -> Image.Image:
+def widened(mask: Image.Image, by: int) -> Image.Image:
     """A mask whose shapes are wider by some pixels at each side: what Pillow's MaxFilter gives, a hundred times faster.
 
     A maximum over a square is one over columns of those over rows, and one over 2n values is the larger of two over n.
@@ -204,14 +206,14 @@ def _widened(mask: Image.Image, by: int) -> Image.Image:
     return Image.fromarray(values)
 
 
-def render(scene: Scene, side: int = 32) -> Image.Image:
+def render(scene: Scene, side: int = SIDE) -> Image.Image:
     """Draws a scene as an RGB picture of `side` x `side` pixels; the same scene gives the same pixels."""
     big = side * SUPERSAMPLE
     rng = random.Random(scene.seed)
     image = paint_background(scene.background, big, rng)
     body, accent, marking = _masks(scene, big)
     whole = ImageChops.lighter(body, accent)
-    image.paste((30, 26, 30), mask=_widened(whole, round(0.75 * big / 32)))
+    image.paste((30, 26, 30), mask=widened(whole, round(0.75 * big / 32)))
     image.paste(rgb(scene.identity.body), mask=body)
     image.paste(rgb(scene.identity.accent), mask=marking)
     image.paste(rgb(scene.identity.accent), mask=accent)

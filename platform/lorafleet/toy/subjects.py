@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from lorafleet.toy.render import render
+from lorafleet.toy.render import SIDE, render
 from lorafleet.toy.world import BACKGROUNDS, Identity, random_scene, unseen_identity
 
-PICTURE_SIDE = 64
+PICTURE_SIDE = 2 * SIDE  # a photo is larger than what a base paints
 
 
 @dataclass(frozen=True)
