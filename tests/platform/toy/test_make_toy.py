@@ -12,7 +12,6 @@ from diffusers import StableDiffusionXLPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageFilter
-from toy.training import Limits, train
 
 from lorafleet.bases import find_base
 from lorafleet.toy.judges import SEEN_SIDE, load_judge
@@ -22,6 +21,7 @@ from lorafleet.toy.world import WORDS, random_identity, random_scene
 from toy.assemble import KINDS, pipeline_of, save_fp16, standardise
 from toy.data import SIDE, pictures, to_unit, trainable
 from toy.denoiser import Base, Latents, edm_loss, epsilon_loss, train_base
+from toy.time_bound import Limits, train
 from toy.together import make_together
 from toy.vae import encode, psnr, reconstructed, train_vae
 
