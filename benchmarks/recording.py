@@ -26,7 +26,7 @@ from lorafleet.toy.world import CLASSES
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SUBJECTS, PICTURES, LANES = 48, 4, 2
 CUT_SHORT, CLASSLESS = 20, 33  # places of the bad ones in the manifest
-WIDTH, HEIGHT = 128, SUBJECTS + 12
+WIDTH, HEIGHT = 128, SUBJECTS + 15
 TITLE = "lorafleet: 48 subjects, one manifest"
 
 
@@ -59,10 +59,10 @@ def record(folder: Path, steps: int) -> tuple[Recorder, list[str]]:
     """Runs the commands; returns what they showed, and what is not as it should be."""
     bad = write_fleet(folder, steps)
     recorder = Recorder(folder, environment(), WIDTH, HEIGHT)
-    checked = recorder.run("lorafleet check fleet.yaml | grep -A1 cannot")
+    checked = recorder.run("lorafleet check fleet.yaml --level error")
     code = recorder.run("lorafleet submit fleet.yaml --yes")
     recorder.say(f"\x1b[1;32m$\x1b[0m echo $?\r\n{code}")
-    return recorder, [*([] if checked == 0 else ["check found nothing"]), *complaints(recorder, bad, code)]
+    return recorder, [*([] if checked == 1 else ["check found nothing"]), *complaints(recorder, bad, code)]
 
 
 def complaints(recorder: Recorder, bad: dict[str, str], code: int) -> list[str]:
