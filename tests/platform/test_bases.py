@@ -2,8 +2,10 @@
 
 import pytest
 
+from lorafleet.basefiles.from_folder import add_folder
 from lorafleet.bases import SHIPPED, find_base
 from lorafleet.errors import BaseModelError
+from lorafleet.home import Home
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,17 @@ def test_a_relative_path_starts_where_it_was_written(tmp_path, monkeypatch):
         assert base.is_toy
     with pytest.raises(BaseModelError, match="hf download stabilityai/stable-diffusion-xl-base"):
         find_base("sdxl", tmp_path)
+
+
+def test_an_added_base_goes_before_a_folder_so_called_which_has_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path / "home"))
+    added = add_folder(find_base("toy-sdxl"), "mine", Home.from_environment()).base
+    (tmp_path / "mine").symlink_to(SHIPPED["toy-playground"])
+    assert find_base("mine", tmp_path) == added
+    assert find_base("./mine", tmp_path).path == SHIPPED["toy-playground"].resolve()
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path / "another"))
+    assert find_base("mine", tmp_path).path == SHIPPED["toy-playground"].resolve()
+    assert find_base("mine", tmp_path, Home(tmp_path / "home")) == added
 
 
 def test_a_hub_id_is_found_in_the_cache_and_a_folder_so_called_goes_first(tmp_path, monkeypatch):

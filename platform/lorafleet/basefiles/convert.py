@@ -48,7 +48,7 @@ def convert(checkpoint: Checkpoint, architecture: Architecture, family: Family, 
     if checkpoint.side is not None:
         unet_config["sample_size"] = checkpoint.side // 2 ** (len(vae_config["block_out_channels"]) - 1)
     if family.kind == "edm":
-        vae_config |= vae_statistics(*_latent_statistics(checkpoint))
+        vae_config |= vae_statistics(*_latent_statistics(checkpoint, vae_config["latent_channels"]))
     one, two = (CLIPTextConfig(**architecture.config(part)) for part in ("text_encoder", "text_encoder_2"))
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
@@ -62,11 +62,16 @@ def convert(checkpoint: Checkpoint, architecture: Architecture, family: Family, 
     return Modules(unet, *encoders, autoencoder)
 
 
-def _latent_statistics(checkpoint: Checkpoint) -> tuple[list[float], list[float]]:
+def _latent_statistics(checkpoint: Checkpoint, channels: int) -> tuple[list[float], list[float]]:
     if "edm_mean" not in checkpoint.tensors:
         return list(PLAYGROUND_MEAN), list(PLAYGROUND_STD)
-    read = _tensors(checkpoint, ("edm_mean", "edm_std"))
-    return read["edm_mean"].double().flatten().tolist(), read["edm_std"].double().flatten().tolist()
+    mean, std = (w.double().flatten() for w in _tensors(checkpoint, ("edm_mean", "edm_std")).values())
+    if len(mean) != channels or len(std) != channels or not mean.isfinite().all() or not (std > 0).all():
+        raise BaseModelError(
+            f"{checkpoint.path}: edm_mean {mean.tolist()} and edm_std {std.tolist()} are not a mean and a standard "
+            f"deviation above 0 of {channels} latent channels each; fetch it again"
+        )
+    return mean.tolist(), std.tolist()
 
 
 def _tensors(checkpoint: Checkpoint, names: Iterable[str]) -> dict[str, Tensor]:
