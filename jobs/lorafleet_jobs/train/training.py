@@ -73,7 +73,7 @@ class Training:
     """The last step, counted from 1, at which each kind of parameter is trained."""
     process_group: Ranks
     _ahead: tuple[int, MicroBatch] | None = None
-    """The micro-batch that was drawn last, and its index."""
+    """The micro-batch that was drawn ahead, and its index."""
 
     @classmethod
     def prepare(
@@ -110,9 +110,8 @@ class Training:
 
         All its random numbers are functions of the job's seed and the index. Raises DataError.
         """
-        if self._ahead is None or self._ahead[0] != index:
-            self._ahead = (index, self._drawn(index))
-        return self._ahead[1]
+        ahead, self._ahead = self._ahead, None
+        return ahead[1] if ahead is not None and ahead[0] == index else self._drawn(index)
 
     def draw_ahead(self, index: int) -> None:
         """Draws a micro-batch before it is asked for, while the device is busy with others.

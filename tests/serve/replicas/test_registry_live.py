@@ -38,7 +38,7 @@ def publish(tracking, tools, playground, tmp_path):
         bundle = tools["make_bundle"](tmp_path / job, playground.model.base, name, tokens=1, base_card=card)
         run = tracking.start_job(parent, info)
         tracking.log_bundle(run, bundle.path)
-        version = tracking.register(bundle, run)
+        version = tracking.register(bundle, run, "always")
         for tag in ("artifact_uri", "path"):
             tracking.client.set_model_version_tag(name, str(version.version), tag, "")
         return run
