@@ -19,15 +19,12 @@ CELLS = Path(__file__).parents[1] / "benchmarks" / "results" / "memory_cells.jso
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One pack, of which the peak was measured."""
+class Pack:
+    """So many jobs of one recipe."""
 
     name: str
     recipe: Recipe
     pack: int
-    prepared: int
-    """Jobs that hold their parameters, those of the pack among them."""
-    peak_mib: float
 
     @property
     def checkpointing(self) -> bool:
@@ -37,6 +34,15 @@ class Cell:
     def rows(self) -> float:
         """Of the call, each as a share of 1024 px."""
         return self.pack * rows_at_once(self.recipe) * ((self.recipe.resolution or 1024) / 1024) ** 2
+
+
+@dataclass(frozen=True)
+class Cell(Pack):
+    """One pack, of which the peak was measured."""
+
+    prepared: int
+    """Jobs that hold their parameters, those of the pack among them."""
+    peak_mib: float
 
     def predicted_mib(self) -> float:
         """The peak of a step, with the parameters of jobs that wait."""
@@ -45,22 +51,10 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Pack):
     """One pack, of which a recorded step was timed."""
 
-    name: str
-    recipe: Recipe
-    pack: int
     seconds: float
-
-    @property
-    def checkpointing(self) -> bool:
-        return self.recipe.gradient_checkpointing is True
-
-    @property
-    def rows(self) -> float:
-        """Of the call, each as a share of 1024 px."""
-        return self.pack * rows_at_once(self.recipe) * ((self.recipe.resolution or 1024) / 1024) ** 2
 
     def predicted_seconds(self) -> float:
         return step_seconds(self.recipe, sdxl_base(), True, self.pack)

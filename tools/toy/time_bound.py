@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-WARM_UPS = 3  # libraries choose algorithms and allocate workspaces in the first calls
+from lorafleet.numerics.captured import Calls, CapturedCalls, PlainCalls
+
 READ_EVERY = 20  # steps; reading the loss waits for the device, which keeps the clock honest
 
 
@@ -62,31 +63,6 @@ class Step:
         return value.detach()
 
 
-def recorded(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """The step as a CUDA graph, or the step itself and a warning where it cannot be recorded."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UPS):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            value = step()
-    except RuntimeError as problem:
-        print(f"WARNING: the step cannot be recorded and is called each time, which is slower: {problem}", flush=True)
-        torch.cuda.synchronize()
-        return step
-
-    def replay() -> Tensor:
-        graph.replay()
-        return value
-
-    return replay
-
-
 def train(
     name: str,
     model: nn.Module,
@@ -104,7 +80,13 @@ def train(
     start = saved = time.monotonic()
     device = next(model.parameters()).device
     step = Step(model.train(), loss, device)
-    call = recorded(step) if device.type == "cuda" and limits.record else step
+    calls: Calls = CapturedCalls(device) if limits.record else PlainCalls()
+
+    def call() -> Tensor:
+        return calls("step", lambda _: (step(),), {})[0]
+
+    if device.type == "cuda":
+        call()  # recorded at a rate of 0
     print(f"{name} begins after {time.monotonic() - start:.1f} s of preparation", flush=True)
     began, index = time.monotonic(), 0
     while (progress := limits.progress(index, time.monotonic() - start)) < 1:

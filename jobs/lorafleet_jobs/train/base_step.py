@@ -91,8 +91,3 @@ def inputs_of(
         if factors.dora is not None:
             inputs["dora"] = factors.dora
     return inputs
-
-
-def _everywhere(rows: MicroBatch) -> Tensor:
-    """A mask that weighs all pixels alike."""
-    return torch.ones_like(rows.F_target[:, :1])

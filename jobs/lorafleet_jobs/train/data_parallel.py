@@ -69,12 +69,8 @@ class ProcessGroup:
         it failed, makes the sum so on all ranks.
         """
         device = parameters[0].device
-        flat = torch.cat(
-            [
-                loss.to(device, parameters[0].dtype)[None],
-                *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters),
-            ]
-        )
+        own = loss.to(device, parameters[0].dtype)[None]
+        flat = torch.cat([own, *((torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters)])
         dist.all_reduce(flat)
         pieces = flat[1:].split([parameter.numel() for parameter in parameters])
         for parameter, piece in zip(parameters, pieces, strict=True):

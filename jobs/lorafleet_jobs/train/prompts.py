@@ -182,12 +182,12 @@ def encode_together(
         flat = {part: (packed.layout, packed.flat) for part, packed in carried.items()}
         most = sum(len(captions) for _, captions in jobs)
         parts.append(encode_ids(base, ids, vectors, flat, dropout, calls, most))
-    adapters = {part: packed.stacked(base.lora[part]) for part, packed in carried.items()}
-    with base.carrying(TEXT_PARTS, adapters, dropout):
-        if any(chunks in row for own in rows for row in own):
-            parts.append(base.unconditional(1))
-        if any(-1 in row for own in rows for row in own):
-            parts.append(empty_prompt(base))
+    wanted = {row for own in rows for caption in own for row in caption}
+    if wanted & {chunks, -1}:
+        adapters = {part: packed.stacked(base.lora[part]) for part, packed in carried.items()}
+        with base.carrying(TEXT_PARTS, adapters, dropout):
+            parts += [base.unconditional(1)] if chunks in wanted else []
+            parts += [empty_prompt(base)] if -1 in wanted else []
     encoded = Conditioning.cat(parts)
     indices = [to_device(torch.tensor(own), base.device) for own in rows]
     return [Conditioning(encoded.context[i].flatten(1, 2), encoded.pooled[i[:, 0]]) for i in indices]

@@ -135,8 +135,8 @@ class Training:
         noisy, time_ids = replace(drawn, x=send(drawn.x), t=send(drawn.t)), send(batch.time_ids)
         F_target = send(self.objective.target(batch.z, n, sigma))
         if batch.predicted.any():
-            rows = send(batch.predicted.nonzero().flatten())
-            captions = [batch.captions[row] for row in batch.predicted.nonzero().flatten().tolist()]
+            predicted = batch.predicted.nonzero().flatten()
+            captions, rows = [batch.captions[row] for row in predicted.tolist()], send(predicted)
             F_target = F_target.index_copy(0, rows, self._base_output(noisy, time_ids, captions, rows).to(F_target))
         return MicroBatch(
             noisy=noisy,

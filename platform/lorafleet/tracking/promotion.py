@@ -27,6 +27,8 @@ MOVED = "lorafleet.{alias}.moved"
 """The version's tag with who pointed an alias at it, when and why."""
 SCORE = "lorafleet.score"
 """The version's tag with its score, as JSON."""
+BY = "lorafleet"
+"""Who points an alias for a submission."""
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
@@ -35,7 +37,6 @@ class Standing:
     """A version as it stands in the competition for an alias."""
 
     version: int
-    base: str
     score: Score | None = None
     ours: bool = True
     """Whether the alias was pointed at it by a submission, and by nobody since."""
@@ -70,7 +71,7 @@ def decide(policy: Promotion, name: str, new: Standing, champion: Standing | Non
     return Decision(False, f"{now}, whose {new.score.metric} is no worse: {found}")
 
 
-def settle(client: Any, version: Any, policy: Promotion, by: str) -> str:
+def settle(client: Any, version: Any, policy: Promotion) -> str:
     """Makes a new version champion or challenger as the policy says; returns a sentence about it."""
     model = client.get_registered_model(version.name)
     alias = _alias_for(client, model, version.tags.get("base", ""))
@@ -80,10 +81,10 @@ def settle(client: Any, version: Any, policy: Promotion, by: str) -> str:
         return f"{version.name}@{version.version} is {alias} already"
     decision = decide(policy, version.name, mine, None if holder is None else _standing(client, model, alias, holder))
     if not decision.promoted:
-        _point(client, version, CHALLENGER, by, decision.why)
+        _point(client, version, CHALLENGER, BY, decision.why)
         return f"{version.name}@{version.version} waits as {CHALLENGER}; {decision.why}"
     client.set_registered_model_tag(version.name, OURS.format(alias=alias), str(version.version))
-    _point(client, version, alias, by, decision.why)
+    _point(client, version, alias, BY, decision.why)
     return f"{version.name}@{version.version} is {alias}; {decision.why}"
 
 
@@ -102,7 +103,7 @@ def settle_version(client: Any, name: str, number: int, policy: Promotion, score
     """`settle` for a version that is registered already, whose score is written down first."""
     if score is not None:
         write_score(client, name, number, score)
-    return settle(client, _version(client, name, number), policy, "lorafleet")
+    return settle(client, _version(client, name, number), policy)
 
 
 def promote(client: Any, name: str, number: int, alias: str | None = None) -> str:
@@ -157,16 +158,26 @@ def _holder(client: Any, model: Any, alias: str) -> Any:
 
 def _standing(client: Any, model: Any, alias: str, version: Any) -> Standing:
     ours = model.tags.get(OURS.format(alias=alias)) == str(version.version)
-    return Standing(int(version.version), version.tags.get("base", ""), score_of(version), ours)
+    return Standing(int(version.version), score_of(version), ours)
 
 
-def _version(client: Any, name: str, number: int) -> Any:
+def find_version(client: Any, name: str, wanted: str) -> Any:
+    """A registered version by its number or an alias; None if there is none."""
     try:
-        return client.get_model_version(name, str(number))
+        if wanted.isdecimal():
+            return client.get_model_version(name, wanted)
+        return client.get_model_version_by_alias(name, wanted)
     except MlflowException as problem:
         if problem.error_code not in (ABSENT, "INVALID_PARAMETER_VALUE"):
             raise
-        raise NotFoundError(f"there is no {name}@{number}; see: lorafleet adapters ls") from None
+        return None
+
+
+def _version(client: Any, name: str, number: int) -> Any:
+    version = find_version(client, name, str(number))
+    if version is None:
+        raise NotFoundError(f"there is no {name}@{number}; see: lorafleet adapters ls")
+    return version
 
 
 def _point(client: Any, version: Any, alias: str, by: str, why: str) -> None:

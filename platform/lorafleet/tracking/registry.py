@@ -23,8 +23,8 @@ from lorafleet.bundle.disk_cache import CAPACITY, BundleCache, CacheStats, Verif
 from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
-from lorafleet.tracking.client import ABSENT, PRESENT, REFUSED, connect, reaching
-from lorafleet.tracking.promotion import alias_of_base, score_of, settle
+from lorafleet.tracking.client import PRESENT, REFUSED, connect, reaching
+from lorafleet.tracking.promotion import alias_of_base, find_version, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
@@ -33,9 +33,7 @@ PAGE = 1000
 log = logging.getLogger(__name__)
 
 
-def register(
-    client: Any, bundle: Bundle, run_id: str, policy: Promotion | None = "first", by: str = "lorafleet"
-) -> AdapterVersion:
+def register(client: Any, bundle: Bundle, run_id: str, policy: Promotion | None = "first") -> AdapterVersion:
     """Creates the version of a job's bundle and settles whether it is champion, unless that has been done before.
 
     Without a policy that is left to whoever knows the other points of its sweep.
@@ -54,7 +52,7 @@ def register(
         version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
     standing = ""
     if version.tags.get("published") != "true":  # new, or its registration was interrupted
-        standing = "" if policy is None else settle(client, version, policy, by)
+        standing = "" if policy is None else settle(client, version, policy)
         client.set_model_version_tag(card.name, version.version, "published", "true")
     return replace(_with_path(version, _aliases(client, card.name), bundle.path), standing=standing)
 
@@ -141,16 +139,8 @@ class MlflowRegistry:
         return database is not None and not database.exists()
 
     def _find(self, name: str, wanted: str) -> Any:
-        try:
-            if wanted.isdecimal():
-                version = self.client.get_model_version(name, wanted)
-            else:
-                version = self.client.get_model_version_by_alias(name, wanted)
-        except MlflowException as problem:
-            if problem.error_code not in (ABSENT, "INVALID_PARAMETER_VALUE"):
-                raise
-            return None
-        return version if "job_id" in version.tags else None
+        version = find_version(self.client, name, wanted)
+        return version if version is not None and "job_id" in version.tags else None
 
     def _no_such(self, name: str, wanted: str) -> str:
         registered = self.list()

@@ -2,45 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-
-from lorafleet.cli import new_app, run
-from lorafleet_jobs.cli.commands import register
-
-REX = "{name: rex, images: rex, class: dog}"
+from commands_here import REX, call, document, manifest, write_subjects
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with two subjects of four pictures each, and an empty one."""
-    random = np.random.default_rng(0)
-    for name in ("rex", "mimi"):
-        (tmp_path / name).mkdir()
-        for n in range(4):
-            Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / name / f"{n}.png")
-    (tmp_path / "empty").mkdir()
-    return tmp_path
-
-
-def call(here: Path, command: str, manifest: str, *options: str) -> int:
-    (here / "m.yaml").write_text(manifest)
-    app = new_app()
-    register(app)
-    return run(app, [command, str(here / "m.yaml"), *options])
-
-
-def manifest(*subjects: str, more: str = "") -> str:
-    return "name: pets\nsubjects:\n" + "".join(f"  - {subject}\n" for subject in subjects) + more
-
-
-def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    out, err = capsys.readouterr()
-    assert err == ""
-    return dict(json.loads(out))
+    return write_subjects(tmp_path)
 
 
 def test_check_of_good_subjects(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

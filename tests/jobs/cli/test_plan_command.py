@@ -1,48 +1,19 @@
 """`check` and `plan` as a user meets them: what they print, and their exit codes."""
 
-import json
 import re
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from commands_here import REX, call, document, manifest, write_subjects
 from PIL import Image
 
-from lorafleet.cli import new_app, run
-from lorafleet_jobs.cli.commands import register
 from lorafleet_jobs.intake.prepare import prepare
-
-REX = "{name: rex, images: rex, class: dog}"
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with two subjects of four pictures each, and an empty one."""
-    random = np.random.default_rng(0)
-    for name in ("rex", "mimi"):
-        (tmp_path / name).mkdir()
-        for n in range(4):
-            Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / name / f"{n}.png")
-    (tmp_path / "empty").mkdir()
-    return tmp_path
-
-
-def call(here: Path, command: str, manifest: str, *options: str) -> int:
-    (here / "m.yaml").write_text(manifest)
-    app = new_app()
-    register(app)
-    return run(app, [command, str(here / "m.yaml"), *options])
-
-
-def manifest(*subjects: str, more: str = "") -> str:
-    return "name: pets\nsubjects:\n" + "".join(f"  - {subject}\n" for subject in subjects) + more
-
-
-def document(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    out, err = capsys.readouterr()
-    assert err == ""
-    return dict(json.loads(out))
+    return write_subjects(tmp_path)
 
 
 def test_plan_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

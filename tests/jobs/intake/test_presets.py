@@ -6,35 +6,18 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sweep_points import manifest, resolve_sweep
 
 from lorafleet.bases import Base, find_base
-from lorafleet.config import Manifest, Recipe, SubjectSpec, Validation
+from lorafleet.config import Recipe, SubjectSpec, Validation
 from lorafleet.config.parts import OptimizerOptions
 from lorafleet.errors import ManifestError
 from lorafleet_jobs.intake.base_size import measure_base
 from lorafleet_jobs.intake.conflicts import recipe_conflicts
 from lorafleet_jobs.intake.explain import ResolvedRecipe
-from lorafleet_jobs.intake.layers import layers_of
 from lorafleet_jobs.intake.other_trainers import ABSENT, HINTS, RENAMED, advice
 from lorafleet_jobs.intake.presets import FOLDER, preset_names
-from lorafleet_jobs.intake.recipes import SweepPoint, resolve, resolve_recipe
-
-
-def manifest(recipe: dict[str, object] | None = None, sweep: dict[str, object] | None = None) -> Manifest:
-    return Manifest.model_validate(
-        {"name": "m", "subjects": [{"images": "a"}], "recipe": recipe or {}, "sweep": sweep or {}}
-    )
-
-
-def resolve_points(manifest: Manifest, toy: bool = True) -> tuple[SweepPoint, ...]:
-    resolved = resolve(layers_of(manifest), manifest.sweep, toy)
-    if resolved.mistakes:
-        raise ManifestError("\n".join(one.message for one in resolved.mistakes))
-    return resolved.points
-
-
-def resolve_sweep(manifest: Manifest, toy: bool = True) -> list[Recipe]:
-    return [one.recipe for one in resolve_points(manifest, toy)]
+from lorafleet_jobs.intake.recipes import resolve_recipe
 
 
 def test_the_presets_there_are() -> None:

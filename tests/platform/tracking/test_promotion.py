@@ -11,8 +11,7 @@ from lorafleet.errors import NotFoundError, RequestError
 from lorafleet.tracking import MlflowRegistry
 from lorafleet.tracking.promotion import Standing, alias_of_base, decide
 
-BASE = "v2-0123456789abcdef"
-NEW, OLD = Standing(3, BASE), Standing(2, BASE)
+NEW, OLD = Standing(3), Standing(2)
 BETTER, WORSE = Score("score", 0.61), Score("score", 0.58)
 
 
@@ -22,13 +21,13 @@ BETTER, WORSE = Score("score", 0.61), Score("score", 0.58)
         ("first", NEW, None, True, "it is the first"),
         ("first", NEW, OLD, False, "champion is rex@2"),
         ("always", NEW, OLD, True, "the newest is always champion"),
-        ("always", NEW, Standing(2, BASE, ours=False), False, "champion is rex@2, chosen by hand"),
-        ("best", Standing(3, BASE, BETTER), Standing(2, BASE, WORSE, ours=False), False, "chosen by hand"),
-        ("best", Standing(3, BASE, BETTER), Standing(2, BASE, WORSE), True, "its score is better, 0.61 against 0.58"),
-        ("best", Standing(3, BASE, WORSE), Standing(2, BASE, BETTER), False, "is no worse: 0.58 against 0.61"),
-        ("best", Standing(3, BASE, BETTER), Standing(2, BASE, BETTER), False, "is no worse: 0.61 against 0.61"),
-        ("best", Standing(3, BASE, BETTER), Standing(2, BASE, Score("dino", 0.1)), False, "whose score is dino, not"),
-        ("best", NEW, Standing(2, BASE, WORSE), False, "champion is rex@2"),
+        ("always", NEW, Standing(2, ours=False), False, "champion is rex@2, chosen by hand"),
+        ("best", Standing(3, BETTER), Standing(2, WORSE, ours=False), False, "chosen by hand"),
+        ("best", Standing(3, BETTER), Standing(2, WORSE), True, "its score is better, 0.61 against 0.58"),
+        ("best", Standing(3, WORSE), Standing(2, BETTER), False, "is no worse: 0.58 against 0.61"),
+        ("best", Standing(3, BETTER), Standing(2, BETTER), False, "is no worse: 0.61 against 0.61"),
+        ("best", Standing(3, BETTER), Standing(2, Score("dino", 0.1)), False, "whose score is dino, not"),
+        ("best", NEW, Standing(2, WORSE), False, "champion is rex@2"),
         ("best", NEW, None, True, "it is the first"),
         ("manual", NEW, None, False, "promotion is manual"),
         ("manual", NEW, OLD, False, "promotion is manual"),
