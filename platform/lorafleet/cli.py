@@ -39,7 +39,6 @@ def new_app() -> typer.Typer:
     app = typer.Typer(
         name="lorafleet",
         help="Trains dozens of personal image LoRAs at once and serves them at once.",
-        add_completion=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback(invoke_without_command=True)(_frame)

@@ -6,12 +6,14 @@ import typer
 
 from lorafleet.commands.lazy import Command, register_commands
 
+IMAGES = "Make images"
 COMMANDS = (
-    Command("serve", "lorafleet_serve.serve_commands:serve", "Serve images over HTTP until Ctrl-C."),
+    Command("serve", "lorafleet_serve.serve_commands:serve", "Serve images over HTTP until Ctrl-C.", IMAGES),
     Command(
         "generate",
         "lorafleet_serve.serve_commands:generate",
         "Make one image in this process, without a server.",
+        IMAGES,
     ),
 )
 

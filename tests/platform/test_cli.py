@@ -143,11 +143,11 @@ def test_what_an_encoding_cannot_write_is_escaped_and_the_exit_code_stays(tmp_pa
 def test_the_table_of_commands_says_what_each_command_says_of_itself():
     """The help in the table is shown before a command is loaded; it must not drift from the command's own."""
     from lorafleet.commands.lazy import load
-    from lorafleet.commands.table import ADAPTERS, DEMO, UI
+    from lorafleet.commands.table import ADAPTERS, BASES, DEMO, UI
     from lorafleet_jobs.cli.commands import COMMANDS as TRAINING
     from lorafleet_serve.commands import COMMANDS as SERVING
 
-    for command in (DEMO, UI, *ADAPTERS, *TRAINING, *SERVING):
+    for command in (DEMO, UI, *ADAPTERS, *BASES, *TRAINING, *SERVING):
         first_paragraph = load(command).help.split("\n\n")[0]
         assert " ".join(first_paragraph.split()) == command.help, command.name
 

@@ -6,66 +6,79 @@ import typer
 
 from lorafleet.commands.lazy import Command, register_commands
 
+TRAIN, FOLLOW, REVIEW = "Train", "Follow what was submitted", "Look and choose"
 COMMANDS = (
     Command(
         "init",
         "lorafleet_jobs.cli.init_command:init",
         "Write a manifest for a folder that holds a folder of photos for each subject.",
+        TRAIN,
     ),
     Command(
         "check",
         "lorafleet_jobs.cli.plan_commands:check",
         "Look at every subject's images and captions, and say what is wrong with them.",
+        TRAIN,
     ),
     Command(
         "plan",
         "lorafleet_jobs.cli.plan_commands:plan",
         "Show what a submission would do: jobs, what exists and what is new, time, memory and cost. Starts nothing.",
+        TRAIN,
     ),
     Command(
         "submit",
         "lorafleet_jobs.cli.submit_command:submit",
         "Train every subject of a manifest, and publish its adapters.",
+        TRAIN,
     ),
     Command(
         "ls",
-        "lorafleet_jobs.cli.submit_command:ls",
-        "List every submission, the newest first. Exit code 3: there is none.",
+        "lorafleet_jobs.cli.status_commands:ls",
+        "List every submission, the newest first.",
+        FOLLOW,
     ),
     Command(
         "status",
-        "lorafleet_jobs.cli.submit_command:status",
-        "Show how a submission stands. Exit code 3: there is no such submission.",
+        "lorafleet_jobs.cli.status_commands:status",
+        "Show how a submission stands.",
+        FOLLOW,
     ),
     Command(
         "watch",
-        "lorafleet_jobs.cli.submit_command:watch",
-        "Follow a submission until it ends. Exit code 1: not everything succeeded.",
+        "lorafleet_jobs.cli.status_commands:watch",
+        "Follow a submission until it ends.",
+        FOLLOW,
     ),
     Command(
         "cancel",
         "lorafleet_jobs.cli.control_commands:cancel",
-        "Cancel a submission, or some of its jobs; what is finished stays. Exit code 3: there is no such thing.",
+        "Cancel a submission, or some of its jobs; what is finished stays.",
+        FOLLOW,
     ),
     Command(
         "retry",
         "lorafleet_jobs.cli.control_commands:retry",
         "Queue failed and cancelled jobs again, and go on in the background with whatever has not ended.",
+        FOLLOW,
     ),
     Command(
         "logs",
         "lorafleet_jobs.cli.control_commands:logs",
         "Show what happened to a job: attempts, steps, failures with their tracebacks.",
+        FOLLOW,
     ),
     Command(
         "wait",
         "lorafleet_jobs.cli.control_commands:wait",
         "Wait until submissions have ended, detached ones too.",
+        FOLLOW,
     ),
     Command(
         "evaluate",
         "lorafleet_jobs.cli.evaluate_command:evaluate",
         "Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.",
+        REVIEW,
     ),
 )
 

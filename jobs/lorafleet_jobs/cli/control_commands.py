@@ -9,8 +9,9 @@ import typer
 
 from lorafleet.console import note, one_line, out, print_json
 from lorafleet.home import Home
-from lorafleet_jobs.cli.plan_commands import AsJson
-from lorafleet_jobs.cli.submit_command import Address, SubmissionId, say, say_end, say_orphan
+from lorafleet_jobs.cli import completions
+from lorafleet_jobs.cli.options import Address, AsJson, SubmissionId
+from lorafleet_jobs.cli.status_commands import say, say_end, say_orphan
 from lorafleet_jobs.jobqueue.job_state import ENDED
 from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.lane.job_log import entries, follow
@@ -33,9 +34,9 @@ FOLLOW_SECONDS = 0.5
 
 
 def cancel(submission: SubmissionId, jobs: Jobs = None) -> int:
-    """Cancel a submission, or some of its jobs; what is finished stays. Exit code 3: there is no such thing.
+    """Cancel a submission, or some of its jobs; what is finished stays.
 
-    What runs ends between two steps, and the other jobs of its lane go on.
+    What runs ends between two steps, and the other jobs of its lane go on. Exit code 3: there is no such thing.
     """
     home = Home.from_environment()
     seen = load_submission(home, submission)
@@ -76,6 +77,7 @@ def logs(
             metavar="[SUBMISSION] JOB",
             help="The newest submission by default; a job's adapter or id.",
             show_default=False,
+            autocompletion=completions.submissions_and_jobs,
         ),
     ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends; Ctrl-C leaves.")] = False,
@@ -113,7 +115,11 @@ def logs(
 def wait(
     submissions: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SUBMISSION]...", help="Ids, or beginnings of them; the newest by default."),
+        typer.Argument(
+            metavar="[SUBMISSION]...",
+            help="Ids, or beginnings of them; the newest by default.",
+            autocompletion=completions.submissions,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorafleet_jobs.cli.plan_commands import AsJson, BaseName
+from lorafleet_jobs.cli.completions import submissions
+from lorafleet_jobs.cli.options import AsJson
+from lorafleet_jobs.cli.plan_commands import BaseName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,7 @@ Wanted = Annotated[
         metavar="SUBMISSION|ADAPTER...",
         help="A submission's id; an adapter's name, NAME@VERSION or NAME@ALIAS.",
         show_default=False,
+        autocompletion=submissions,
     ),
 ]
 Steps = Annotated[

@@ -14,6 +14,7 @@ from rich.text import Text
 from lorafleet.console import note, one_line, out, print_json
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
+from lorafleet_jobs.cli.options import AsJson
 from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.intake.choose import gib
 from lorafleet_jobs.intake.memory_refusal import memory_note
@@ -56,7 +57,6 @@ class FromLevel(StrEnum):
         return LEVELS[: {"error": 1, "warning": 2, "info": 3}[self]]
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 NOT_SHOWN = "with who set what (other keys have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 

@@ -40,8 +40,9 @@ def _train(manifest: Path, submission: str, base: str | None) -> int:
             f"{manifest} is {prepared.plan.submission} here, but {submission} where it was submitted: the manifest, "
             "a photo or the base differs or has changed since; submit it again"
         )
-    with onlooker() as show:
-        done = submit(prepared, Home.from_environment(), show=show)
+    home = Home.from_environment()
+    with onlooker(home) as show:
+        done = submit(prepared, home, show=show)
     return 0 if done.state == "succeeded" else 1  # subjects left out were told to whoever submitted
 
 

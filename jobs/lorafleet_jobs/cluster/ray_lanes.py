@@ -100,11 +100,15 @@ def _lane(config: dict[str, Any], followers: Followers, must_leave: Callable[[],
     from lorafleet.tracking import MlflowTracking
     from lorafleet_jobs.cluster.preemption import listen_on_main_thread
     from lorafleet_jobs.lane.lane import Lane
+    from lorafleet_jobs.lane.lane_reports import LaneReports
 
     setup: LaneConfig = config["setup"]
     listen_on_main_thread()
     tracking = MlflowTracking(setup.tracking_uri, Home(setup.home).artifacts)
-    return Lane(setup, remote_queue(config["dispatcher"]), tracking, must_leave, followers=followers).run()
+    queue = remote_queue(config["dispatcher"])
+    lane = Lane(setup, queue, tracking, must_leave, followers=followers)
+    with LaneReports(queue, setup, lambda: lane.activity.current):
+        return lane.run()
 
 
 def _keep_up(fleet: Fleet, number: int, dispatcher: Any) -> str | None:

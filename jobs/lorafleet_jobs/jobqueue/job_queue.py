@@ -18,9 +18,11 @@ from lorafleet_jobs.jobqueue import job_state
 from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
 from lorafleet_jobs.jobqueue.job_state import Ending, FailureKind, JobRow, State
+from lorafleet_jobs.jobqueue.lane_rows import LaneBook
 from lorafleet_jobs.jobqueue.outbox import end_entry
 from lorafleet_jobs.jobqueue.policy import should_yield, workers_wanted
 from lorafleet_jobs.jobqueue.store import JobStore, Telling, Transition, nothing
+from lorafleet_jobs.jobqueue.tables import LaneRow
 from lorafleet_jobs.jobspec import JobSpec
 
 
@@ -63,6 +65,18 @@ class Lease:
         return job_state.checkpoint_name(self.spec.id, self.seed_shift)
 
 
+@dataclass(frozen=True)
+class DeviceUse:
+    """How much of its device a lane uses."""
+
+    device: str
+    """The GPU's name, or `CPU`."""
+    busy: float | None
+    """Percent, None if that cannot be told."""
+    used_mib: int
+    total_mib: int
+
+
 class SteadyClock:
     """Seconds since the epoch that go forward evenly, so that no lease runs out because somebody set the clock."""
 
@@ -98,6 +112,7 @@ class JobQueue:
         self.submission = submission
         self._store = JobStore(url)
         self._scores = ScoreBook(self._store.engine)
+        self._lanes = LaneBook(self._store.engine)
         self._clock = clock or SteadyClock()
         self._workers, self._driver = workers, driver
         self._max_running = self._store.submission(submission).resources.max_running
@@ -105,6 +120,13 @@ class JobQueue:
     def open(self, lane: str) -> None:
         """Begins a life of a lane: what an earlier life of it held is queued again, for that life is over."""
         self._store.lose_lane(self.submission, lane, self._clock())
+
+    def report_lane(self, lane: str, host: str, doing: str, use: DeviceUse) -> None:
+        """Notes what a lane does and how much of its device it uses."""
+        row = LaneRow(
+            self.submission, lane, host, use.device, doing, use.busy, use.used_mib, use.total_mib, self._clock()
+        )
+        self._lanes.put(row)
 
     def lease(self, lane: str, holding: Collection[str]) -> Lease | None:
         """Leases one more job to a lane that holds the jobs `holding`; None if there is none for it now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,9 +13,10 @@ from typing import Any
 from lorafleet.errors import NotFoundError
 from lorafleet.home import Home
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow, State, overall
+from lorafleet_jobs.jobqueue.lane_rows import LaneBook
 from lorafleet_jobs.jobqueue.point_names import point_names
 from lorafleet_jobs.jobqueue.store import JobStore
-from lorafleet_jobs.jobqueue.tables import SubmissionRow
+from lorafleet_jobs.jobqueue.tables import LaneRow, SubmissionRow
 
 SHOWN: tuple[State, ...] = ("running", "failed", "queued", "cancelled", "stopped", "succeeded")
 """In the order in which they are of interest."""
@@ -26,6 +28,8 @@ class Submission:
 
     row: SubmissionRow
     jobs: tuple[JobRow, ...]
+    lanes: tuple[LaneRow, ...] = ()
+    """Those that have said lately what they do."""
 
     @property
     def id(self) -> str:
@@ -69,6 +73,7 @@ class Submission:
             "state": self.state,
             "run_id": self.row.run_id,
             "jobs": [{**_job(job), "point": self.points[job.id]} for job in self.jobs],
+            "lanes": [_lane(lane) for lane in self.lanes],
         }
 
 
@@ -100,6 +105,13 @@ def _job(job: JobRow) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _lane(row: LaneRow) -> dict[str, Any]:
+    return {
+        "lane": row.lane, "host": row.host, "device": row.device, "doing": row.doing, "busy_percent": row.busy,
+        "used_mib": row.used_mib, "total_mib": row.total_mib,
+    }  # fmt: skip
+
+
 def store_url(home: Home) -> str:
     """The database of the job rows, as any process of this machine can be told it."""
     return home.database_url
@@ -122,8 +134,8 @@ def load_submission(home: Home, wanted: str | None) -> Submission:
     """
     if wanted is None:
         return load_submissions(home)[0]
-    row = _existing_store(home).submission(wanted)
-    return Submission(row, tuple(open_store(home).jobs(row.id)))
+    store = _existing_store(home)
+    return _with_jobs(store, store.submission(wanted))
 
 
 def load_submissions(home: Home) -> list[Submission]:
@@ -132,7 +144,13 @@ def load_submissions(home: Home) -> list[Submission]:
     rows = store.submissions()
     if not rows:
         raise NotFoundError(_nothing(home))
-    return [Submission(row, tuple(store.jobs(row.id))) for row in rows]
+    return [_with_jobs(store, row) for row in rows]
+
+
+def _with_jobs(store: JobStore, row: SubmissionRow) -> Submission:
+    jobs = tuple(store.jobs(row.id))
+    running = any(job.state == "running" for job in jobs) or row.cluster is not None
+    return Submission(row, jobs, LaneBook(store.engine).living(row.id, time.time()) if running else ())
 
 
 def _existing_store(home: Home) -> JobStore:

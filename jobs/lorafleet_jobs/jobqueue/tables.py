@@ -107,6 +107,26 @@ class ScoreRow:
 
 
 @dataclass(frozen=True)
+class LaneRow:
+    """What a lane last said of itself."""
+
+    submission: str
+    lane: str
+    host: str
+    device: str
+    """The GPU's name, or `CPU`."""
+    doing: str
+    """As `loading sdxl` or `training 4 jobs`."""
+    busy: float | None
+    """Percent of the GPU's time, or of the lane's CPUs'; None where the driver does not tell."""
+    used_mib: int
+    total_mib: int
+    """Memory of the device: all that is used of a GPU, of a CPU what the lane's process holds."""
+    updated: float
+    """Seconds since the epoch."""
+
+
+@dataclass(frozen=True)
 class OutboxRow:
     """One thing for MLflow: a number, a picture, that an attempt began or ended. Kept as a marker once it is sent."""
 
@@ -169,6 +189,7 @@ drivers = table_of("drivers", DriverRow, ("submission",))
 jobs = table_of("jobs", JobRow, ("submission", "id"), Column("revision", Integer, nullable=False, default=0))
 outbox = table_of("outbox", OutboxRow, ("run_id", "kind", "key", "step"))
 Index("outbox_unsent", outbox.c.sent, outbox.c.submission)
+lanes = table_of("lanes", LaneRow, ("submission", "lane"))
 scores = table_of("scores", ScoreRow, ("submission", "job", "rung"))
 
 

@@ -76,7 +76,7 @@ class Lane:
         self._must_leave, self._then = must_leave, then
         self._jobs: list[LeasedJob] = []
         self._pack: CurrentBase[Pack] = CurrentBase()
-        self._activity = Activity(setup.resources.stall_seconds)
+        self.activity = Activity(setup.resources.stall_seconds)
         self._usage = ProcessUsage()
         self._started = time.monotonic()
         self._knows_runs = False
@@ -90,7 +90,7 @@ class Lane:
         whatever is a defect of the program.
         """
         self.queue.open(self.setup.name)
-        watchdog = Watchdog(self._activity, self._stalled, self._then)
+        watchdog = Watchdog(self.activity, self._stalled, self._then)
         try:
             while True:
                 if (why := self._reason_to_leave()) is not None:
@@ -116,7 +116,7 @@ class Lane:
                 job.heartbeat.stop()
 
     def _wait(self) -> None:
-        self._activity.begin("waiting for work")
+        self.activity.begin("waiting for work")
         self._timeline.begin("wait")
         self._followers.waiting()
         time.sleep(WAIT_SECONDS)
@@ -172,7 +172,7 @@ class Lane:
         if waiting is None or any(job.run is not None and job.base_key != waiting.base_key for job in self._jobs):
             return
         spec, run_id = waiting.lease.spec, waiting.lease.run_id
-        self._activity.begin(f"starting job {spec.id}")
+        self.activity.begin(f"starting {spec.adapter}")
         self._timeline.begin("start")
         out = self.home.bundles / spec.id
         try:
@@ -204,7 +204,7 @@ class Lane:
             waiting.started(run)
 
     def _new_pack(self, base_name: str, precision: str) -> Pack:
-        self._activity.begin(f"loading {base_name}")
+        self.activity.begin(f"loading {base_name}")
         self._timeline.begin("load")
         if self.setup.resources.exact:
             use_deterministic_algorithms(self.setup.device)
@@ -226,7 +226,7 @@ class Lane:
         pack = self._pack.value
         assert pack is not None  # a job has joined it
         pack_size = len(pack.runs)
-        self._activity.begin(f"stepping {pack_size} jobs")
+        self.activity.begin(f"training {pack_size} job{'s' * (pack_size != 1)}")
         self._timeline.begin("train")
         for run, end in pack.step():
             self._end(self._leased(run), end, pack_size)
@@ -241,7 +241,7 @@ class Lane:
                 raise end
             job.log("publishing")
             self._timeline.begin("publish")
-            self._activity.begin(f"publishing job {job.lease.spec.id}")
+            self.activity.begin(f"publishing {job.lease.spec.adapter}")
             policy = job.lease.spec.promotion
             made = publish(end, job.lease.run_id, self.tracking, job.heartbeat.check, policy)
         except EarlyStopped as verdict:

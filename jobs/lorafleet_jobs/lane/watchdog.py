@@ -25,6 +25,11 @@ class Activity:
         self._clock = clock
         self._current, self._since = "starting", clock()
 
+    @property
+    def current(self) -> str:
+        """What the lane does now."""
+        return self._current
+
     def begin(self, activity: str) -> None:
         """Notes that the lane begins something, such as "publishing job 1f"."""
         self._current, self._since = activity, self._clock()

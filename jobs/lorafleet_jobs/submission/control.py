@@ -19,8 +19,9 @@ from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_sto
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.lane.job_log import JobLog
 from lorafleet_jobs.submission.driver_lease import driver_lease, has_driver
+from lorafleet_jobs.submission.follow import POLL_SECONDS
 from lorafleet_jobs.submission.mlflow_runs import close_runs
-from lorafleet_jobs.submission.submit import POLL_SECONDS, start_driver
+from lorafleet_jobs.submission.submit import start_driver
 
 
 @dataclass(frozen=True)

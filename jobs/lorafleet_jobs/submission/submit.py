@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from sqlalchemy.exc import OperationalError
 from lorafleet.console import note
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
+from lorafleet.util.tracking_server import reach_tracking
 from lorafleet_jobs.cluster.naming import named_cluster
 from lorafleet_jobs.jobqueue.outbox import Outbox
 from lorafleet_jobs.jobqueue.status import Submission, load_submission, open_store
@@ -31,6 +31,7 @@ from lorafleet_jobs.submission.champions import settle_champions
 from lorafleet_jobs.submission.cleanup import collect
 from lorafleet_jobs.submission.driver_lease import DriverLease, driver_lease, driver_of, has_driver
 from lorafleet_jobs.submission.finish import conclude
+from lorafleet_jobs.submission.follow import POLL_SECONDS, Show, follow, nobody
 from lorafleet_jobs.submission.mlflow_runs import close_runs, needs_run, open_runs
 from lorafleet_jobs.submission.outbox_sender import OutboxSender
 
@@ -38,17 +39,12 @@ if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking
     from lorafleet_jobs.intake.prepare import Prepared
 
-Show = Callable[[Submission], None]
-POLL_SECONDS = 0.3
 GRACE_SECONDS = 30.0  # for lanes to stop between two steps
-DETACH_SECONDS = 60.0
+DETACH_SECONDS, DETACH_POLL_SECONDS = 60.0, 0.05
+"""How long a driver in the background may take to begin, and how often that is looked at."""
 RUNS_SECONDS = 3.0
 """Between two looks for jobs that were queued with another seed, and so need a run in MLflow."""
 log = logging.getLogger(__name__)
-
-
-def nobody(submission: Submission) -> None:
-    """Shows nothing."""
 
 
 def submit(prepared: Prepared, home: Home, address: str | None = None, show: Show = nobody) -> Submission:
@@ -69,29 +65,29 @@ def submit(prepared: Prepared, home: Home, address: str | None = None, show: Sho
 
 
 def submit_detached(prepared: Prepared, home: Home, address: str | None = None) -> Submission:
-    """Records the submission and leaves it to a process in the background; returns once that process is at work."""
+    """Records the submission and leaves it to a process in the background; returns once that process is at work.
+
+    That process opens the runs in MLflow, which may take seconds. Raises UnreachableError if it does not start, or if
+    nobody listens at the address of an MLflow server.
+    """
     submission = prepared.plan.submission
+    reach_tracking(home.tracking_uri)
     with driver_lease(open_store(home), submission) as lease:
         if lease is not None:
-            record(prepared, home)
+            record_rows(prepared, home)
     if lease is not None:
         start_driver(submission, home, address)
     return load_submission(home, submission)
 
 
-def follow(submission: str, home: Home, show: Show) -> Submission:
-    """Shows a submission that another process drives until it has ended or nobody drives it any more."""
-    while True:
-        driven = has_driver(open_store(home), submission)
-        seen = load_submission(home, submission)
-        show(seen)
-        if seen.has_ended or not driven:
-            return seen
-        time.sleep(POLL_SECONDS)
-
-
 def record(prepared: Prepared, home: Home) -> None:
     """Writes a submission's rows and opens its runs in MLflow, each once; the caller holds the driver's lease."""
+    record_rows(prepared, home)
+    _open_runs(open_store(home), prepared.plan.submission, home)
+
+
+def record_rows(prepared: Prepared, home: Home) -> None:
+    """Writes a submission's rows, each once, and queues again what failed; whoever drives it opens its runs."""
     plan, manifest = prepared.plan, prepared.manifest
     text = yaml.safe_dump(manifest.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
     resources = manifest.resources.with_changes(pack=len(plan.packs[0]))  # decided now, whoever drives it later
@@ -104,12 +100,10 @@ def record(prepared: Prepared, home: Home) -> None:
         resources=resources,
         priority=manifest.priority,
     )
-    tracking = _tracking(home)  # an address that is none is refused before anything is recorded
+    assert home.tracking_uri  # an address that is none is refused before anything is recorded
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
     store.retry(plan.submission, now)
-    if not store.is_drained(plan.submission):
-        open_runs(store, tracking, plan.submission)
     folder = home.submissions / plan.submission
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.yaml").write_text(text)
@@ -140,6 +134,8 @@ def _drive_once(
 ) -> None:
     store.give_back_all(submission, time.time())  # no other driver lives, so no lane does
     collect(home, store, submission)
+    if store.submission(submission).run_id is None:
+        _open_runs(store, submission, home)
     sender = OutboxSender(Outbox(store.engine), _tracking(home), submission)
     try:
         lost = _run(store, store.submission(submission), home, lease, address, show)
@@ -226,7 +222,12 @@ def start_driver(submission: str, home: Home, address: str | None) -> None:
             return
         if driver.poll() is not None or time.monotonic() > deadline:
             raise UnreachableError(f"the background driver did not start; see {out}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(DETACH_POLL_SECONDS)
+
+
+def _open_runs(store: JobStore, submission: str, home: Home) -> None:
+    if not store.is_drained(submission):
+        open_runs(store, _tracking(home), submission)
 
 
 def _tracking(home: Home) -> MlflowTracking:

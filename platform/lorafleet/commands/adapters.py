@@ -49,7 +49,10 @@ def ls(as_json: AsJson = False) -> int:
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME[@VERSION|ALIAS]", show_default=False)], as_json: AsJson = False
 ) -> int:
-    """Show one adapter version: how to prompt it, what it came from, where it lies. Exit code 3: there is none."""
+    """Show one adapter version: how to prompt it, what it came from, where it lies.
+
+    Exit code 3: there is none.
+    """
     adapter, _, version = name.partition("@")
     registered = _registry().resolve(adapter, version or None)
     card = read_bundle(registered.path).card
@@ -80,7 +83,10 @@ def export(
     folder: Annotated[Path, typer.Option("--out", help="The folder to write to; replaces files of the same names.")],
     as_json: AsJson = False,
 ) -> int:
-    """Write one adapter version for other programs. Exit code 3: there is none."""
+    """Write one adapter version for other programs.
+
+    Exit code 3: there is none.
+    """
     adapter, _, version = name.partition("@")
     registered = _registry().resolve(adapter, version or None)
     bundle = read_bundle(registered.path)

@@ -27,7 +27,10 @@ def promote(
         str | None, typer.Option("--alias", help="The alias; champion by default, which is used without a version.")
     ] = None,
 ) -> int:
-    """Make one version champion, whatever submissions do later. Exit code 3: there is none."""
+    """Make one version champion, whatever submissions do later.
+
+    Exit code 3: there is none.
+    """
     adapter, _, version = name.partition("@")
     if not version.isdecimal():
         raise RequestError(f"{name!r} names no version; write {adapter or 'NAME'}@3, as in: lorafleet adapters ls")
@@ -42,7 +45,10 @@ def demote(
     name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)],
     alias: Annotated[str, typer.Option("--alias", help="The alias that is taken away.")] = CHAMPION,
 ) -> int:
-    """Take an alias away from the version that has it. Exit code 3: none has."""
+    """Take an alias away from the version that has it.
+
+    Exit code 3: none has.
+    """
     home = Home.from_environment()
     out.print(MlflowTracking(home.tracking_uri, home.artifacts).demote(name, alias), markup=False)
     return 0
@@ -52,7 +58,10 @@ def verify(
     name: Annotated[str, typer.Argument(metavar="[NAME[@VERSION|ALIAS]]", show_default=False)] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Check that adapters are whole: every file's hash, shapes, and that the base is here. Exit code 1: one is not."""
+    """Check that adapters are whole: every file's hash, shapes, and that the base is here.
+
+    Exit code 1: one is not.
+    """
     home = Home.from_environment()
     registry = MlflowRegistry(home.tracking_uri, home.adapter_cache)
     adapter, _, version = name.partition("@")

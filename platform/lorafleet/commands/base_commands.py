@@ -107,7 +107,10 @@ def ls(as_json: AsJson = False) -> int:
 
 
 def verify(name: Annotated[str, typer.Argument(metavar="BASE", show_default=False)], as_json: AsJson = False) -> int:
-    """Read every tensor of a base: finite, of its shape, and as it was when it was added. Exit code 1: it is not."""
+    """Read every tensor of a base: finite, of its shape, and as it was when it was added.
+
+    Exit code 1: it is not.
+    """
     base = find_base(name)
     quiet_libraries()
     from lorafleet.basefiles.verifying import verify_base  # imports torch, which --help is spared
@@ -125,7 +128,10 @@ def verify(name: Annotated[str, typer.Argument(metavar="BASE", show_default=Fals
 
 
 def rm(name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)]) -> int:
-    """Remove a base that was added. What it was made of stays, and so do adapters. Exit code 3: there is none."""
+    """Remove a base that was added. What it was made of stays, and so do adapters.
+
+    Exit code 3: there is none.
+    """
     removed = remove_base(name, Home.from_environment())
     out.print(f"removed {name}: {removed.bytes / GIB:.2f} GiB", markup=False)
     return 0

@@ -25,12 +25,14 @@ class Command:
     """`module:function`; its signature is the command's, its docstring the command's help."""
     help: str
     """The first paragraph of that docstring."""
+    panel: str | None = None
+    """Under which heading `--help` lists it; None for the plain list of a group."""
 
 
 def register_commands(app: typer.Typer, commands: Iterable[Command]) -> None:
     """Adds commands to an application, each to be loaded when it is wanted."""
     for command in commands:
-        app.command(command.name, cls=_lazy(command), help=command.help)(_nothing)
+        app.command(command.name, cls=_lazy(command), help=command.help, rich_help_panel=command.panel)(_nothing)
 
 
 def load(command: Command) -> TyperCommand:

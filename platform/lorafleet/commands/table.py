@@ -6,42 +6,45 @@ import typer
 
 from lorafleet.commands.lazy import Command, register_commands
 
+START, REVIEW = "Start here", "Look and choose"
 DEMO = Command(
     "demo",
     "lorafleet.commands.demo:demo",
     "Train six made-up subjects, serve them, and leave a contact sheet. Offline, on a CPU, in minutes.",
+    START,
 )
 UI = Command(
     "ui",
     "lorafleet.commands.adapters:ui",
     "Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted.",
+    REVIEW,
 )
 ADAPTERS = (
     Command("ls", "lorafleet.commands.adapters:ls", "List every adapter version."),
     Command(
         "show",
         "lorafleet.commands.adapters:show",
-        "Show one adapter version: how to prompt it, what it came from, where it lies. Exit code 3: there is none.",
+        "Show one adapter version: how to prompt it, what it came from, where it lies.",
     ),
     Command(
         "export",
         "lorafleet.commands.adapters:export",
-        "Write one adapter version for other programs. Exit code 3: there is none.",
+        "Write one adapter version for other programs.",
     ),
     Command(
         "promote",
         "lorafleet.commands.adapters_promote:promote",
-        "Make one version champion, whatever submissions do later. Exit code 3: there is none.",
+        "Make one version champion, whatever submissions do later.",
     ),
     Command(
         "demote",
         "lorafleet.commands.adapters_promote:demote",
-        "Take an alias away from the version that has it. Exit code 3: none has.",
+        "Take an alias away from the version that has it.",
     ),
     Command(
         "verify",
         "lorafleet.commands.adapters_promote:verify",
-        "Check that adapters are whole: every file's hash, shapes, and that the base is here. Exit code 1: one is not.",
+        "Check that adapters are whole: every file's hash, shapes, and that the base is here.",
     ),
     Command(
         "import",
@@ -65,12 +68,12 @@ BASES = (
     Command(
         "verify",
         "lorafleet.commands.base_commands:verify",
-        "Read every tensor of a base: finite, of its shape, and as it was when it was added. Exit code 1: it is not.",
+        "Read every tensor of a base: finite, of its shape, and as it was when it was added.",
     ),
     Command(
         "rm",
         "lorafleet.commands.base_commands:rm",
-        "Remove a base that was added. What it was made of stays, and so do adapters. Exit code 3: there is none.",
+        "Remove a base that was added. What it was made of stays, and so do adapters.",
     ),
 )
 
@@ -79,8 +82,8 @@ def register(app: typer.Typer) -> None:
     """Adds the groups `adapters` and `bases`, and `ui`."""
     group = typer.Typer(help="The adapters that were trained or imported, and registered.", no_args_is_help=True)
     register_commands(group, ADAPTERS)
-    app.add_typer(group, name="adapters")
+    app.add_typer(group, name="adapters", rich_help_panel=REVIEW)
     bases = typer.Typer(help="Checkpoints of one file, and other bases that were added.", no_args_is_help=True)
     register_commands(bases, BASES)
-    app.add_typer(bases, name="bases")
+    app.add_typer(bases, name="bases", rich_help_panel=START)
     register_commands(app, [UI])

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -22,6 +21,7 @@ from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.util import reach
 from lorafleet.util.addresses import sqlite_file, tracking_address
 from lorafleet.util.locked import file_lock
+from lorafleet.util.tracking_server import advice, is_server, knock
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 PRESENT = "RESOURCE_ALREADY_EXISTS"
@@ -48,7 +48,7 @@ def connect(uri: str) -> Any:
                 sqlite3.connect(database).close()  # MLflow itself would go on trying for minutes
             return MlflowClient(uri, registry_uri=uri)
     except (sqlite3.Error, SQLAlchemyError) as problem:
-        raise UnreachableError(_advice(uri, problem)) from None
+        raise UnreachableError(advice(uri, problem)) from None
 
 
 def _lock_of(uri: str, database: Path | None) -> Path:
@@ -57,17 +57,6 @@ def _lock_of(uri: str, database: Path | None) -> Path:
         return database.with_name(f"{database.name}.lock")
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
     return Path(tempfile.gettempdir()) / f"lorafleet-{os.getuid()}" / f"{name}.lock"
-
-
-def is_server(uri: str) -> bool:
-    """Whether `uri` is an HTTP server, which has artifact storage of its own."""
-    return urlsplit(uri).scheme in ("http", "https")
-
-
-def knock(uri: str) -> None:
-    """Raises OSError within seconds if nobody listens at a server's address; other addresses pass."""
-    if is_server(uri):
-        reach.probe_url(uri)
 
 
 @contextmanager
@@ -79,11 +68,11 @@ def reaching(uri: str) -> Iterator[None]:
     except MlflowException as problem:
         if problem.error_code in REFUSED:
             raise
-        raise UnreachableError(_advice(uri, problem)) from None
+        raise UnreachableError(advice(uri, problem)) from None
     except (ConnectionError, TimeoutError, socket.gaierror) as problem:
         if isinstance(problem, UnreachableError):
             raise
-        raise UnreachableError(_advice(uri, problem)) from None
+        raise UnreachableError(advice(uri, problem)) from None
 
 
 @contextmanager
@@ -103,12 +92,4 @@ def no_such_run(uri: str, run_id: str) -> str:
     return (
         f"MLflow at {uri} does not know run {run_id}, which the driver has opened: it was deleted, or this machine has "
         "another database under that address; give all machines one MLflow server with MLFLOW_TRACKING_URI=http://..."
-    )
-
-
-def _advice(uri: str, problem: Exception) -> str:
-    lines = str(problem).splitlines() or [type(problem).__name__]
-    return (
-        f"MLflow at {uri} does not answer ({lines[0][:200]}); "
-        "start it, correct MLFLOW_TRACKING_URI, or unset it to use SQLite under the home"
     )

@@ -24,10 +24,11 @@ from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry, Score
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import UnreachableError
 from lorafleet.tracking import promotion, registry
-from lorafleet.tracking.client import PRESENT, connect, is_server, reaching, reaching_run
+from lorafleet.tracking.client import PRESENT, connect, reaching, reaching_run
 from lorafleet.tracking.jobinfo import JobInfo
 from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
 from lorafleet.tracking.sending import RunWriter, end_run
+from lorafleet.util.tracking_server import is_server
 
 OPEN = ("RUNNING", "SCHEDULED")
 PARENT = "mlflow.parentRunId"

@@ -201,12 +201,12 @@ def test_a_submission_whose_driver_died_says_how_to_go_on(command, home, kitchen
 
 
 def test_leaving_watch_says_how_to_come_back_and_is_no_failure(home, kitchen, capsys, monkeypatch):
-    from lorafleet_jobs.submission import submit
+    from lorafleet_jobs.cli import status_commands
 
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submit, "follow", interrupted)  # a key cannot be pressed here
+    monkeypatch.setattr(status_commands, "follow", interrupted)  # a key cannot be pressed here
     assert lorafleet("watch") == 0
     said = capsys.readouterr().err
     assert f"lorafleet watch {kitchen}" in said

@@ -1,12 +1,15 @@
 """The list of submissions, and what a bare name means."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from lorafleet.cli import build_app, run
 from lorafleet.home import Home
-from lorafleet_jobs.cli.submit_command import _ago
+from lorafleet_jobs.cli.status_commands import _ago
 from lorafleet_jobs.jobqueue.status import open_store
 
 
@@ -47,3 +50,32 @@ def test_submissions_the_newest_first_and_a_name_is_the_newest_of_it(home, recor
 )
 def test_how_long_ago(seconds, words):
     assert _ago(seconds) == words
+
+
+def complete(words: str, shell: str = "bash") -> list[str]:
+    """What the shell offers for the last word of a command line, asked as its script asks."""
+    asked = {
+        "bash": {"COMP_WORDS": f"lorafleet {words}", "COMP_CWORD": str(len(words.split(" ")))},
+        "zsh": {"_TYPER_COMPLETE_ARGS": f"lorafleet {words}"},
+        "fish": {"_TYPER_COMPLETE_ARGS": f"lorafleet {words}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+    }[shell]
+    program = [sys.executable, "-m", "lorafleet"]
+    variables = {**os.environ, **asked, "_LORAFLEET_COMPLETE": f"complete_{shell}"}
+    return subprocess.run(program, env=variables, capture_output=True, text=True).stdout.split("\n")
+
+
+def test_shells_complete_commands_submissions_and_jobs(home, recorded, lorafleet):
+    old, new = recorded(home, "garden", "rose"), recorded(home, "stable", "bella")
+    assert "status" in complete("st")
+    assert set(complete("status ")) >= {old, new}
+    assert complete("watch sta")[0] == new
+    assert complete("logs be")[0] == "bella"
+    assert "--detach" in complete("submit --det")
+    assert any(f'"{new}"' in line for line in complete("status sta", "zsh"))
+    assert any(line.startswith(new) for line in complete("status sta", "fish"))
+
+
+def test_where_nothing_was_submitted_nothing_is_completed_and_nothing_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path / "none"))
+    assert "".join(complete("status ")).strip() == ""
+    assert not (tmp_path / "none").exists()

@@ -1,16 +1,19 @@
 """What a terminal shows of a submission: everything where there is room, the jobs that matter where there is not."""
 
 import dataclasses
+import io
 
 import pytest
 from rich.console import Console
 
+from lorafleet.bundle.bundle import PREVIEW
 from lorafleet.config import Recipe, Resources, Validation
-from lorafleet_jobs.cli.watch import board, jobs_that_fit, remark
+from lorafleet.home import Home
+from lorafleet_jobs.cli.watch import board, jobs_that_fit, lane_line, previews, remark
 from lorafleet_jobs.jobqueue.eta import all_seconds_left, clock, elapsed, seconds_left, speed
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import Submission, failures
-from lorafleet_jobs.jobqueue.tables import SubmissionRow
+from lorafleet_jobs.jobqueue.tables import LaneRow, SubmissionRow
 from lorafleet_jobs.jobspec import JobSpec
 
 ROW = SubmissionRow("pets-01", "pets", "toy-playground", "name: pets\n", 2, Resources(), created=100.0)
@@ -60,7 +63,34 @@ def test_48_jobs_fit_a_screen_with_those_first_that_matter():
 
 def test_a_running_job_shows_lane_pace_and_attempts():
     (said,) = [line for line in shown([running(1, 100, loss=0.25, attempts=3)], None) if line.startswith("dog-01")]
-    assert said.split() == ["dog-01", "1", "running", "100/200", "0.2500", "10.0", "0:10", "3"]
+    assert [word.strip("━╸╺ ") or "bar" for word in said.split()] == [
+        "dog-01", "1", "running", "bar", "100/200", "0.2500", "10.0", "0:10", "attempt", "3",
+    ]  # fmt: skip
+
+
+def test_a_lane_says_what_it_does_and_what_it_uses_of_its_device():
+    gpu = LaneRow("pets-01", "3f9c-1", "node-3", "NVIDIA H200", "training 4 jobs", 97.4, 62669, 143155, 200.0)
+    assert lane_line(gpu) == "lane 1: training 4 jobs, NVIDIA H200 97 % busy, 61.2 of 139.8 GiB, on node-3"
+    untold = dataclasses.replace(gpu, busy=None, device="CPU", doing="loading \x1b[2J")
+    assert lane_line(untold) == "lane 1: loading \\x1b[2J, CPU, 61.2 of 139.8 GiB, on node-3"
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(board(Submission(ROW, (running(1, 3),), (gpu,)), 200.0, 10))
+    assert console.export_text().splitlines()[1] == lane_line(gpu)
+
+
+def test_a_finished_jobs_name_is_a_link_to_its_picture(tmp_path):
+    done, going = job(1, state="succeeded", version=2), running(2, 5)
+    home = Home(tmp_path)
+    (home.bundles / done.id).mkdir(parents=True)
+    preview = home.bundles / done.id / PREVIEW
+    assert previews(home)(done) is None
+    preview.write_bytes(b"a picture")
+    assert (previews(home)(done), previews(home)(going)) == (preview.as_uri(), None)
+    console = Console(width=200, force_terminal=True, file=io.StringIO())
+    console.print(board(Submission(ROW, (done, going)), 200.0, picture=previews(home)))
+    linked = [line for line in console.file.getvalue().splitlines() if preview.as_uri() in line]
+    assert len(linked) == 1
+    assert "dog-01" in linked[0]
 
 
 def test_without_a_bound_everything_is_shown_in_order_and_reasons_are_whole():
@@ -89,7 +119,8 @@ def test_jobs_keep_their_order_where_all_have_room():
         ({"state": "failed", "kind": "data", "error": "D002:\x1b[2J no\npicture"}, "data: D002:\\x1b[2J no picture"),
         ({"state": "cancelled", "kind": "cancelled", "error": "cancelled"}, ""),
         ({"state": "stopped", "error": "stopped at step 5"}, "stopped at step 5"),
-        ({"state": "succeeded", "version": 3}, "version 3"),
+        ({"state": "succeeded", "version": 3, "attempts": 2}, "version 3"),
+        ({"state": "running", "attempts": 2}, "attempt 2"),
     ],
 )
 def test_remarks(values, said):

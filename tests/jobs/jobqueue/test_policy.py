@@ -116,9 +116,9 @@ def test_a_lane_hangs_when_nothing_moves_for_too_long_however_long_its_steps_tak
     for at in (5.0, 14.0, 24.0):
         now[0] = at
         assert activity.stalled() is None
-        activity.begin("stepping 3 jobs")
+        activity.begin("training 3 jobs")
     now[0] = 34.1
-    assert activity.stalled() == "hung for 10 s while stepping 3 jobs"
+    assert activity.stalled() == "hung for 10 s while training 3 jobs"
 
 
 def test_the_watchdog_says_why_and_then_ends_the_process_even_if_nobody_listens():

@@ -154,7 +154,7 @@ def test_a_lane_that_hangs_ends_itself_and_its_job_is_tried_again_elsewhere(home
     assert ended[0].startswith("hung for ")
     job = jobs_of(home, submission)["cup"]
     assert (job.state, job.attempts, job.lanes_lost) == ("succeeded", 2, 1)
-    assert "while stepping 1 jobs" in log_of(home, job)
+    assert "while training 1 job" in log_of(home, job)
 
 
 def test_a_worn_lane_leaves_after_a_job_and_hands_on_the_others(home, tracking, recorded, monkeypatch):
