@@ -1,6 +1,7 @@
 """A terminal as a recorder sees it: runs commands under one, keeps what they wrote, and draws it.
 
-Knows the few control sequences that rich sends (colour, cursor up, erase a line); refuses to know what is recorded.
+Knows the few control sequences that rich sends (colour, link, cursor up, erase a line); refuses to know what
+is recorded.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 from rich.text import Text
 
+LINK = re.compile(r"\x1b\]8;[^\x1b\x07]*(\x1b\\|\x07)")  # OSC 8: of a link its text is kept
 TOKEN = re.compile(r"\x1b\[(?P<n>[0-9;?]*)(?P<do>[@-~])|(?P<control>[\r\n])|(?P<text>[^\x1b\r\n]+)")
-HALF_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*)?$")
+HALF_SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*|\][^\x1b\x07]*\x1b?)?$")
 FRAME_SECONDS = 2.0
 FONT_FACE = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # rich would have them fetched from elsewhere
 
@@ -46,7 +48,7 @@ class Screen:
         text = self._rest + text
         half = HALF_SEQUENCE.search(text)
         self._rest = half.group() if half else ""
-        for token in TOKEN.finditer(text[: len(text) - len(self._rest)]):
+        for token in TOKEN.finditer(LINK.sub("", text[: len(text) - len(self._rest)])):
             self._take(token)
 
     def _take(self, token: re.Match[str]) -> None:

@@ -50,7 +50,7 @@ subjects:
 ```
 
 Who wins, from the lowest: the preset, `recipe`, `defaults` of the class, the subject's `recipe`, the `sweep`.
-`lorafleet plan` shows each recipe with who set what.
+`lorafleet plan` shows each recipe and where each value comes from.
 
 Paths are relative to the manifest; `~` and `$VARIABLES` are expanded. An editor with a YAML language server completes
 and checks keys if the file begins with the line that `lorafleet init` writes. The defaults of `recipe` hold where the

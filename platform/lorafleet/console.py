@@ -9,6 +9,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -37,6 +38,11 @@ def print_json(document: Mapping[str, Any] | Strict) -> None:
 def one_line(text: str) -> str:
     """The text on one line, with everything that could move a terminal's cursor escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.splitlines()))
+
+
+def working(text: str) -> AbstractContextManager[object]:
+    """Shows on a terminal, for as long as the block lasts, that the command is at work; elsewhere nothing."""
+    return err.status(one_line(text)) if err.is_terminal else nullcontext()
 
 
 def note(text: str, label: str = "note", style: str = "yellow") -> None:

@@ -161,15 +161,19 @@ def generate(
 def _generate(
     prompt: str, seed: int, specs: Sequence[AdapterSpec], base: str | None, options: Mapping[str, object]
 ) -> GeneratedImage:
-    from lorafleet.console import note
-    from lorafleet_serve import local
-    from lorafleet_serve.engine.requests import GenerateRequest
+    from lorafleet.console import note, working
 
-    uses = local.resolve(specs, base)
-    for text in local.notes_on(prompt, uses):
-        note(text)
+    with working("loading libraries ..."):
+        from lorafleet_serve import local
+        from lorafleet_serve.engine.requests import GenerateRequest
+    with working("finding adapters ..."):
+        uses = local.resolve(specs, base)
+        hints = local.notes_on(prompt, uses)
+    for hint in hints:
+        note(hint)
     base = base or local.base_of(uses, DEFAULT_BASE)
-    return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, **options), base)
+    with working(f"loading {base}, then making the image ..."):
+        return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, **options), base)
 
 
 def _write(made: GeneratedImage, path: Path, json: bool) -> None:

@@ -57,7 +57,7 @@ class FromLevel(StrEnum):
         return LEVELS[: {"error": 1, "warning": 2, "info": 3}[self]]
 
 
-NOT_SHOWN = "with who set what (other keys have their defaults)"
+NOT_SHOWN = "and where each value comes from (keys that are not shown have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 
 
@@ -78,7 +78,7 @@ def check(
     for line in checked.notes:
         note(line, "warning")
     if checked.base is None:
-        note(f"D004 (low resolution) and D029 (long captions) are not judged: {checked.base_problem}")
+        note(f"D004 (low resolution) and D029 (long captions) cannot be judged: {checked.base_problem}")
     if as_json:
         print_json({"ok": checked.ok, "subjects": [_at_level(report.as_json(), level) for report in checked.reports]})
     else:
@@ -119,7 +119,7 @@ def show_plan(prepared: Prepared) -> None:
     out.print(table)
     _show_recipes(prepared.recipes)
     out.print()
-    at_once = f", {len(plan.packs[0])} at once on each" if len(plan.packs[0]) > 1 else ""
+    at_once = f", each training up to {len(plan.packs[0])} at a time" if len(plan.packs[0]) > 1 else ""
     workers = max(recipe.workers for recipe in recipes)
     shared = f" of {workers} workers, which share one job" if workers > 1 else ""
     lanes = f"{_count(len(plan.jobs), 'job')} on {_count(plan.lanes, 'lane')}{at_once}{shared}"
@@ -220,7 +220,7 @@ def _show_sweep(prepared: Prepared) -> None:
 
 
 def _show_recipes(recipes: Sequence[ResolvedRecipe]) -> None:
-    """The first recipe whole, of the others what differs; YAML with who set each key as a comment."""
+    """The first recipe whole, of the others what differs; YAML, with where each value comes from as a comment."""
     first = recipes[0].lines()
     for number, resolved in enumerate(recipes, start=1):
         lines = [line for line in resolved.lines() if number == 1 or line not in first]

@@ -94,7 +94,8 @@ def say(text: str) -> None:
 
 def say_farewell(submission: str) -> None:
     """That a submission which was watched goes on, and how to come back."""
-    say(f"{submission} trains on; lorafleet watch {submission} comes back, lorafleet cancel {submission} ends it")
+    back, end = f"lorafleet watch {submission}", f"lorafleet cancel {submission}"
+    say(f"{submission} goes on training; come back with {back}, or end it with {end}")
 
 
 def _ago(seconds: float) -> str:

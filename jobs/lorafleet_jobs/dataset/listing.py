@@ -85,6 +85,14 @@ def count_images(folder: Path) -> int:
         return 0
 
 
+def count_raw(folder: Path) -> int:
+    """How many files of a folder are a camera's RAW files by their suffix; 0 if it cannot be opened."""
+    try:
+        return sum(path.suffix.lower() in RAW_SUFFIXES for path in folder.iterdir())
+    except OSError:
+        return 0
+
+
 def _claims(path: Path) -> bool:
     if path.suffix.lower() in SUFFIXES | OTHER_SUFFIXES:
         return True

@@ -146,8 +146,8 @@ def _about_schedule(recipe: Recipe) -> Iterator[str]:
         yield f"recipe.learning_rate is {rate}, but polynomial ends at {least}; raise it, or use linear"
     if recipe.optimizer == "prodigy" and rate is not None and rate < LEAST_PRODIGY_RATE:
         yield (
-            f"recipe.learning_rate is {rate}, but Prodigy's is a factor of the rate that it finds, about 1, and so "
-            "little trains nothing; leave it out, or set optimizer: adamw"
+            f"recipe.learning_rate is {rate}, but Prodigy finds the rate itself and multiplies it by this, so that "
+            "1 is usual and so little trains nothing; leave it out, or set optimizer: adamw"
         )
 
 

@@ -70,7 +70,7 @@ class Prepared:
     plan: Plan
     base: Base
     recipes: tuple[ResolvedRecipe, ...]
-    """Every recipe that is trained, once, with who set what."""
+    """Every recipe that is trained, once, with where each value comes from."""
     notes: tuple[str, ...] = ()
     """What is odd about the manifest and keeps nothing from training."""
 

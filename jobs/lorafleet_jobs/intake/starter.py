@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorafleet.errors import DataError
-from lorafleet_jobs.dataset.listing import count_images, is_system
+from lorafleet_jobs.dataset.listing import count_images, count_raw, is_system
 from lorafleet_jobs.dataset.subjects import slug
 
 UNKNOWN_CLASS = "?"
@@ -35,7 +35,7 @@ name: {name}
 base: toy-playground     # to try it out on a CPU; sdxl, playground-v2.5 or a diffusers folder for real pictures
 recipe:
   preset: object         # or face, style, character, pivotal, dora, fast
-  # rank: 16             # any key here wins over the preset's; lorafleet plan shows who set what
+  # rank: 16             # any key here wins over the preset's; lorafleet plan shows what is used
 # resources: {{lanes: 2}}  # lanes train side by side, each with a pack of jobs
 # validation: {{prompts: ["a photo of TOK dog on the beach"], every: 100}}
 subjects:                # an adapter for each; TOK stands for what is learned
@@ -50,8 +50,8 @@ class Found:
     images: int
 
 
-def find_folders(photos: Path) -> tuple[list[Found], list[str]]:
-    """The folders below `photos` that hold images, sorted, or `photos` itself; and the names of those without.
+def find_folders(photos: Path) -> tuple[list[Found], list[Path]]:
+    """The folders below `photos` that hold images, sorted, or `photos` itself; and those without.
 
     Raises DataError if there is no image in either.
     """
@@ -64,7 +64,7 @@ def find_folders(photos: Path) -> tuple[list[Found], list[str]]:
         return [Found(photos, own)], []
     if not found:
         raise DataError(f"no image in {str(photos)!r} or in the folders in it; give the folder that holds the photos")
-    return found, [each.folder.name for each in counted if not each.images]
+    return found, [each.folder for each in counted if not each.images]
 
 
 def starter_manifest(photos: Path, manifest: Path, schema: str) -> str:
@@ -113,9 +113,11 @@ def _subjects(found: Sequence[Found], here: Path) -> Iterator[str]:
         yield f"{line}  # {images}" + ("; what is it? class: dog, mug, person ..." if kind == UNKNOWN_CLASS else "")
 
 
-def _left_out(empty: Sequence[str]) -> Iterator[str]:
-    for name in empty:
-        yield f"  # {json.dumps(name, ensure_ascii=False)} holds no image"
+def _left_out(empty: Sequence[Path]) -> Iterator[str]:
+    for folder in empty:
+        raw = count_raw(folder)
+        files = f"only {raw} RAW file{'s' * (raw != 1)} of a camera; export them as JPEG" if raw else "no image"
+        yield f"  # {json.dumps(folder.name, ensure_ascii=False)} holds {files}"
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

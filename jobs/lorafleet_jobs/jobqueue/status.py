@@ -149,8 +149,8 @@ def load_submissions(home: Home) -> list[Submission]:
 
 def _with_jobs(store: JobStore, row: SubmissionRow) -> Submission:
     jobs = tuple(store.jobs(row.id))
-    running = any(job.state == "running" for job in jobs) or row.cluster is not None
-    return Submission(row, jobs, LaneBook(store.engine).living(row.id, time.time()) if running else ())
+    is_over = all(job.state in ENDED for job in jobs)
+    return Submission(row, jobs, () if is_over else LaneBook(store.engine).living(row.id, time.time()))
 
 
 def _existing_store(home: Home) -> JobStore:

@@ -83,7 +83,7 @@ class JobStore:
             return (exact or fitting)[0]
         names = ", ".join(f"{row.id} ({row.name})" for row in (fitting or everything)[:8])
         if fitting:
-            raise AmbiguousError(f"submission {wanted!r} fits several: {names}; give more of its id")
+            raise AmbiguousError(f"submission {wanted!r} could be any of these: {names}; give more of its id")
         there = f"there are: {names}" if names else "none was submitted"
         raise NotFoundError(f"there is no submission {wanted!r}; {there}")
 
@@ -112,7 +112,7 @@ class JobStore:
             return fitting[0]
         names = ", ".join(f"{row.id} ({label[row.id]})" for row in (fitting or everything)[:8])
         if fitting:
-            raise AmbiguousError(f"job {wanted!r} fits several: {names}; give more of its id")
+            raise AmbiguousError(f"job {wanted!r} could be any of these: {names}; give more of its id")
         raise NotFoundError(f"there is no job {wanted!r} in {submission}; there are: {names}")
 
     def with_ids(self, ids: Collection[str]) -> list[JobRow]:

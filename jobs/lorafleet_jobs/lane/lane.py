@@ -247,7 +247,9 @@ class Lane:
         except EarlyStopped as verdict:
             self._stopped(job, str(verdict))
         except Cancelled:
-            job.log("let go: cancelled, or in other hands")  # whoever did that has updated the job's row
+            job.log(
+                "dropped: it was cancelled, or another lane has it now"
+            )  # whoever did that has updated the job's row
         except FAILURES as problem:
             self._failed(job, problem, pack_size)
         except Exception as problem:

@@ -66,6 +66,6 @@ class LeasedJob:
     def compare(self, rung: int, score: float) -> Verdict:
         """Asks whether the job goes on beyond a rung, and logs the answer; raises Cancelled as `on_step` does."""
         verdict = self.heartbeat.compare(rung, score)
-        bar = "the first to come so far" if verdict.bar is None else f"the bar is {verdict.bar:.4g}"
+        bar = "the first to get this far" if verdict.bar is None else f"{verdict.bar:.4g} is needed to go on"
         self.log(f"rung at step {rung}: score {score:.4g}, {bar}" + ("" if verdict.goes_on else "; it ends here"))
         return verdict

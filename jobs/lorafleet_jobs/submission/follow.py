@@ -18,11 +18,14 @@ def nobody(submission: Submission) -> None:
 
 
 def follow(submission: str, home: Home, show: Show) -> Submission:
-    """Shows a submission that another process drives until it has ended or nobody drives it any more."""
+    """Shows a submission that another process drives, until nobody drives it any more.
+
+    A driver goes on after the last job has ended: it chooses champions and writes the report.
+    """
     while True:
         driven = has_driver(open_store(home), submission)
         seen = load_submission(home, submission)
         show(seen)
-        if seen.has_ended or not driven:
+        if not driven:
             return seen
         time.sleep(POLL_SECONDS)

@@ -7,6 +7,7 @@ and the modules of commands import at the top like all others.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import typer
 import typer.main
 from typer.core import TyperCommand
+
+from lorafleet.console import working
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,11 @@ def load(command: Command) -> TyperCommand:
 def _lazy(command: Command) -> type[TyperCommand]:
     class LazyCommand(TyperCommand):
         def make_context(self, *arguments: Any, **more: Any) -> Any:
-            return load(command).make_context(*arguments, **more)
+            with (
+                nullcontext() if more.get("resilient_parsing") else working(f"{command.name} ...")
+            ):  # a shell completes
+                loaded = load(command)
+            return loaded.make_context(*arguments, **more)
 
     return LazyCommand
 

@@ -60,7 +60,7 @@ def test_plan_for_people_shows_recipe_cost_and_licence(here: Path, capsys: pytes
     for said in ("  seed: 7 # manifest\n", "  pivotal: {tokens: 4, fraction: 0.5} # preset\n", "  rank: 4 # sweep\n",
                  "recipe #2, where it differs from #1\n  rank: 8 # sweep\n  alpha: 8 # default, the rank\n",
                  "learning_rate: 1.0 # default of prodigy\n", "resolution: 32 # default of toy-playground\n",
-                 "2 jobs on 1 lane, 2 at once on each\n2 new adapters: about ",
+                 "2 jobs on 1 lane, each training up to 2 at a time\n2 new adapters: about ",
                  "each lane (estimated)\n", "  precision      fp32\n",
                  "  checkpointing  off\n", "  pack           2 jobs at once (auto)\n",
                  "licence apache-2.0"):  # fmt: skip

@@ -63,7 +63,7 @@ def test_detach_watch_cancel_wait_retry_wait(home, tmp_path, capsys):
         watching.send_signal(signal.SIGINT)
         farewell = watching.communicate(timeout=PATIENCE)[1]
         assert (watching.returncode, first_said.split(",")[0]) == (0, f"{left}: running")
-        assert f"{submission} trains on; lorafleet watch {submission}" in farewell
+        assert f"{submission} goes on training; come back with lorafleet watch {submission}" in farewell
 
         assert lorafleet("wait", submission) == 1
         ended = jobs(home)

@@ -118,12 +118,12 @@ def test_rows_outlive_the_process_and_are_found_by_a_beginning_or_a_name(databas
     newest = store.submissions()[0].id
     assert store.submission("pets").id == newest, "a name means its newest submission"
     assert store.jobs("cups-0000000000")[0].spec == spec("job0", "cups-0000000000")
-    with pytest.raises(AmbiguousError, match=r"fits several: .*give more"):
+    with pytest.raises(AmbiguousError, match=r"could be any of these: .*give more"):
         store.submission("pets-01")
     with pytest.raises(NotFoundError, match=r"no submission 'dogs'; there are: .*cups-0000000000 \(pets\)"):
         store.submission("dogs")
     assert store.find_job(SUBMISSION, "job1").id == "job1"
-    with pytest.raises(AmbiguousError, match=r"'job' fits several: job0 \(job0\), job1"):
+    with pytest.raises(AmbiguousError, match=r"'job' could be any of these: job0 \(job0\), job1"):
         store.find_job(SUBMISSION, "job")
     with pytest.raises(NotFoundError, match=r"no job 'x' in pets-.*; there are: job0 \(job0\)"):
         store.find_job(SUBMISSION, "x")

@@ -83,7 +83,7 @@ def test_plan_shows_every_point(photos: Path, capsys: pytest.CaptureFixture[str]
          "early_stop.metric is loss, and the sweep varies min_snr_gamma, with which losses do not compare"),
         ({"early_stop": {"first": 9, "metric": "loss"}, "sweep": {"seed": [0, 1]}}, "sweep varies seed, with which"),
         ({"sweep": {"optimizer": ["adamw", "prodigy"]}, "recipe": {"learning_rate": 1e-4}},
-         "sweep point {optimizer: prodigy}: recipe.learning_rate is 0.0001, but Prodigy's is a factor"),
+         "sweep point {optimizer: prodigy}: recipe.learning_rate is 0.0001, but Prodigy finds"),
     ],
 )  # fmt: skip
 def test_an_early_stop_that_cannot_be_meant(photos: Path, more: dict[str, Any], said: str) -> None:
