@@ -18,6 +18,11 @@ COMMANDS = (
         "Look at every subject's images and captions, and say what is wrong with them.",
     ),
     Command(
+        "caption",
+        "lorafleet_jobs.cli.caption_command:caption",
+        "Write captions for photographs that have none, with TOK in the subject's place.",
+    ),
+    Command(
         "plan",
         "lorafleet_jobs.cli.plan_commands:plan",
         "Show what a submission would do: jobs, what exists and what is new, time, memory and cost. Starts nothing.",
@@ -71,5 +76,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `init`, `check` and `plan`, everything about submissions, and `evaluate`."""
+    """Adds `init`, `check`, `caption` and `plan`, everything about submissions, and `evaluate`."""
     register_commands(app, COMMANDS)
