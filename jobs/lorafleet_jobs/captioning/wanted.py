@@ -21,6 +21,8 @@ class Wanted:
     """Have a caption, which stays."""
     taken: list[Path] = field(default_factory=list)
     """Files where a caption would go, which say something that is not read as one."""
+    elsewhere: list[str] = field(default_factory=list)
+    """Subjects whose photographs lie in a zip file or at an address, where nothing is written."""
 
     def add(self, report: SubjectReport, prefixes: Collection[str] = ("",), overwrite: bool = False) -> None:
         """Takes over a subject's photographs without a caption, with `overwrite` all of them.
@@ -29,6 +31,9 @@ class Wanted:
         """
         subject = report.subject
         if subject.folder is None:
+            return
+        if subject.fetched:
+            self.elsewhere.append(report.name)
             return
         known = {one.path for one in self.photographs}
         names = [image.file for image in report.images]

@@ -66,18 +66,21 @@ def caption(
     wanted = _of_folder(target, noun, overwrite) if target.is_dir() else _of_manifest(target, noun, overwrite)
     for file in wanted.taken:
         note(f"{file} is there and not read as a caption, so it stays; lorafleet check says why", "warning")
+    for name in wanted.elsewhere:
+        note(f"{name}: captions are not written into a zip file or to an address; give its folder", "warning")
+    left = bool(wanted.taken or wanted.elsewhere)
     if not wanted.photographs:
-        if not wanted.captioned and not wanted.taken:
+        if not wanted.captioned and not left:
             raise DataError(f"there is no photograph in {target}; lorafleet check says why")
         note(f"{wanted.captioned} photographs have a caption, nothing to do; --overwrite writes new ones")
-        return _answer([], None, as_json, dry_run, bool(wanted.taken))
+        return _answer([], None, as_json, dry_run, left)
     by = find_captioner(captioner, model)
     made = []
     for one in caption_all(wanted.photographs, by, Ticking("photographs have a caption")):
         made.append(one)
         if not dry_run:
             write_caption(one)
-    return _answer(made, by.name, as_json, dry_run, bool(wanted.taken))
+    return _answer(made, by.name, as_json, dry_run, left)
 
 
 def _of_folder(folder: Path, noun: str | None, overwrite: bool) -> Wanted:

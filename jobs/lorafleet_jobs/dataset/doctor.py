@@ -34,7 +34,7 @@ MANY_IMAGES = 200
 """From so many on they are opened by several processes, whose start takes about a second."""
 KEYS = {
     "D001": "images", "D011": "instance_prompt", "D014": "instance_prompt", "D016": "class", "D019": "name",
-    "D020": "images",
+    "D020": "images", "D038": "images",
 }  # fmt: skip
 """Findings about what the manifest says, and the key that says it."""
 
