@@ -42,7 +42,7 @@ _HTTP = "aiohttp:ClientError"
 STORES: Mapping[str, Store] = {
     "s3": Store("s3fs", ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError", _HTTP)),
     "gs": Store("gcsfs", ("gcsfs.retry:HttpError", "google.auth.exceptions:GoogleAuthError", _HTTP)),
-    "hf": Store("huggingface_hub", ("huggingface_hub.errors:HfHubHTTPError", "httpx:HTTPError")),
+    "hf": Store("huggingface_hub", ("huggingface_hub.errors:HfHubHTTPError", "httpx2:HTTPError", "httpx:HTTPError")),
     "file": Store(),
     "memory": Store(),
 }
@@ -75,6 +75,7 @@ def fetch(address: str, kept: Path) -> Path:
 
 
 def _fetch_folder(filesystem: Any, root: str, address: str, kept: Path) -> Path:
+    filesystem.invalidate_cache()  # of listings, in a process that fetched before
     found = filesystem.find(root, maxdepth=_DEPTH, detail=True)
     files = {_below(path, root): info for path, info in found.items() if info.get("type", "file") == "file"}
     if not files:
@@ -113,7 +114,7 @@ def _name(address: str, files: Mapping[PurePosixPath, Mapping[str, Any]]) -> str
     for path, info in sorted(files.items()):
         identity = {key: str(info[key]) for key in _IDENTITIES if info.get(key)} or {k: str(v) for k, v in info.items()}
         said.append([str(path), info.get("size"), identity])
-    return "from-" + hashlib.sha256(json.dumps([address, said], sort_keys=True).encode()).hexdigest()[:32]
+    return "from-" + hashlib.sha256(json.dumps([address.rstrip("/"), said], sort_keys=True).encode()).hexdigest()[:32]
 
 
 @contextmanager

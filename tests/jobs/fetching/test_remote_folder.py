@@ -31,7 +31,7 @@ def test_a_folder_is_fetched_once_and_again_when_it_changed(memory, tmp_path) ->
     assert names(folder) == ["a.jpg", "a.txt", "more/b.jpg"]
     assert (folder / "a.jpg").read_bytes() == b"a"
     (folder / "witness").touch()
-    assert fetch("memory://pets/rex", tmp_path) == folder
+    assert fetch("memory://pets/rex/", tmp_path) == folder
     assert (folder / "witness").exists()
     memory.pipe({"/pets/rex/a.jpg": b"A"})
     again = fetch("memory://pets/rex", tmp_path)
@@ -62,6 +62,12 @@ def test_what_cannot_be_fetched(memory, tmp_path, monkeypatch) -> None:
     with pytest.raises(DataError, match="memory://pets/rex holds 3 files; at most 2 are read"):
         fetch("memory://pets/rex", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_store_that_does_not_answer_is_told_in_a_line(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"hf://datasets/me/pets/rex cannot be fetched: .*; check address and access"):
+        fetch("hf://datasets/me/pets/rex", tmp_path)
 
 
 @pytest.mark.parametrize(("scheme", "package"), [("s3", "s3fs"), ("gs", "gcsfs")])
