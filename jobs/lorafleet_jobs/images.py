@@ -25,6 +25,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from lorafleet.errors import DataError
 from lorafleet_jobs.colours import ADOBE_RGB, coded_profile, lab_to_srgb, to_srgb
 from lorafleet_jobs.image_formats import READ, coded_colours, declared_sizes, format_of, what_else
+from lorafleet_jobs.sharpness import sharpness
 
 MAX_BYTES = 100 * 10**6
 """What 16 bits a channel without compression need at the pixels of most phones."""
@@ -65,6 +66,8 @@ class ImageFingerprint:
     """[8, 8]: whether each cell of an 8 x 9 thumbnail is darker than its right neighbour (a difference hash)."""
     colours: NDArray[np.int16]
     """[8, 8, 3]: an RGB thumbnail."""
+    sharpness: float | None = None
+    """As in `lorafleet_jobs.sharpness`; None where it is not judged."""
 
     def is_near(self, other: ImageFingerprint) -> bool:
         """At most 6 of the 64 gradient bits differ, and the colours by less than 12 of 255 in the mean."""
@@ -108,6 +111,8 @@ class Picture:
     """That there are more pictures in the file than the one that is read; continues the file's name."""
     see_through: bool = False
     """Whether some of it is transparent, and lies on white here."""
+    of_camera: bool = False
+    """Whether its EXIF names the camera that took it."""
 
 
 def read_picture(data: bytes) -> Picture:
@@ -120,6 +125,7 @@ def read_picture(data: bytes) -> Picture:
             _refuse_oversize(image.width, image.height)  # a HEIC may turn out another size than it said
             _scale_clear_colour(image, data)
             profile, problem = _profile(image, data)
+            exif = image.getexif()
             colours, alpha = _apart(ImageOps.exif_transpose(image))
             picture, unfit = to_srgb(colours, profile)
     if problem := problem or unfit:
@@ -130,7 +136,8 @@ def read_picture(data: bytes) -> Picture:
     see_through = alpha is not None and alpha.getextrema() != (_OPAQUE, _OPAQUE)
     if alpha is not None:
         picture = _on_white(picture, alpha)
-    return Picture(picture, problem, damage, _others(image.format or "", frames), see_through)
+    of_camera = bool(exif.get(ExifTags.Base.Make) or exif.get(ExifTags.Base.Model))
+    return Picture(picture, problem, damage, _others(image.format or "", frames), see_through, of_camera)
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -152,9 +159,11 @@ def look_at(image: Image.Image) -> ImageFingerprint:
     """What an RGB picture looks like."""
     digest = hashlib.sha256(f"{image.size}".encode())
     digest.update(image.tobytes())
-    grey = np.asarray(image.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    grey = image.convert("L")
+    cells = np.asarray(grey.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    gradient = cells[:, 1:] > cells[:, :-1]
     thumbnail = np.asarray(image.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
-    return ImageFingerprint(image.width, image.height, digest.hexdigest(), grey[:, 1:] > grey[:, :-1], thumbnail)
+    return ImageFingerprint(*image.size, digest.hexdigest(), gradient, thumbnail, sharpness(grey))
 
 
 def _refuse_oversize(width: int, height: int) -> None:

@@ -90,6 +90,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def photographs(self) -> Path:
+        """Photographs that came from a zip file or an address, one folder for each content."""
+        return self.root / "photographs"
+
+    @property
     def ray_temp(self) -> Path:
         """Ray Train's storage."""
         return self.root / "ray"

@@ -21,6 +21,11 @@ COMMANDS = (
         TRAIN,
     ),
     Command(
+        "caption",
+        "lorafleet_jobs.cli.caption_command:caption",
+        "Write captions for photographs that have none, with TOK in the subject's place.",
+    ),
+    Command(
         "plan",
         "lorafleet_jobs.cli.plan_commands:plan",
         "Show what a submission would do: jobs, what exists and what is new, time, memory and cost. Starts nothing.",
@@ -84,5 +89,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `init`, `check` and `plan`, everything about submissions, and `evaluate`."""
+    """Adds `init`, `check`, `caption` and `plan`, everything about submissions, and `evaluate`."""
     register_commands(app, COMMANDS)

@@ -19,7 +19,7 @@ from typing import Any
 from lorafleet.config import Manifest
 from lorafleet.errors import DataError
 from lorafleet_jobs.dataset.about_folders import about_left_out, about_name, about_nothing, about_place
-from lorafleet_jobs.dataset.about_images import about_count, about_pictures
+from lorafleet_jobs.dataset.about_images import about_count, about_pictures, about_set
 from lorafleet_jobs.dataset.about_texts import Texts, about_captions, about_idle, about_lengths, about_words
 from lorafleet_jobs.dataset.captions import read_captions
 from lorafleet_jobs.dataset.findings import Finding, error, finding
@@ -34,7 +34,7 @@ MANY_IMAGES = 200
 """From so many on they are opened by several processes, whose start takes about a second."""
 KEYS = {
     "D001": "images", "D011": "instance_prompt", "D014": "instance_prompt", "D016": "class", "D019": "name",
-    "D020": "images",
+    "D020": "images", "D038": "images",
 }  # fmt: skip
 """Findings about what the manifest says, and the key that says it."""
 
@@ -173,7 +173,7 @@ def _examine(subject: Subject, needs: Needs, adapters: Collection[str], seen: _S
     listing = seen.listing
     good = [result for result in seen.images if isinstance(result, OpenedImage)]
     findings += [_skipped(result, bool(good)) for result in seen.images if isinstance(result, Finding)]
-    findings += [*about_count(good), *about_pictures(good, needs.resolution)]
+    findings += [*about_count(good), *about_pictures(good, needs.resolution), *about_set(subject.name, good)]
     if not good:
         findings.append(about_nothing(subject, listing))
     captions = read_captions(

@@ -11,6 +11,7 @@ from lorafleet.config import Manifest, Recipe
 from lorafleet.config.load import WrittenManifest, read_manifest
 from lorafleet.config.places import named
 from lorafleet.errors import BaseModelError, DataError
+from lorafleet.home import Home
 from lorafleet_jobs.dataset.about_folders import about_place
 from lorafleet_jobs.dataset.about_texts import Texts
 from lorafleet_jobs.dataset.class_images import ClassFolder, read_class_folders
@@ -19,6 +20,7 @@ from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.paths import absolute
 from lorafleet_jobs.dataset.subjects import Subject, find_subjects
 from lorafleet_jobs.dataset.token_counts import Counter, counter_of
+from lorafleet_jobs.fetching.brought import brought
 from lorafleet_jobs.intake.base_size import BaseSize, measure_base
 from lorafleet_jobs.intake.conflicts import (
     class_image_conflicts,
@@ -79,7 +81,8 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, w
     """Loads a manifest and checks its subjects with so many processes; `base` overrides the manifest's.
 
     A relative path in the manifest starts at its folder. A base of the hub's that is not on this machine is no error
-    here: `base_problem` says so, and low resolution is not judged.
+    here: `base_problem` says so, and low resolution is not judged. Photographs in a zip file or at an address are
+    brought under the home first.
     Raises ManifestError with a line for each thing that the manifest itself gets wrong.
     """
     written = read_manifest(manifest_path)
@@ -87,7 +90,8 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, w
     base_here, problem = _base(written, folder, base)
     manifest = _whole(written.manifest, folder, base_here, base)
     size = measure_base(base_here) if base_here is not None else None
-    subjects = find_subjects(manifest, folder, lambda path: written.place(*path), written.problems)
+    found = find_subjects(manifest, folder, lambda path: written.place(*path), written.problems)
+    subjects = brought(found, Home.from_environment().photographs)
     recipes = _resolve_all(written, manifest, subjects, base_here)
     for one in _unique(recipes):
         _tell(written, one.at_points(lambda recipe: recipe_conflicts(recipe, base_here, size)))
