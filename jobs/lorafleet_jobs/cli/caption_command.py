@@ -15,7 +15,7 @@ from lorafleet.errors import DataError
 from lorafleet_jobs.captioning.captioner import find_captioner
 from lorafleet_jobs.captioning.wanted import Wanted
 from lorafleet_jobs.captioning.writing import Captioned, caption_all, write_caption
-from lorafleet_jobs.cli.plan_commands import AsJson
+from lorafleet_jobs.cli.options import AsJson
 from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.dataset.doctor import Asked, Needs, SubjectReport, check_subjects
 from lorafleet_jobs.dataset.findings import some

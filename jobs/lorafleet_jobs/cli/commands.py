@@ -24,6 +24,7 @@ COMMANDS = (
         "caption",
         "lorafleet_jobs.cli.caption_command:caption",
         "Write captions for photographs that have none, with TOK in the subject's place.",
+        TRAIN,
     ),
     Command(
         "plan",

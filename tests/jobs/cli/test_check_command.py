@@ -71,7 +71,8 @@ def test_check_without_the_base_says_what_it_leaves_out(here: Path, capsys: pyte
     out, err = capsys.readouterr()
     assert json.loads(out)["ok"] is True
     assert err.startswith(
-        "note: D004 (low resolution) and D029 (long captions) cannot be judged: base 'someone/never-fetched' is not here"
+        "note: D004 (low resolution) and D029 (long captions) cannot be judged: "
+        "base 'someone/never-fetched' is not here"
     )
 
 
