@@ -90,6 +90,11 @@ class Home:
         return self.root / "cache"
 
     @property
+    def forgotten(self) -> Path:
+        """Receipts of what was forgotten, and the hashes by which it is known if it comes again."""
+        return self.root / "forgotten"
+
+    @property
     def ray_temp(self) -> Path:
         """Ray Train's storage."""
         return self.root / "ray"

@@ -44,6 +44,11 @@ ADAPTERS = (
         "Check that adapters are whole: every file's hash, shapes, and that the base is here. Exit code 1: one is not.",
     ),
     Command(
+        "rm",
+        "lorafleet.commands.adapters_rm:rm",
+        "Remove an adapter, or one version of it, with its bundles; its run stays. Exit code 3: there is none.",
+    ),
+    Command(
         "import",
         "lorafleet.commands.adapters_import:import_file",
         "Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to "
