@@ -63,6 +63,11 @@ COMMANDS = (
         "Wait until submissions have ended, detached ones too.",
     ),
     Command(
+        "forget",
+        "lorafleet_jobs.cli.forget_commands:forget",
+        "Remove everything of a subject for good: adapters, pictures, latents, checkpoints, runs, logs.",
+    ),
+    Command(
         "evaluate",
         "lorafleet_jobs.cli.evaluate_command:evaluate",
         "Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.",
@@ -71,5 +76,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `init`, `check` and `plan`, everything about submissions, and `evaluate`."""
+    """Adds `init`, `check` and `plan`, everything about submissions, `evaluate`, and what removes things."""
     register_commands(app, COMMANDS)

@@ -13,7 +13,16 @@ from rich.text import Text
 
 from lorafleet.console import err, note, one_line, out, print_json
 from lorafleet.home import Home
-from lorafleet_jobs.cli.plan_commands import AsJson, BaseName, ManifestPath, cost, plan, show_left_out
+from lorafleet_jobs.cli.plan_commands import (
+    AsJson,
+    BaseName,
+    ForgottenToo,
+    ManifestPath,
+    cost,
+    forgotten_photographs,
+    plan,
+    show_left_out,
+)
 from lorafleet_jobs.cli.ticking import Ticking, cores
 from lorafleet_jobs.cli.watch import COLOURS, board, onlooker
 from lorafleet_jobs.cluster.ray_job import hand_over, job_api
@@ -54,6 +63,7 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and start nothing: as lorafleet plan.")
     ] = False,
+    forgotten_too: ForgottenToo = False,
 ) -> int:
     """Train every subject of a manifest, and publish its adapters.
 
@@ -62,10 +72,11 @@ def submit(
     does not answer.
     """
     if dry_run:
-        return plan(manifest, base, as_json)
+        return plan(manifest, base, as_json, forgotten_too)
     home = Home.from_environment()
     known = done_in(home) if job_api(address) is None else nothing_done
-    prepared = prepare(manifest, base, tick=Ticking(), done=known, workers=cores())
+    left_out = forgotten_photographs(forgotten_too)
+    prepared = prepare(manifest, base, tick=Ticking(), done=known, workers=cores(), forgotten=left_out)
     warnings = _announce(prepared)
     if sys.stdin.isatty() and not yes:
         asked = f"{warnings} warning{'s' * (warnings != 1)} above; start?" if warnings else "start?"

@@ -19,6 +19,7 @@ from lorafleet_jobs.submission.submit import Show
 
 COLOURS: dict[State, str] = {
     "queued": "dim", "running": "cyan", "succeeded": "green", "stopped": "blue", "failed": "red", "cancelled": "yellow",
+    "forgotten": "dim",
 }  # fmt: skip
 COLUMNS = ("job", "lane", "state", "step", "loss", "it/s", "ETA", "attempts", "")
 NUMBERS = frozenset(COLUMNS[3:8])

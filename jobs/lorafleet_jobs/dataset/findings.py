@@ -11,6 +11,7 @@ D009  odd aspect                      subjects                 D026  class image
 D028  files left out            D030  captions not used
 D029  long captions             D031  captions joined or guessed
 D032  folder named for kohya    D033  transparency on white
+D034  photographs forgotten
 """
 
 from __future__ import annotations

@@ -118,10 +118,25 @@ class MlflowRemoval:
                 if tag != JOB:  # which a second attempt finds it by
                     self.client.delete_model_version_tag(name, number, tag)
             self.client.delete_model_version(name, number)
-            if not self.client.search_model_versions(f"name = {_quoted(name)}", max_results=1):
-                self.client.delete_registered_model(name)
+        self.remove_empty_name(name)
         receipt.add("registered versions")
         return version.aliases
+
+    def remove_empty_name(self, name: str) -> None:
+        """Deletes a registered name that has no version, and with it what MLflow keeps of its deleted versions."""
+        if self._is_empty():
+            return
+        with reaching(self.uri):
+            if self.client.search_model_versions(f"name = {_quoted(name)}", max_results=1):
+                return
+            if self.client.search_registered_models(f"name = {_quoted(name)}", max_results=1):
+                self.client.delete_registered_model(name)
+
+    def is_open(self, run_id: str) -> bool:
+        """Whether there is a run that is not marked as deleted."""
+        with reaching(self.uri):
+            run = self._run(run_id)
+        return run is not None and run.info.lifecycle_stage == "active"
 
     def runs(self, jobs: Collection[str]) -> list[str]:
         """The ids of the runs of these jobs, of all their attempts, those that were deleted before too."""
