@@ -10,6 +10,8 @@ refuses to know where bundles come from (`download` is passed in) and what is in
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import shutil
@@ -124,6 +126,14 @@ class BundleCache:
             except (FileNotFoundError, NotADirectoryError):  # dropped meanwhile, or not ours
                 continue
         return entries
+
+    def jobs(self) -> dict[str, str]:
+        """The id of the job that made each entry, by digest, as far as its card can be read."""
+        found = {}
+        for entry in self.entries():
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                found[entry.digest] = str(json.loads((self.root / entry.digest / CARD).read_bytes())["job_id"])
+        return found
 
     def remove(self, digest: str) -> bool:
         """Removes an entry and what is left of downloads of it; False if somebody fetches or uses it now."""

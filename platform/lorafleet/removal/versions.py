@@ -6,15 +6,13 @@ the registration goes last, and before it everything from which a bundle could b
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lorafleet.bundle.bundle import CARD
 from lorafleet.bundle.disk_cache import BundleCache
 from lorafleet.errors import BusyError
 from lorafleet.home import Home
@@ -49,7 +47,7 @@ def remove_bundles(home: Home, jobs: Collection[str], receipt: Receipt) -> None:
         for folder in (home.bundles / job, *home.bundles.glob(f".{job}.*")):
             remove_folder(folder, "bundles", receipt)
     cache = BundleCache(home.adapter_cache)
-    for digest in list(_cached(home.adapter_cache, jobs)):
+    for digest in [digest for digest, job in cache.jobs().items() if job in jobs]:
         size = size_of(home.adapter_cache / digest)
         deadline = time.monotonic() + WAIT_SECONDS
         while not cache.remove(digest):
@@ -79,17 +77,6 @@ def size_of(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-
-
-def _cached(cache: Path, jobs: Collection[str]) -> Iterator[str]:
-    """The entries of a cache that are bundles of these jobs."""
-    for card in cache.glob(f"[!.]*/{CARD}"):
-        try:
-            job = json.loads(card.read_bytes())["job_id"]
-        except (OSError, ValueError, LookupError, TypeError):
-            continue  # dropped meanwhile, or damaged: then it is fetched again, or not at all
-        if job in jobs:
-            yield card.parent.name
 
 
 def _succession(name: str, aliases: Sequence[str], mlflow: MlflowRemoval) -> str:

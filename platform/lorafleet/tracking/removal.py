@@ -22,7 +22,8 @@ from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.removal.receipt import Receipt
 from lorafleet.tracking.client import ABSENT, connect, is_server, reaching
 from lorafleet.tracking.links import NOTE
-from lorafleet.tracking.registry import ARTIFACT, DIGEST, PAGE
+from lorafleet.tracking.presence import DIGEST, pages
+from lorafleet.tracking.registry import ARTIFACT
 from lorafleet.util.addresses import sqlite_file
 from lorafleet.util.sqlite_space import rewrite
 
@@ -68,14 +69,14 @@ class MlflowRemoval:
         if self._is_empty():
             return []
         with reaching(self.uri):
-            return sorted(model.name for model in _pages(self.client.search_registered_models))
+            return sorted(model.name for model in pages(self.client.search_registered_models))
 
     def versions(self, name: str) -> list[Registered]:
         """The versions of a name that lorafleet registered, oldest first; none if there is no such name."""
         if self._is_empty():
             return []
         with reaching(self.uri):
-            found = _pages(lambda **page: self.client.search_model_versions(f"name = {_quoted(name)}", **page))
+            found = pages(lambda **page: self.client.search_model_versions(f"name = {_quoted(name)}", **page))
             aliases = dict(self.client.get_registered_model(name).aliases) if found else {}
         versions = [_registered(version, aliases) for version in found if JOB in version.tags]
         return sorted(versions, key=lambda version: version.version)
@@ -143,12 +144,12 @@ class MlflowRemoval:
         if self._is_empty() or not jobs:
             return []
         with reaching(self.uri):
-            every = _pages(lambda **page: self.client.search_experiments(view_type=ViewType.ALL, **page))
+            every = pages(lambda **page: self.client.search_experiments(view_type=ViewType.ALL, **page))
             experiments = [experiment.experiment_id for experiment in every]
             found = [
                 run
                 for job in sorted(jobs)
-                for run in _pages(
+                for run in pages(
                     lambda job=job, **page: self.client.search_runs(
                         experiments, f"tags.`{JOB}` = '{job}'", run_view_type=ViewType.ALL, **page
                     )
@@ -249,14 +250,3 @@ def _registered(version: Any, aliases: dict[str, str]) -> Registered:
 def _quoted(name: str) -> str:
     quote = '"' if "'" in name else "'"
     return f"{quote}{name}{quote}"
-
-
-def _pages(search: Any) -> list[Any]:
-    items: list[Any] = []
-    token = None
-    while True:
-        page = search(max_results=PAGE, page_token=token)
-        items += page
-        token = page.token
-        if not token:
-            return items

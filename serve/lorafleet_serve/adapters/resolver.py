@@ -1,8 +1,8 @@
 """From names to adapter versions, for a server: the registry's answers are cached, and each name is asked for once.
 
-An alias is asked for again after `alias_ttl` seconds, so that promoting a version reaches later requests; a number
-always means the same version. Serving outlives the registry: while it does not answer, its last answers are used for
-another `stale_for` seconds. Knows the registry's port; refuses to know bundles, engines and event loops.
+A name is asked for again after `alias_ttl` seconds, so that promoting a version reaches later requests, and so does
+removing one, which is why a number is no exception. Serving outlives the registry: while it does not answer, its last
+answers are used for another `stale_for` seconds. Knows the registry's port; refuses to know bundles and engines.
 """
 
 from __future__ import annotations
@@ -29,15 +29,10 @@ class Freshness:
     """For how many seconds an answer of the registry is used."""
 
     alias_ttl: float = 5.0
-    number_ttl: float = 3600.0
     refusal_ttl: float = 1.0
     """Of an error: long enough that many requests at once ask only once, too short to be noticed."""
     stale_for: float = 600.0
     """How much longer an answer is used while the registry does not answer."""
-
-    def ttl(self, wanted: str) -> float:
-        """Of an answer about `wanted`, a version number or an alias."""
-        return self.number_ttl if wanted.isdecimal() else self.alias_ttl
 
 
 @dataclass(frozen=True)
@@ -52,17 +47,15 @@ class Answer:
     stale: bool = False
 
 
-def after(
-    outcome: AdapterVersion | LorafleetError, last: Answer | None, now: float, wanted: str, freshness: Freshness
-) -> Answer:
+def after(outcome: AdapterVersion | LorafleetError, last: Answer | None, now: float, freshness: Freshness) -> Answer:
     """The answer to use after the registry gave `outcome` at `now`, given the `last` one."""
     if isinstance(outcome, AdapterVersion):
-        return Answer(outcome, None, now, now + freshness.ttl(wanted))
+        return Answer(outcome, None, now, now + freshness.alias_ttl)
     if (
         isinstance(outcome, UnreachableError)
         and last is not None
         and last.adapter is not None
-        and now - last.at <= freshness.ttl(wanted) + freshness.stale_for
+        and now - last.at <= freshness.alias_ttl + freshness.stale_for
     ):
         return replace(last, until=now + freshness.alias_ttl, stale=True)
     return Answer(None, outcome, now, now + freshness.refusal_ttl)
@@ -123,6 +116,12 @@ class Resolver:
         with self._lock:
             self._answers.pop((name, version or CHAMPION), None)
 
+    def drop(self, name: str) -> None:
+        """Makes the next `find` of this name ask the registry again, whichever version it is about."""
+        with self._lock:
+            for key in [key for key in self._answers if key[0] == name]:
+                del self._answers[key]
+
     def stats(self) -> ResolverStats:
         """The counts so far."""
         with self._lock:
@@ -136,7 +135,7 @@ class Resolver:
         try:
             outcome = self._outcome(key)
             with self._lock:
-                answer = after(outcome, self._answers.get(key), self._clock(), key[1], self.freshness)
+                answer = after(outcome, self._answers.get(key), self._clock(), self.freshness)
                 self._answers[key] = answer
                 future = self._as_future(answer)
             if answer.stale:
