@@ -207,6 +207,16 @@ def requeue(row: JobRow, now: float) -> JobRow | None:
     )  # fmt: skip
 
 
+def unpublish(row: JobRow, run_id: str | None, now: float) -> JobRow | None:
+    """A job whose version is registered no longer, queued again: a lane publishes its bundle, or trains it anew.
+
+    `run_id` is its run, or None if that was deleted too, so that another is opened.
+    """
+    if row.state != "succeeded":
+        return None
+    return replace(row, state="queued", version=None, run_id=run_id, lane=None, loss=None, updated=now)
+
+
 def end(row: JobRow, state: Ending, error: str | None, now: float, kind: FailureKind | None = None) -> JobRow | None:
     """A job ended from outside, whoever holds it: cancelled by its user, or left behind by its lanes."""
     if row.state in ENDED:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from mlflow.exceptions import MlflowException
+
 from lorafleet.bundle.ports import AdapterVersion
+from lorafleet.tracking.client import ABSENT
 
 DIGEST = "card_sha256"
 """The version's tag with the sha256 of its bundle's card."""
@@ -40,6 +43,16 @@ def registered_jobs(client: Any) -> set[str]:
     """The ids of the jobs that have a registered version."""
     versions = pages(client.search_model_versions)
     return {version.tags["job_id"] for version in versions if version.tags.get("published") == "true"}
+
+
+def is_open(client: Any, run_id: str) -> bool:
+    """Whether there is a run that is not marked as deleted."""
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as problem:
+        if problem.error_code != ABSENT:
+            raise
+        return False
 
 
 def pages(search: Any) -> list[Any]:

@@ -24,7 +24,7 @@ from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking.client import PRESENT, REFUSED, connect, reaching
-from lorafleet.tracking.presence import DIGEST, pages, still_registered, unregistered
+from lorafleet.tracking.presence import DIGEST, is_open, pages, registered_jobs, still_registered, unregistered
 from lorafleet.tracking.promotion import alias_of_base, find_version, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
@@ -138,6 +138,18 @@ class MlflowRegistry:
             if adapter.path.parent == self.cache:
                 self.bundles.remove(adapter.path.name)
         return missing
+
+    def published_jobs(self) -> set[str]:
+        """The ids of the jobs that have a registered version. Raises UnreachableError."""
+        if self._is_empty():
+            return set()
+        with reaching(self.uri):
+            return registered_jobs(self.client)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run that is not marked as deleted. Raises UnreachableError."""
+        with reaching(self.uri):
+            return not self._is_empty() and is_open(self.client, run_id)
 
     def drop_unregistered(self) -> None:
         """Removes from the cache what no registered version is, unless it is in use. Raises UnreachableError."""

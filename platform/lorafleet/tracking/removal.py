@@ -22,7 +22,7 @@ from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.removal.receipt import Receipt
 from lorafleet.tracking.client import ABSENT, connect, is_server, reaching
 from lorafleet.tracking.links import NOTE
-from lorafleet.tracking.presence import DIGEST, pages
+from lorafleet.tracking.presence import DIGEST, is_open, pages
 from lorafleet.tracking.registry import ARTIFACT
 from lorafleet.util.addresses import sqlite_file
 from lorafleet.util.sqlite_space import rewrite
@@ -136,8 +136,7 @@ class MlflowRemoval:
     def is_open(self, run_id: str) -> bool:
         """Whether there is a run that is not marked as deleted."""
         with reaching(self.uri):
-            run = self._run(run_id)
-        return run is not None and run.info.lifecycle_stage == "active"
+            return is_open(self.client, run_id)
 
     def runs(self, jobs: Collection[str]) -> list[str]:
         """The ids of the runs of these jobs, of all their attempts, those that were deleted before too."""
