@@ -68,6 +68,11 @@ COMMANDS = (
         "Remove everything of a subject for good: adapters, pictures, latents, checkpoints, runs, logs.",
     ),
     Command(
+        "prune",
+        "lorafleet_jobs.cli.forget_commands:prune",
+        "Show what of a home nothing needs any more, and with --yes delete it.",
+    ),
+    Command(
         "evaluate",
         "lorafleet_jobs.cli.evaluate_command:evaluate",
         "Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.",

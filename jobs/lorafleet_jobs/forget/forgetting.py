@@ -79,7 +79,7 @@ def find(home: Home, subject: str, submission: str | None = None) -> Found:
 
     Raises NotFoundError, RequestError or BusyError if it is being trained, UnreachableError.
     """
-    store = _store(home)
+    store = store_of(home)
     seen = [] if store is None else store.submissions()
     if submission is not None:
         submission = load_submission(home, submission).id
@@ -103,7 +103,7 @@ def forget(home: Home, found: Found) -> Forgotten:
     mine, receipt = found.mine, Receipt()
     mlflow = MlflowRemoval(home.tracking_uri)
     with ExitStack() as leases:
-        store = _store(home)
+        store = store_of(home)
         if store is not None:
             for submission in mine.by_submission:  # so that nobody begins to drive it meanwhile
                 leases.enter_context(driver_lease(store, submission))
@@ -123,7 +123,8 @@ def forget(home: Home, found: Found) -> Forgotten:
     return Forgotten(receipt, _write(home, found, receipt, stays), tuple(notes), stays)
 
 
-def _store(home: Home) -> JobStore | None:
+def store_of(home: Home) -> JobStore | None:
+    """The job rows of a home; None where there are none yet, for nothing is made."""
     there = home.database.exists() or "LORAFLEET_DATABASE_URL" in os.environ
     return open_store(home) if there else None
 

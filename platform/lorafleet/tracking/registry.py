@@ -153,11 +153,16 @@ class MlflowRegistry:
 
     def drop_unregistered(self) -> None:
         """Removes from the cache what no registered version is, unless it is in use. Raises UnreachableError."""
-        if cards := self.bundles.jobs():
-            with reaching(self.uri):
-                dropped = (*cards,) if self._is_empty() else unregistered(self.client, cards)
-            for digest in dropped:
-                self.bundles.remove(digest)
+        for digest in self.unregistered():
+            self.bundles.remove(digest)
+
+    def unregistered(self) -> tuple[str, ...]:
+        """The digests in the cache of bundles that no registered version has. Raises UnreachableError."""
+        cards = self.bundles.jobs()
+        if not cards or self._is_empty():
+            return (*cards,)
+        with reaching(self.uri):
+            return unregistered(self.client, cards)
 
     def cache_stats(self) -> CacheStats:
         """What the disk cache did and holds."""
