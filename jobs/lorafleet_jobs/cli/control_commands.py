@@ -101,7 +101,8 @@ def logs(
     if seen.points[job.id]:
         note(f"{seen.label(job)}, job {job.id}", "log of", "dim")
     if not follow and not home.job_log(seen.id, job.id).exists():
-        note(f"{seen.label(job)} has not begun; nothing is logged yet")
+        why = "was forgotten; its log is gone" if job.state == "forgotten" else "has not begun; nothing is logged yet"
+        note(f"{seen.label(job)} {why}")
     try:
         for line in lines:
             out.print(one_line(line), markup=False)

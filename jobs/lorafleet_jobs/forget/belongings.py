@@ -46,7 +46,8 @@ class Belongings:
 def belongings(subject: str, rows: Sequence[JobRow], submission: str | None = None) -> Belongings:
     """What is a subject's among all rows of a database, or what is in one submission alone."""
     mine = [row for row in rows if row.spec.subject == subject and submission in (None, row.submission)]
-    others = [row for row in rows if row not in mine and row.state != "forgotten"]
+    keys = {(row.submission, row.id) for row in mine}
+    others = [row for row in rows if (row.submission, row.id) not in keys and row.state != "forgotten"]
     shared = {row.id for row in others}
     return Belongings(
         subject=subject,

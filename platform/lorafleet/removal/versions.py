@@ -6,6 +6,7 @@ the registration goes last, and before it everything from which a bundle could b
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 import uuid
@@ -21,6 +22,7 @@ from lorafleet.removal.receipt import Receipt
 if TYPE_CHECKING:
     from lorafleet.tracking.removal import MlflowRemoval, Registered
 
+JOB_ID = re.compile(r"\w+")
 WAIT_SECONDS = 60.0
 """How long a request that is reading a bundle is waited for."""
 POLL_SECONDS = 0.2
@@ -42,10 +44,14 @@ def remove_versions(home: Home, mlflow: MlflowRemoval, versions: Sequence[Regist
 
 
 def remove_bundles(home: Home, jobs: Collection[str], receipt: Receipt) -> None:
-    """Deletes the bundles of jobs from the home and from its cache, half-written ones too. Raises BusyError."""
+    """Deletes the bundles of jobs from the home and from its cache, half-written ones too. Raises BusyError.
+
+    What is no job's id is passed over: the registry's tags may be anybody's, `..` among them.
+    """
     for job in jobs:
-        for folder in (home.bundles / job, *home.bundles.glob(f".{job}.*")):
-            remove_folder(folder, "bundles", receipt)
+        if JOB_ID.fullmatch(job):
+            for folder in (home.bundles / job, *home.bundles.glob(f".{job}.*")):
+                remove_folder(folder, "bundles", receipt)
     cache = BundleCache(home.adapter_cache)
     for digest in [digest for digest, job in cache.jobs().items() if job in jobs]:
         size = size_of(home.adapter_cache / digest)

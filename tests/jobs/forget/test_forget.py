@@ -141,6 +141,7 @@ def test_what_is_trained_mistyped_or_unconfirmed_is_not_forgotten(here, planned,
     assert (code, "a lane may still hold it; forget it in" in err) == (4, True)
     assert lorafleet("forget", "rex", "--yes")[0] == 0
     assert jobs_of(here, submission)["rex"].state == "forgotten"
+    assert "rex was forgotten; its log is gone" in lorafleet("logs", submission, "rex")[2]
     assert lorafleet("retry", submission)[0] == 0
     assert jobs_of(here, submission)["rex"].state == "forgotten", "nothing is left that could be trained again"
 

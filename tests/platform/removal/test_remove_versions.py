@@ -129,6 +129,16 @@ def test_a_bundle_that_is_being_read_is_waited_for_and_then_named(here, publish,
     assert (left(here), removal(here).names()) == (([], 0), [])
 
 
+@pytest.mark.parametrize("tag", ["../outside", "..", "/etc", "*", "."])
+def test_a_tag_that_is_no_job_deletes_nothing_outside_the_bundles(here, publish, tag):
+    publish("rex", "a")
+    (here.root / "outside").mkdir()
+    mlflow, before = removal(here), left(here)
+    mlflow.client.set_model_version_tag("rex", "1", "job_id", tag)
+    removing.remove_bundles(here, [one.job_id for one in mlflow.find("rex")], Receipt())
+    assert (left(here), (here.root / "outside").is_dir()) == (before, True)
+
+
 def test_the_command_asks_and_prints_what_went(lorafleet, tmp_path, capsys, monkeypatch):
     home = Home(tmp_path / "home")
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
