@@ -13,17 +13,24 @@ MUTANTS = (
         "tests/serve/engine/test_rows.py",
     ),
     Mutant(
-        "a removed version is served by its number",
+        "numbers asked as often as aliases",
         "serve/lorafleet_serve/adapters/resolver.py",
-        "[key for key in self._answers if key[0] == name]",
-        "[key for key in self._answers if key == (name, CHAMPION)]",
+        "return self.number_ttl if wanted.isdecimal() else self.alias_ttl",
+        "return self.alias_ttl",
         "tests/serve/adapters/test_resolver.py",
     ),
     Mutant(
         "stale answers for ever",
         "serve/lorafleet_serve/adapters/resolver.py",
-        "        and now - last.at <= freshness.alias_ttl + freshness.stale_for\n",
+        "        and now - last.at <= freshness.ttl(wanted) + freshness.stale_for\n",
         "",
+        "tests/serve/adapters/test_resolver.py",
+    ),
+    Mutant(
+        "a removed version is served by its number",
+        "serve/lorafleet_serve/adapters/resolver.py",
+        "[key for key in self._answers if key[0] == name]",
+        "[key for key in self._answers if key == (name, CHAMPION)]",
         "tests/serve/adapters/test_resolver.py",
     ),
     Mutant(

@@ -1,8 +1,9 @@
 """From names to adapter versions, for a server: the registry's answers are cached, and each name is asked for once.
 
-A name is asked for again after `alias_ttl` seconds, so that promoting a version reaches later requests, and so does
-removing one, which is why a number is no exception. Serving outlives the registry: while it does not answer, its last
-answers are used for another `stale_for` seconds. Knows the registry's port; refuses to know bundles and engines.
+An alias is asked for again after `alias_ttl` seconds, so that promoting a version reaches later requests; a number
+means the same version until that is removed, of which `drop` is told. Serving outlives the registry: while it does not
+answer, its last answers are used for another `stale_for` seconds. Knows the registry's port; refuses to know bundles,
+engines and event loops.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ class Freshness:
     """For how many seconds an answer of the registry is used."""
 
     alias_ttl: float = 5.0
+    number_ttl: float = 3600.0
     refusal_ttl: float = 1.0
     """Of an error: long enough that many requests at once ask only once, too short to be noticed."""
     stale_for: float = 600.0
     """How much longer an answer is used while the registry does not answer."""
+
+    def ttl(self, wanted: str) -> float:
+        """Of an answer about `wanted`, a version number or an alias."""
+        return self.number_ttl if wanted.isdecimal() else self.alias_ttl
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,17 @@ class Answer:
     stale: bool = False
 
 
-def after(outcome: AdapterVersion | LorafleetError, last: Answer | None, now: float, freshness: Freshness) -> Answer:
+def after(
+    outcome: AdapterVersion | LorafleetError, last: Answer | None, now: float, wanted: str, freshness: Freshness
+) -> Answer:
     """The answer to use after the registry gave `outcome` at `now`, given the `last` one."""
     if isinstance(outcome, AdapterVersion):
-        return Answer(outcome, None, now, now + freshness.alias_ttl)
+        return Answer(outcome, None, now, now + freshness.ttl(wanted))
     if (
         isinstance(outcome, UnreachableError)
         and last is not None
         and last.adapter is not None
-        and now - last.at <= freshness.alias_ttl + freshness.stale_for
+        and now - last.at <= freshness.ttl(wanted) + freshness.stale_for
     ):
         return replace(last, until=now + freshness.alias_ttl, stale=True)
     return Answer(None, outcome, now, now + freshness.refusal_ttl)
@@ -122,6 +130,11 @@ class Resolver:
             for key in [key for key in self._answers if key[0] == name]:
                 del self._answers[key]
 
+    def known(self) -> set[AdapterVersion]:
+        """The versions that it would answer with, or has."""
+        with self._lock:
+            return {answer.adapter for answer in self._answers.values() if answer.adapter is not None}
+
     def stats(self) -> ResolverStats:
         """The counts so far."""
         with self._lock:
@@ -135,7 +148,7 @@ class Resolver:
         try:
             outcome = self._outcome(key)
             with self._lock:
-                answer = after(outcome, self._answers.get(key), self._clock(), self.freshness)
+                answer = after(outcome, self._answers.get(key), self._clock(), key[1], self.freshness)
                 self._answers[key] = answer
                 future = self._as_future(answer)
             if answer.stale:

@@ -1,4 +1,4 @@
-"""Adapters that a running server holds and that are registered no longer: they leave its memory, asked for or not.
+"""Adapters that a running server holds or knows and that are registered no longer: they leave it, asked for or not.
 
 Knows the registry's port and an engine's caches; refuses to know HTTP. An image that is being made with such an adapter
 is finished, and its memory is freed at the next look. While the registry does not answer everything stays.
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class RemovalWatch:
-    """Which adapters an engine holds, and whether they are still registered. Thread-safe."""
+    """Which adapters an engine holds and a resolver knows, and whether they are still registered. Thread-safe."""
 
     def __init__(self, engine: StepEngine, registry: AdapterRegistry, resolver: Resolver) -> None:
         self._engine, self._registry, self._resolver = engine, registry, resolver
@@ -45,8 +45,8 @@ class RemovalWatch:
 
     def look(self) -> tuple[AdapterVersion, ...]:
         """Frees what is registered no longer; returns it. Raises UnreachableError if the registry does not answer."""
-        held = self.held()
-        gone = self._registry.gone(held) if held else ()
+        asked = {*self.held(), *self._resolver.known()}
+        gone = self._registry.gone(asked) if asked else ()
         if gone:
             folders = {str(adapter.path.resolve()) for adapter in gone}
             for adapter in gone:

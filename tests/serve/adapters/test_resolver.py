@@ -15,24 +15,26 @@ from lorafleet.bundle.ports import AdapterVersion
 from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet_serve.adapters.resolver import Answer, Freshness, Resolver, after
 
-HOW = Freshness(alias_ttl=5, refusal_ttl=1, stale_for=60)
+HOW = Freshness(alias_ttl=5, number_ttl=100, refusal_ttl=1, stale_for=60)
 REX = AdapterVersion("rex", 3, ("champion",), "toy-sdxl", ("<rex>",), Path("/bundles/rex"))
 DOWN, NOBODY = UnreachableError("MLflow does not answer"), NotFoundError("no adapter 'rex'")
 
 
-@pytest.mark.parametrize(("outcome", "last", "now", "expected"), [
-    (REX, None, 10, Answer(REX, None, 10, 15)),
-    (NOBODY, None, 10, Answer(None, NOBODY, 10, 11)),
-    (NOBODY, Answer(REX, None, 0, 5), 10, Answer(None, NOBODY, 10, 11)),  # it was deleted
-    (DOWN, None, 10, Answer(None, DOWN, 10, 11)),
-    (DOWN, Answer(REX, None, 0, 5), 10, Answer(REX, None, 0, 15, stale=True)),
-    (DOWN, Answer(REX, None, 0, 65, stale=True), 65, Answer(REX, None, 0, 70, stale=True)),
-    (DOWN, Answer(REX, None, 0, 65, stale=True), 65.1, Answer(None, DOWN, 65.1, 66.1)),
-    (DOWN, Answer(None, NOBODY, 9, 10), 10, Answer(None, DOWN, 10, 11)),
-    (REX, Answer(REX, None, 0, 65, stale=True), 65, Answer(REX, None, 65, 70)),
+@pytest.mark.parametrize(("outcome", "last", "now", "wanted", "expected"), [
+    (REX, None, 10, "champion", Answer(REX, None, 10, 15)),
+    (REX, None, 10, "3", Answer(REX, None, 10, 110)),
+    (NOBODY, None, 10, "champion", Answer(None, NOBODY, 10, 11)),
+    (NOBODY, Answer(REX, None, 0, 5), 10, "champion", Answer(None, NOBODY, 10, 11)),  # it was deleted
+    (DOWN, None, 10, "champion", Answer(None, DOWN, 10, 11)),
+    (DOWN, Answer(REX, None, 0, 5), 10, "champion", Answer(REX, None, 0, 15, stale=True)),
+    (DOWN, Answer(REX, None, 0, 65, stale=True), 65, "champion", Answer(REX, None, 0, 70, stale=True)),
+    (DOWN, Answer(REX, None, 0, 65, stale=True), 65.1, "champion", Answer(None, DOWN, 65.1, 66.1)),
+    (DOWN, Answer(REX, None, 0, 100), 160, "3", Answer(REX, None, 0, 165, stale=True)),
+    (DOWN, Answer(None, NOBODY, 9, 10), 10, "champion", Answer(None, DOWN, 10, 11)),
+    (REX, Answer(REX, None, 0, 65, stale=True), 65, "champion", Answer(REX, None, 65, 70)),
 ])  # fmt: skip
-def test_what_holds_after_the_registry_spoke(outcome, last, now, expected):
-    assert after(outcome, last, now, HOW) == expected
+def test_what_holds_after_the_registry_spoke(outcome, last, now, wanted, expected):
+    assert after(outcome, last, now, wanted, HOW) == expected
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 30), st.sampled_from([REX, DOWN, NOBODY])), min_size=1, max_size=40))
@@ -44,7 +46,7 @@ def test_nothing_is_served_beyond_its_time(history):
         if last is not None and now < last.until:
             assert last.adapter is None or now - found <= HOW.alias_ttl + HOW.stale_for + HOW.alias_ttl
             continue
-        last = after(outcome, last, now, HOW)
+        last = after(outcome, last, now, "champion", HOW)
         found = now if outcome is REX else found
         assert (last.adapter is None) == (last.problem is not None)
         assert last.until > now
@@ -99,7 +101,7 @@ def resolver(registry, clock):
     made.close()
 
 
-def test_a_promotion_arrives_when_the_answer_is_old_enough(resolver, registry, clock):
+def test_a_promotion_arrives_when_the_alias_is_old_enough_and_a_number_is_asked_once(resolver, registry, clock):
     newer = AdapterVersion("rex", 4, ("champion",), "toy-sdxl", (), Path("/bundles/rex4"))
     for version in ("champion", "3", None):
         assert resolver.find("rex", version).result(5) == REX
@@ -108,29 +110,25 @@ def test_a_promotion_arrives_when_the_answer_is_old_enough(resolver, registry, c
     assert resolver.find("rex").result(5) == REX
     clock.now += 0.1
     assert resolver.find("rex").result(5) == newer
+    assert resolver.find("rex", "3").result(5) == REX
     assert registry.asked == [("rex", "champion"), ("rex", "3"), ("rex", "champion")]
-    assert (resolver.stats().hits, resolver.stats().misses) == (2, 3)
-    resolver.forget("rex", "champion")
-    assert resolver.find("rex").result(5) == newer
-    assert len(registry.asked) == 4
+    assert (resolver.stats().hits, resolver.stats().misses) == (3, 3)
+    resolver.forget("rex", "3")
+    assert resolver.find("rex", "3").result(5) == newer
 
 
-def test_a_removed_version_is_known_by_no_name_once_its_name_is_dropped(resolver, registry, clock):
+def test_a_removed_version_is_known_by_no_name_once_its_name_is_dropped(resolver, registry):
     for name, version in (("rex", None), ("rex", "3"), ("mia", None)):
         resolver.find(name, version).result(5)
+    assert resolver.known() == {REX}
     registry.says = NOBODY
     resolver.drop("rex")
     assert resolver.find("mia").result(5) == REX
     for version in (None, "3"):
         with pytest.raises(NotFoundError):
             resolver.find("rex", version).result(5)
-    registry.says = REX
-    clock.now += 1
-    assert resolver.find("rex", "3").result(5) == REX
-    registry.says = NOBODY
-    clock.now += 5
-    with pytest.raises(NotFoundError):  # and where nothing dropped it, when the answer is old enough
-        resolver.find("rex", "3").result(5)
+    resolver.drop("mia")
+    assert resolver.known() == set()
 
 
 def test_a_crowd_asks_once(resolver, registry):

