@@ -95,6 +95,11 @@ class Home:
         return self.root / "photographs"
 
     @property
+    def forgotten(self) -> Path:
+        """Receipts of what was forgotten, and the hashes by which it is known if it comes again."""
+        return self.root / "forgotten"
+
+    @property
     def ray_temp(self) -> Path:
         """Ray Train's storage."""
         return self.root / "ray"

@@ -15,8 +15,8 @@ from lorafleet.errors import DataError
 from lorafleet_jobs.captioning.captioner import find_captioner
 from lorafleet_jobs.captioning.wanted import Wanted
 from lorafleet_jobs.captioning.writing import Captioned, caption_all, write_caption
-from lorafleet_jobs.cli.options import AsJson
-from lorafleet_jobs.cli.ticking import Ticking, cores
+from lorafleet_jobs.cli.terminal.options import AsJson
+from lorafleet_jobs.cli.terminal.ticking import Ticking, cores
 from lorafleet_jobs.dataset.doctor import Asked, Needs, SubjectReport, check_subjects
 from lorafleet_jobs.dataset.findings import some
 from lorafleet_jobs.dataset.subjects import find_subjects

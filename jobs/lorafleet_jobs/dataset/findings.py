@@ -12,7 +12,7 @@ D028  files left out            D030  captions not used
 D029  long captions             D031  captions joined or guessed
 D032  folder named for kohya    D033  transparency on white    D034  blurred
 D035  screenshot                D036  one background           D037  one view
-D038  zip file or address that is not read
+D038  unread zip or address     D039  photographs forgotten
 """
 
 from __future__ import annotations

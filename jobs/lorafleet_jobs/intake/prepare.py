@@ -15,7 +15,15 @@ from lorafleet.home import Home
 from lorafleet_jobs.dataset.about_folders import about_place
 from lorafleet_jobs.dataset.about_texts import Texts
 from lorafleet_jobs.dataset.class_images import ClassFolder, read_class_folders
-from lorafleet_jobs.dataset.doctor import Asked, Needs, SubjectReport, Tick, check_subjects, silent
+from lorafleet_jobs.dataset.doctor import (
+    Asked,
+    Needs,
+    SubjectReport,
+    Tick,
+    check_subjects,
+    refuse_forgotten,
+    silent,
+)
 from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.paths import absolute
 from lorafleet_jobs.dataset.subjects import Subject, find_subjects
@@ -77,8 +85,16 @@ class Prepared:
     """What is odd about the manifest and keeps nothing from training."""
 
 
-def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, workers: int = 1) -> CheckedManifest:
+def examine(
+    manifest_path: Path,
+    base: str | None = None,
+    tick: Tick = silent,
+    workers: int = 1,
+    forgotten: frozenset[str] = frozenset(),
+) -> CheckedManifest:
     """Loads a manifest and checks its subjects with so many processes; `base` overrides the manifest's.
+
+    `forgotten` are hashes of photographs that are not to be trained on.
 
     A relative path in the manifest starts at its folder. A base of the hub's that is not on this machine is no error
     here: `base_problem` says so, and low resolution is not judged. Photographs in a zip file or at an address are
@@ -109,7 +125,7 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, w
         Asked(subject, _needs(one.recipes, base_here, counter), _findings_of(one, class_folders))
         for subject, one in zip(subjects, recipes, strict=True)
     ]
-    reports = check_subjects(asked, tick, workers)
+    reports = [refuse_forgotten(report, forgotten) for report in check_subjects(asked, tick, workers)]
     _tell_words(written, manifest, recipes, reports, base_here)
     written.problems.refuse()
     notes = tuple(
@@ -127,15 +143,16 @@ def prepare(
     tick: Tick = silent,
     done: Done = nothing_done,
     workers: int = 1,
+    forgotten: frozenset[str] = frozenset(),
 ) -> Prepared:
     """Loads, checks and plans for a machine, by default this one; bad subjects are left out and listed in the plan.
 
-    `done` knows which jobs are done already; `workers` is as in `check_subjects`.
+    `done` knows which jobs are done already; `workers` and `forgotten` are as in `examine`.
 
     Raises ManifestError or BaseModelError for what the manifest gets wrong, DataError if no subject is left to train,
     ManifestError if not even one job fits on the GPUs that there are.
     """
-    checked = examine(manifest_path, base, tick, workers)
+    checked = examine(manifest_path, base, tick, workers, forgotten)
     if checked.base is None or checked.size is None:
         raise BaseModelError(checked.base_problem)
     reports = [(report, one.recipes) for report, one in zip(checked.reports, checked.recipes, strict=True)]

@@ -51,7 +51,7 @@ def close_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> No
         tracking.reap(row.run_id, {job.run_id: run_end(job) for job in jobs if job.run_id})
         counts = {f"jobs/{state}": float(sum(job.state == state for job in jobs)) for state in sorted(ENDED)}
         tracking.log_metrics(row.run_id, 0, counts)
-        done = counts["jobs/succeeded"] + counts["jobs/stopped"]
+        done = counts["jobs/succeeded"] + counts["jobs/stopped"] + counts["jobs/forgotten"]
         tracking.finish(row.run_id, RunEnd("FINISHED" if done == len(jobs) else "FAILED"))
         tracking.link(row.run_id)
     except UnreachableError as problem:

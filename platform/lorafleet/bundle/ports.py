@@ -5,7 +5,7 @@ Protocols only. `lorafleet.tracking` has the MLflow side; `Null*` are the null o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +103,12 @@ class AdapterRegistry(Protocol):
 
     def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
         """Keeps a resolved bundle from being dropped inside the block; says at once whether it is still there."""
+
+    def gone(self, adapters: Collection[AdapterVersion]) -> tuple[AdapterVersion, ...]:
+        """Those of these versions that are registered no longer; no copy of them stays in this machine's cache."""
+
+    def drop_unregistered(self) -> None:
+        """Removes from this machine's cache what no registered version is, whoever fetched it."""
 
     def cache_stats(self) -> CacheStats:
         """What the cache on this machine's disk did and holds."""

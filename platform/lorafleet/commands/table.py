@@ -47,6 +47,11 @@ ADAPTERS = (
         "Check that adapters are whole: every file's hash, shapes, and that the base is here.",
     ),
     Command(
+        "rm",
+        "lorafleet.commands.adapters_rm:rm",
+        "Remove an adapter, or one version of it, with its bundles; its run stays. Exit code 3: there is none.",
+    ),
+    Command(
         "import",
         "lorafleet.commands.adapters_import:import_file",
         "Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to "

@@ -24,12 +24,11 @@ from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking.client import PRESENT, REFUSED, connect, reaching
+from lorafleet.tracking.presence import DIGEST, is_open, pages, registered_jobs, still_registered, unregistered
 from lorafleet.tracking.promotion import alias_of_base, find_version, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
-DIGEST = "card_sha256"
-PAGE = 1000
 log = logging.getLogger(__name__)
 
 
@@ -69,7 +68,7 @@ def aliases_of(client: Any, names: Collection[str]) -> dict[str, dict[str, int]]
     """The aliases of these registered names, each with its version."""
     return {
         model.name: {alias: int(number) for alias, number in dict(model.aliases).items()}
-        for model in _pages(client.search_registered_models)
+        for model in pages(client.search_registered_models)
         if model.name in names
     }
 
@@ -102,8 +101,8 @@ class MlflowRegistry:
         if self._is_empty():
             return []
         with reaching(self.uri):
-            versions = [version for version in _pages(self.client.search_model_versions) if "job_id" in version.tags]
-            aliases = {model.name: dict(model.aliases) for model in _pages(self.client.search_registered_models)}
+            versions = [version for version in pages(self.client.search_model_versions) if "job_id" in version.tags]
+            aliases = {model.name: dict(model.aliases) for model in pages(self.client.search_registered_models)}
         versions.sort(key=lambda version: (version.name, -int(version.version)))
         return [_with_path(version, aliases.get(version.name, {}), self._place(version)) for version in versions]
 
@@ -129,6 +128,41 @@ class MlflowRegistry:
         if adapter.path.parent == self.cache:
             return self.bundles.pinned(adapter.path.name)
         return nullcontext((adapter.path / CARD).is_file())
+
+    def gone(self, adapters: Collection[AdapterVersion]) -> tuple[AdapterVersion, ...]:
+        """Those of these versions that are registered no longer, which leave the cache. Raises UnreachableError."""
+        with reaching(self.uri):
+            present = set() if self._is_empty() else still_registered(self.client, adapters)
+        missing = tuple(one for one in adapters if (one.name, one.version, one.run_id) not in present)
+        for adapter in missing:
+            if adapter.path.parent == self.cache:
+                self.bundles.remove(adapter.path.name)
+        return missing
+
+    def published_jobs(self) -> set[str]:
+        """The ids of the jobs that have a registered version. Raises UnreachableError."""
+        if self._is_empty():
+            return set()
+        with reaching(self.uri):
+            return registered_jobs(self.client)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run that is not marked as deleted. Raises UnreachableError."""
+        with reaching(self.uri):
+            return not self._is_empty() and is_open(self.client, run_id)
+
+    def drop_unregistered(self) -> None:
+        """Removes from the cache what no registered version is, unless it is in use. Raises UnreachableError."""
+        for digest in self.unregistered():
+            self.bundles.remove(digest)
+
+    def unregistered(self) -> tuple[str, ...]:
+        """The digests in the cache of bundles that no registered version has. Raises UnreachableError."""
+        cards = self.bundles.jobs()
+        if not cards or self._is_empty():
+            return (*cards,)
+        with reaching(self.uri):
+            return unregistered(self.client, cards)
 
     def cache_stats(self) -> CacheStats:
         """What the disk cache did and holds."""
@@ -227,23 +261,12 @@ def _ensure_model(client: Any, name: str) -> None:
 
 
 def _version_of_job(client: Any, name: str, job_id: str) -> Any:
-    versions = _pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
+    versions = pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
     return next((version for version in versions if version.tags.get("job_id") == job_id), None)
 
 
 def _aliases(client: Any, name: str) -> dict[str, str]:
     return dict(client.get_registered_model(name).aliases)
-
-
-def _pages(search: Any) -> list[Any]:
-    items: list[Any] = []
-    token = None
-    while True:
-        page = search(max_results=PAGE, page_token=token)
-        items += page
-        token = page.token
-        if not token:
-            return items
 
 
 def _local_path(uri: str) -> Path | None:

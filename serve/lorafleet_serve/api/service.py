@@ -29,6 +29,7 @@ from lorafleet_serve.api.model_ids import (
     with_model,
 )
 from lorafleet_serve.api.png import png_bytes
+from lorafleet_serve.api.removed import RemovalWatch
 from lorafleet_serve.api.schemas import (
     AdapterChoice,
     AdapterInfo,
@@ -94,7 +95,7 @@ class EngineService:
     ) -> None:
         self.engine, self.registry, self.replica = engine, registry, replica
         self.resolver = Resolver(registry, freshness or Freshness())
-        self._folders: dict[str, str] = {}  # by adapter name: the bundle's folder, of all adapters that were asked for
+        self.removals = RemovalWatch(engine, registry, self.resolver)
         self._started = int(time.time())
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
@@ -185,9 +186,7 @@ class EngineService:
 
     def held(self) -> set[str]:
         """Names of the adapters in the engine's memory."""
-        in_memory = self.engine.adapters_held()
-        self._folders = {name: folder for name, folder in self._folders.items() if folder in in_memory}
-        return set(self._folders)
+        return {adapter.name for adapter in self.removals.held()}
 
     async def _uses(self, request: ImagesRequest, held: ExitStack) -> tuple[AdapterUse, ...]:
         """The request's adapters, all resolved at once; their bundles stay on this machine until `held` is closed."""
@@ -206,7 +205,7 @@ class EngineService:
             resolving = self.resolver.find(choice.name, _version(choice))
             adapter = await asyncio.shield(asyncio.wrap_future(resolving))  # other requests may wait for the same one
             if held.enter_context(self.registry.hold(adapter)):
-                self._folders[adapter.name] = str(adapter.path.resolve())
+                self.removals.used(adapter)
                 return adapter
             self.resolver.forget(choice.name, _version(choice))  # it was evicted from the disk cache: fetched again
         raise UnreachableError(

@@ -95,6 +95,10 @@ class Pipeline:
         conditioning = self._prompts[key] = self._encode(prompt, adapters, clip_skip)
         return conditioning
 
+    def forget_prompts(self) -> None:
+        """Empties the cache of encoded prompts, which hold what learned tokens and text encoder LoRAs made of them."""
+        self._prompts = LRUCache(PROMPT_CACHE)  # in one step: the encoder's thread may be at it
+
     def pair(
         self,
         prompt: Sequence[Weighted],

@@ -46,6 +46,7 @@ class EngineDeployment(EngineService):
         )
         freshness = Freshness(alias_ttl=args.alias_ttl, stale_for=args.stale_for)
         super().__init__(engine, args.registry(), freshness, serve.get_replica_context().replica_id.unique_id)
+        self.removals.start(args.alias_ttl)
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Called by Ray Serve for the router."""
@@ -62,6 +63,7 @@ class EngineDeployment(EngineService):
     async def __del__(self) -> None:
         """Called by Ray Serve before the replica ends: lets accepted requests finish."""
         if hasattr(self, "engine"):  # the constructor may have failed
+            self.removals.close()
             await asyncio.to_thread(self.engine.close)
 
 

@@ -96,7 +96,7 @@ def test_many_images_are_opened_by_several_processes_with_the_same_result(
 
 
 def test_a_check_of_many_says_at_once_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    from lorafleet_jobs.cli.ticking import MANY, Ticking
+    from lorafleet_jobs.cli.terminal.ticking import MANY, Ticking
 
     few = Ticking()
     few(0, MANY - 1)

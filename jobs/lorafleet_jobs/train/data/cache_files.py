@@ -30,5 +30,17 @@ def only_process(path: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def try_only_process(path: Path) -> Iterator[bool]:
+    """Says whether no other process is inside a block of the same lock file, and lets none in until this one ends."""
+    try:
+        lock = locked(path, wait=False)
+    except BlockingIOError:
+        yield False
+        return
+    with lock:
+        yield True
+
+
 def _unwritable(path: Path, problem: OSError) -> DataError:
     return DataError(f"cannot write {path} ({problem.strerror}); make room, or choose another LORAFLEET_HOME")

@@ -7,6 +7,7 @@ cache is ever out of date, and it holds a hash of its tensors: one that does not
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from lorafleet_jobs.train.data.sources import File
 
 FIT_CODE = "2"
 """To be raised when `geometry` or the reading of a picture changes a view's pixels; part of every file's name."""
+HASHES = "sha256"
+"""The key, in a file's metadata, of its tensors' hash and that of the picture they were made of: one key, because
+safetensors writes several in no fixed order."""
 CACHED = 1024
 """Posteriors in memory, the least recently used dropped first; at 1024 pixels one takes 512 KiB."""
 
@@ -63,7 +67,7 @@ class Latents:
             posterior = self._encode(file, view)
             if path is not None:
                 tensors = {"mean": posterior.mean, "std": posterior.std}
-                write_whole(path, save(tensors, {"sha256": posterior.digest()}))
+                write_whole(path, save(tensors, {HASHES: f"{posterior.digest()} {file.sha256}"}))
         self._memory[key] = posterior
         return posterior
 
@@ -81,12 +85,27 @@ class Latents:
         return self.cache / "latents" / name[:2] / f"{name}.safetensors"
 
 
+def cached_of(cache: Path, pictures: Collection[str]) -> Iterator[Path]:
+    """The cache's files that were made of pictures with these sha256s, and those of which nobody can say that.
+
+    The latter were written by an early release, or are damaged; whoever needs them makes them again.
+    """
+    for path in sorted((cache / "latents").glob("*/*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                picture = (file.metadata() or {}).get(HASHES, "").partition(" ")[2]
+        except (OSError, SafetensorError):
+            picture = ""
+        if not picture or picture in pictures:
+            yield path
+
+
 def _read(path: Path) -> Posterior | None:
     """The posterior in a cache file; None if there is no such file, or it is damaged in any way."""
     try:
         with safe_open(path, "pt") as file:
             posterior = Posterior(file.get_tensor("mean"), file.get_tensor("std"))
-            sound = (file.metadata() or {}).get("sha256") == posterior.digest()
+            sound = (file.metadata() or {}).get(HASHES, "").partition(" ")[0] == posterior.digest()
     except (OSError, SafetensorError):
         return None
     return posterior if sound else None
