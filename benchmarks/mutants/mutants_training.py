@@ -165,14 +165,14 @@ MUTANTS = (
     ),
     Mutant(
         "checkpointed and plain jobs share a call",
-        "jobs/lorafleet_jobs/train/pack.py",
+        "jobs/lorafleet_jobs/train/job_step.py",
         "return (*drawn.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, drawn.chunks)",
         "return (*drawn.noisy.x.shape, drawn.chunks)",
         "tests/jobs/train/packs/test_pack_separate.py",
     ),
     Mutant(
         "long and short captions share a call",
-        "jobs/lorafleet_jobs/train/pack.py",
+        "jobs/lorafleet_jobs/train/job_step.py",
         "self.training.spec.recipe.gradient_checkpointing, drawn.chunks)",
         "self.training.spec.recipe.gradient_checkpointing)",
         "tests/jobs/train/packs/test_long_captions.py",

@@ -22,10 +22,10 @@ from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
+from lorafleet_jobs.train.previews.validate import BasePictures, Validator
 from lorafleet_jobs.train.progress import History, Progress
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.trial import NoTrial, Trial
-from lorafleet_jobs.train.validate import BasePictures, Validator
 from lorafleet_jobs.train.write_bundle import write_bundle
 
 FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError, ImportError)

@@ -13,33 +13,31 @@ trainings and the base; refuses to know what a job reports, saves and publishes 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lorafleet.bundle.bundle import Bundle
-from lorafleet.errors import LorafleetError, NonFiniteError
+from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.captured import PlainCalls
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
-from lorafleet.targets import UNET
-from lorafleet_jobs.train.base_step import BaseStep, inputs_of
-from lorafleet_jobs.train.batching import DynamicBatching
+from lorafleet_jobs.train.base_step import BasePrediction, BaseStep, inputs_of, prior_inputs
+from lorafleet_jobs.train.batching import DynamicBatching, Shape
 from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, TrainJob
+from lorafleet_jobs.train.job_step import JobStep, Outcome
 from lorafleet_jobs.train.memory import MemoryBudget
+from lorafleet_jobs.train.previews.validate import new_base_pictures
 from lorafleet_jobs.train.prompts import conditioning_of
-from lorafleet_jobs.train.trainable_state import LowRank, PackedFactors
-from lorafleet_jobs.train.training import MicroBatch, Training
+from lorafleet_jobs.train.trainable_state import PackedFactors
+from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.trial import EarlyStopped
-from lorafleet_jobs.train.validate import new_base_pictures
 
-Outcome = float | LorafleetError
-"""A job's loss of one step, the mean over its micro-batches; or the error because of which nothing was updated."""
 Ended = tuple[JobRun, Bundle | Exception]
 """A job that left its pack: with its bundle, or with what ended it."""
 
@@ -102,10 +100,10 @@ def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching |
         job.training.begin(job.step)  # freeze what is no longer trained, zero the gradients
     for i in range(max((job.accumulation for job in steps), default=0)):
         drawn = [job for job in steps if job.draw(i)]  # batch, noise, target F*, weight w
-        for group in _of_one_shape(drawn):
+        _aim_at_prior([job for job in drawn if job.micro_batch.predicted], batching)  # F* of prior mode `predict`
+        for shape, group in _by_shape(drawn, attrgetter("shape")):
             # condition, predict F, loss w |F - F*|^2, backward
-            calls = batching.run(group[0].shape, group, forward_backward)
-            for called, (losses, gradients) in calls:
+            for called, (losses, gradients) in batching.run(shape, group, forward_backward):
                 for job, loss, own in zip(called, losses, gradients, strict=True):
                     job.add(loss, own)
     return _finish(steps)
@@ -141,77 +139,23 @@ def forward_backward(
     return losses[: len(jobs)], [(*unet, *rest) for unet, rest in zip(of_unet, of_text, strict=True)]
 
 
+def predict_prior(jobs: Sequence[JobStep], slots: Sequence[JobStep], batching: DynamicBatching) -> Tensor:
+    """F [slots, rows of a job, c, h, w] of the base without adapters for the prior rows of jobs of one shape."""
+    texts = [job.training.prompts.of_base(job.prior_captions) for job in jobs]
+    inputs = prior_inputs([job.micro_batch for job in slots], [*texts, *texts[:1] * (len(slots) - len(jobs))])
+    step = BasePrediction()
+    key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])
+    (F,) = batching.calls(key, partial(step, base=slots[0].training.base, unet=batching.unet), inputs)
+    by_slot: Tensor = F.unflatten(0, (len(slots), -1))
+    return by_slot
+
+
 def train_step_alone(training: Training, step: int) -> float:
     """One optimizer step of one job, counted from 1; returns its loss. Raises DataError or NonFiniteError."""
     (outcome,) = train_step([(training, step)])
     if isinstance(outcome, LorafleetError):
         raise outcome
     return outcome
-
-
-@dataclass
-class JobStep:
-    """One job's part in a training step."""
-
-    training: Training
-    step: int
-    """Counted from 1."""
-    loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    """The mean over the step's micro-batches, as far as they have been added; on the device."""
-    error: LorafleetError | None = None
-    """Why the job cannot take this step, for instance because of a damaged image."""
-    micro_batch: MicroBatch = field(init=False)
-    """The last one drawn."""
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a step."""
-        return self.training.spec.recipe.gradient_accumulation
-
-    @property
-    def low_rank(self) -> LowRank | None:
-        """The job's factors on the UNet."""
-        return self.training.trainable.low_rank.get(UNET)
-
-    @property
-    def trains_unet(self) -> bool:
-        """Whether the job still trains them."""
-        return self.low_rank is not None and self.low_rank.flat.requires_grad
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What micro-batches of one call have in common: rows, their size, checkpointing, chunks of their captions."""
-        drawn = self.micro_batch
-        return (*drawn.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, drawn.chunks)
-
-    def draw(self, i: int) -> bool:
-        """Draws the i-th micro-batch of the step; False if the job has none, or it is another rank's, or it failed."""
-        if i >= self.accumulation or self.error is not None or not self.training.process_group.is_mine(i):
-            return False
-        try:
-            self.micro_batch = self.training.micro_batch((self.step - 1) * self.accumulation + i)
-        except LorafleetError as problem:
-            self.error = problem
-            return False
-        return True
-
-    def add(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
-        """Adds the loss and the gradients of the micro-batch to the step's means."""
-        self.training.add_gradients(gradients, 1 / self.accumulation)
-        self.loss = self.loss.to(loss.device) + loss.double() / self.accumulation
-
-    def draw_ahead(self) -> None:
-        """Draws the first micro-batch of the next step."""
-        if self.step < self.training.spec.steps and self.training.process_group.is_mine(0):
-            self.training.draw_ahead(self.step * self.accumulation)
-
-    def finish(self, loss: float, norm: float) -> Outcome:
-        """Updates the job's parameters, and returns the loss; or returns the error, having updated nothing."""
-        try:
-            self.training.update(self.step, loss, norm)
-        except NonFiniteError as problem:
-            return problem
-        return loss
 
 
 def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
@@ -231,11 +175,20 @@ def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
     return [job.finish(*read[id(job)]) if job.error is None else job.error for job in steps]
 
 
-def _of_one_shape(steps: Sequence[JobStep]) -> list[list[JobStep]]:
-    groups: dict[tuple[object, ...], list[JobStep]] = {}
-    for job in steps:
-        groups.setdefault(job.shape, []).append(job)
-    return list(groups.values())
+@torch.no_grad()
+def _aim_at_prior(jobs: Sequence[JobStep], batching: DynamicBatching) -> None:
+    """Asks the base for what prior mode `predict` keeps it to, once for all jobs of one shape."""
+    for shape, group in _by_shape(jobs, attrgetter("prior_shape")):
+        for called, predictions in batching.run(shape, group, predict_prior):
+            for job, F in zip(called, predictions, strict=False):  # free slots come last
+                job.aim(F)
+
+
+def _by_shape(jobs: Sequence[JobStep], shape: Callable[[JobStep], Shape]) -> list[tuple[Shape, list[JobStep]]]:
+    groups: dict[Shape, list[JobStep]] = {}
+    for job in jobs:
+        groups.setdefault(shape(job), []).append(job)
+    return list(groups.items())
 
 
 def _factors(slots: Sequence[JobStep], batching: DynamicBatching) -> PackedFactors | None:

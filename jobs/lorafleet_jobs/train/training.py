@@ -46,7 +46,9 @@ class MicroBatch:
     time_ids: Tensor
     """[n, 6]."""
     F_target: Tensor
-    """F* [n, c, h, w], what the base should predict."""
+    """F* [n, c, h, w], what the base should predict; of `predicted` rows only once the base was asked."""
+    predicted: int
+    """How many rows, the last ones, are to be as the base itself predicts them: those of prior mode `predict`."""
     w: Tensor
     """[n], the weight of each row's squared error."""
     mask: Tensor | None
@@ -116,12 +118,8 @@ class Training:
     def draw_ahead(self, index: int) -> None:
         """Draws a micro-batch before it is asked for, while the device is busy with others.
 
-        One that cannot be drawn raises when it is asked for. In prior mode `predict` none is drawn ahead: its target
-        may depend on tokens that the present step changes.
+        One that cannot be drawn raises when it is asked for.
         """
-        prior = self.spec.recipe.prior
-        if prior is not None and prior.mode == "predict":
-            return
         with suppress(DataError):
             self._ahead = (index, self._drawn(index))
 
@@ -132,18 +130,13 @@ class Training:
         sigma = self.objective.draw(len(batch.z), self._generator("levels", index))
         drawn = self.objective.noisy(batch.z, n_input, sigma)
         send = partial(to_device, device=self.base.device)
-        noisy, time_ids = replace(drawn, x=send(drawn.x), t=send(drawn.t)), send(batch.time_ids)
-        F_target = send(self.objective.target(batch.z, n, sigma))
-        if batch.predicted.any():
-            predicted = batch.predicted.nonzero().flatten()
-            captions, rows = [batch.captions[row] for row in predicted.tolist()], send(predicted)
-            F_target = F_target.index_copy(0, rows, self._base_output(noisy, time_ids, captions, rows).to(F_target))
         return MicroBatch(
-            noisy=noisy,
+            noisy=replace(drawn, x=send(drawn.x), t=send(drawn.t)),
             captions=batch.captions,
             chunks=self.prompts.chunks(batch.captions),
-            time_ids=time_ids,
-            F_target=F_target,
+            time_ids=send(batch.time_ids),
+            F_target=send(self.objective.target(batch.z, n, sigma)),
+            predicted=batch.predicted,
             w=send(batch.weights * self.objective.weight(sigma)),
             mask=None if batch.mask is None else send(batch.mask),
             dropout=(self.spec.recipe.dropout, self._generator("dropout", index).initial_seed()),
@@ -220,11 +213,6 @@ class Training:
             perturbation = torch.randn(z.shape, generator=self._generator("perturbation", index))
             n_input = n + recipe.input_perturbation * perturbation
         return n, n_input
-
-    @torch.no_grad()
-    def _base_output(self, noisy: Noisy, time_ids: Tensor, captions: list[str], rows: Tensor) -> Tensor:
-        """F of the base without the adapter for the rows of prior mode `predict`, whose target it is."""
-        return self.base.predict(noisy.x[rows], noisy.t[rows], self.prompts.of_base(captions), time_ids[rows])
 
     def _generator(self, purpose: str, index: int) -> torch.Generator:
         return generator_for(self.spec.recipe.seed, purpose, index)

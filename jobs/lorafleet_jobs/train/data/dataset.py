@@ -42,8 +42,8 @@ class Batch:
     """[n] of each row's loss: the weighted sum is L_instance + prior.weight * L_class, each a mean over its rows."""
     mask: Tensor | None
     """[n, 1, h, w] weight of each latent pixel's loss; None if no row has one. No row is all zeros."""
-    predicted: Tensor
-    """[n] bool: rows whose target is the base's own prediction."""
+    predicted: int
+    """How many rows, the last ones, have the base's own prediction as their target."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,13 @@ class Dataset:
         if self.masks is not None and any(row.source.mask is not None for row in all_rows):
             mask, factors = self.masks.of([(row.source, row.view) for row in all_rows])
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
-        predicted = prior is not None and prior.mode == "predict"
         return Batch(
             z=self.loaded.scale.to_model(mean + std * noise),
             captions=[row.caption for row in all_rows],
             time_ids=torch.cat([row.view.time_ids(row.source.size) for row in all_rows]),
             weights=torch.tensor(weights),
             mask=mask,
-            predicted=torch.tensor([False] * len(rows) + [predicted] * len(classes)),
+            predicted=len(classes) if prior is not None and prior.mode == "predict" else 0,
         )
 
     def _rows(self, index: int) -> tuple[list[_Row], list[_Row]]:

@@ -12,7 +12,7 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.targets import PARTS, TEXT_PARTS, UNET
 from lorafleet_jobs.train.pack import train_step
-from lorafleet_jobs.train.validate import Validator
+from lorafleet_jobs.train.previews.validate import Validator
 
 EVERYTHING = {
     "rank": 2, "batch_size": 2, "dropout": 0.2, "text_encoder_lora": {"rank": 2},

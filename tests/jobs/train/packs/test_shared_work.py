@@ -4,12 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
-from packs_here import prepared, spec_of
+from packs_here import alone, compare, double, prepared, spec_of
 
 from lorafleet.bases import find_base
 from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.validate import Validator, new_base_pictures
+from lorafleet.numerics.captured import CapturedCalls
+from lorafleet_jobs.train.batching import DynamicBatching, ExactBatching, StaticBatching
+from lorafleet_jobs.train.pack import train_step
+from lorafleet_jobs.train.previews.validate import Validator, new_base_pictures
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +93,35 @@ def test_captions_of_the_class_are_encoded_once_without_the_job_s_adapter(loaded
     right = training.prompts.encode(["a photo of a dog", ""], weight=0)
     for ours in (first.context[:2], again.context.flip(0)):
         assert np.allclose(ours.detach(), right.context.detach(), atol=1e-5)
+
+
+PRIOR = {"mode": "predict", "batch_size": 2}
+JOBS = (
+    {"batch_size": 1, "pivotal": None},
+    {"batch_size": 2, "pivotal": {"tokens": 2}},
+    {"batch_size": 1, "pivotal": {"tokens": 1}, "prior": PRIOR | {"prompt": "a photo of TOK dog"}},
+    {"batch_size": 1, "pivotal": None, "text_encoder_lora": {"rank": 2}, "prior": PRIOR | {"prompt": "an animal"}},
+    {"batch_size": 1, "pivotal": None, "prior": PRIOR | {"batch_size": 1}},
+    {"batch_size": 1, "pivotal": None, "prior": None},
+)
+
+
+@pytest.mark.parametrize(
+    ("batching", "asked"),
+    [(DynamicBatching, [1, 1, 2, 4, 8, 9]), (ExactBatching, [1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 4]), (None, None)],
+    ids=["shared", "exact", "recorded"],
+)
+def test_the_base_s_own_predictions_of_a_pack_are_asked_in_one_call_for_each_shape(photos, batching, asked):
+    """And each job learns what it learns alone, also where its class prompt has a token that it is still learning."""
+    loaded, seen = double(LoadedBase.load(find_base("toy-playground"))), []
+    specs = [spec_of(loaded, photos, 3, rank=2, seed=i, **{"prior": PRIOR} | job) for i, job in enumerate(JOBS)]
+    jobs = [prepared(loaded, spec) for spec in specs]
+    plan = StaticBatching(CapturedCalls(loaded.device)) if batching is None else batching()
+    handle = loaded.unet.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    for step in (1, 2, 3):
+        assert all(isinstance(loss, float) for loss in train_step([(job, step) for job in jobs], plan))
+        if step == 1 and asked is not None:
+            assert sorted(seen) == asked
+    handle.remove()
+    for spec, job in zip(specs, jobs, strict=True):
+        compare(job, alone(loaded, spec)[0], 1e-9)
