@@ -236,8 +236,8 @@ MUTANTS = (
     Mutant(
         "a peak is told after the device forgot it",
         "jobs/lorafleet_jobs/train/pack.py",
-        "ends = [(run, _end(run, outcome, self.memory.peak))",
-        "ends = [(run, _end(run, outcome, None))",
+        "ends[run] = _stepped(run, outcome, self.memory.peak)",
+        "ends[run] = _stepped(run, outcome, None)",
         "tests/jobs/train/test_progress.py",
     ),
     Mutant(

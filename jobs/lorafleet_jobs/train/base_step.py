@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.captured import Calls
 from lorafleet.numerics.factors import Stacked
 from lorafleet.numerics.flat_factors import Layout
 from lorafleet.numerics.loss import weighted_squared_error
@@ -71,13 +73,17 @@ class BasePrediction:
     """Of the factors in `flat`; None for the base without adapters."""
 
     @torch.no_grad()
-    def __call__(
-        self, inputs: Mapping[str, Tensor], *, base: LoadedBase, unet: Callable[..., Any] | None = None
-    ) -> tuple[Tensor]:
+    def __call__(self, inputs: Mapping[str, Tensor], *, base: LoadedBase) -> tuple[Tensor]:
         """F of the rows `x`, `t`, `time_ids`, `context` and `pooled`; factors are as in a `BaseStep`."""
         with base.carrying((UNET,), _adapters(base, self.layout, inputs)):
             text = Conditioning(inputs["context"], inputs["pooled"])
-            return (base.predict(inputs["x"], inputs["t"], text, inputs["time_ids"], unet),)
+            return (base.predict(inputs["x"], inputs["t"], text, inputs["time_ids"]),)
+
+    def ask(self, calls: Calls, base: LoadedBase, inputs: Mapping[str, Tensor]) -> Tensor:
+        """F of these rows, by `calls`."""
+        key = (self, *[(name, tensor.shape, tensor.dtype) for name, tensor in inputs.items()])
+        (F,) = calls(key, partial(self, base=base), inputs)
+        return F
 
 
 def inputs_of(

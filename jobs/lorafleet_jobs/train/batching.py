@@ -62,7 +62,14 @@ class DynamicBatching:
     def __init__(self, calls: Calls | None = None) -> None:
         """`calls` is how the base is called: plainly, or as a graph that was recorded."""
         self.calls: Calls = calls or PlainCalls()
+        self.most_rows = 0
+        """Of the calls so far that gradients were taken of; one without gradients takes less memory for as many."""
         self._limits: dict[Shape, SizeLimit] = {}
+
+    @property
+    def without_gradients(self) -> DynamicBatching:
+        """How calls are shared that nothing is learned from."""
+        return self
 
     def run(
         self, shape: Shape, jobs: Sequence[T], call: Callable[[Sequence[T], Sequence[T], DynamicBatching], R]
@@ -185,6 +192,12 @@ class CompiledBatching(StaticBatching):
         self.unet = torch.compile(  # type: ignore[call-overload]  # the stubs do not know the limit
             base.unet, dynamic=False, backend=backend, recompile_limit=MOST_SHAPES
         )
+        self._plain = DynamicBatching()
+
+    @property
+    def without_gradients(self) -> DynamicBatching:
+        """By the base's own UNet: there are few such calls, of many shapes, and each shape would be compiled."""
+        return self._plain
 
     def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
         """As many jobs a call as a batch has slots."""

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
@@ -29,10 +31,10 @@ from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
 from lorafleet_jobs.train.base_step import BasePrediction, BaseStep, inputs_of, prior_inputs
 from lorafleet_jobs.train.batching import DynamicBatching, Shape
-from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, TrainJob
+from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, Pictures, TrainJob
 from lorafleet_jobs.train.job_step import JobStep, Outcome
 from lorafleet_jobs.train.memory import MemoryBudget
-from lorafleet_jobs.train.previews.validate import new_base_pictures
+from lorafleet_jobs.train.previews.pictures_together import PictureMaker
 from lorafleet_jobs.train.prompts import conditioning_of
 from lorafleet_jobs.train.trainable_state import PackedFactors
 from lorafleet_jobs.train.training import Training
@@ -50,7 +52,7 @@ class Pack:
         self.base, self.cache, self.batching = base, cache, batching or DynamicBatching()
         self.memory = MemoryBudget.beside(base.device)
         self.runs: list[JobRun] = []
-        self._pictures = new_base_pictures()
+        self._maker = PictureMaker(base, self.batching)
 
     @property
     def has_memory(self) -> bool:
@@ -59,17 +61,26 @@ class Pack:
 
     def join(self, job: TrainJob) -> JobRun:
         """Takes a job in before the next step; it resumes from its checkpoint if it has one. Raises DataError."""
-        run = JobRun(job, self.base, self.cache, self._pictures)
+        run = JobRun(job, self.base, self.cache)
         self.runs.append(run)
         return run
 
     def step(self) -> list[Ended]:
-        """One training step of every job; the jobs that ended with it leave the pack and are returned."""
-        outcomes = self._outcomes(self.runs)
+        """One training step of every job; the jobs that ended with it leave the pack and are returned.
+
+        A job that had taken its last step before it joined takes no more.
+        """
+        ends: dict[JobRun, Bundle | Exception | None] = dict.fromkeys(self.runs)
+        stepping = [run for run in self.runs if not run.done]
+        outcomes = self._outcomes(stepping)
         self.memory.measure(len(self.runs), self.base.device)
-        ends = [(run, _end(run, outcome, self.memory.peak)) for run, outcome in zip(self.runs, outcomes, strict=True)]
-        self.runs = [run for run, end in ends if end is None]
-        ended = [(run, end) for run, end in ends if end is not None]
+        for run, outcome in zip(stepping, outcomes, strict=True):
+            ends[run] = _stepped(run, outcome, self.memory.peak)
+        going = [run for run, end in ends.items() if end is None]
+        for run, pictures in zip(going, self._pictures(going), strict=True):
+            ends[run] = _end(run, pictures)
+        self.runs = [run for run, end in ends.items() if end is None]
+        ended = [(run, end) for run, end in ends.items() if end is not None]
         for run, _ in ended:
             run.close()
         return ended
@@ -86,6 +97,23 @@ class Pack:
                 traceback.clear_frames(problem.__traceback__)  # they hold memory that the next job may need
                 return [problem]
         return [outcome for run in runs for outcome in self._outcomes([run])]
+
+    def _pictures(self, runs: Sequence[JobRun]) -> list[Pictures | Exception]:
+        """What each job wants to see after this step; if making it raises, what each wants alone, as for a step."""
+        wanted = [run.wanted() for run in runs]
+        with ExitStack() as stack:
+            for run, sets in zip(runs, wanted, strict=True):
+                if sets:
+                    run.job.on_phase("preview")
+                    stack.enter_context(run.training.ema_swapped_in())
+            try:
+                made = iter(self._maker.make([each for sets in wanted for own in sets.values() for each in own]))
+                return [{name: list(islice(made, len(own))) for name, own in sets.items()} for sets in wanted]
+            except FAILURES as problem:
+                traceback.clear_frames(problem.__traceback__)
+                if len(runs) == 1:
+                    return [problem]
+        return [pictures for run in runs for pictures in self._pictures([run])]
 
 
 def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching | None = None) -> list[Outcome]:
@@ -132,6 +160,7 @@ def forward_backward(
     # predict F, loss w |F - F*|^2, backward: of tensors alone, so that it can be recorded
     key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])
     calls = batching.calls if dropout is None else PlainCalls()  # dropout draws from generators of its own
+    batching.most_rows = max(batching.most_rows, len(inputs["x"]))
     losses, *gradients = calls(key, partial(step, base=base, unet=batching.unet, dropout=dropout), inputs)
     by_name = dict(zip(step.trained, gradients, strict=True))
     of_unet = [_unet_gradient(job, i, factors, by_name) for i, job in enumerate(jobs)]
@@ -143,9 +172,7 @@ def predict_prior(jobs: Sequence[JobStep], slots: Sequence[JobStep], batching: D
     """F [slots, rows of a job, c, h, w] of the base without adapters for the prior rows of jobs of one shape."""
     texts = [job.training.prompts.of_base(job.prior_captions) for job in jobs]
     inputs = prior_inputs([job.micro_batch for job in slots], [*texts, *texts[:1] * (len(slots) - len(jobs))])
-    step = BasePrediction()
-    key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])
-    (F,) = batching.calls(key, partial(step, base=slots[0].training.base, unet=batching.unet), inputs)
+    F = BasePrediction().ask(batching.calls, slots[0].training.base, inputs)
     by_slot: Tensor = F.unflatten(0, (len(slots), -1))
     return by_slot
 
@@ -179,7 +206,7 @@ def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
 def _aim_at_prior(jobs: Sequence[JobStep], batching: DynamicBatching) -> None:
     """Asks the base for what prior mode `predict` keeps it to, once for all jobs of one shape."""
     for shape, group in _by_shape(jobs, attrgetter("prior_shape")):
-        for called, predictions in batching.run(shape, group, predict_prior):
+        for called, predictions in batching.without_gradients.run(shape, group, predict_prior):
             for job, F in zip(called, predictions, strict=False):  # free slots come last
                 job.aim(F)
 
@@ -236,14 +263,30 @@ def _dropout(steps: Sequence[JobStep]) -> RowDropout | None:
     return RowDropout(rates, seeds) if any(rates) else None
 
 
-def _end(run: JobRun, outcome: Outcome | Exception, peak: float | None) -> Bundle | Exception | None:
-    """How a job ended with this step, whose peak of allocated memory is in MiB; None if it goes on."""
+def _stepped(run: JobRun, outcome: Outcome | Exception, peak: float | None) -> Exception | None:
+    """What ended a job with its step, whose peak of allocated memory is in MiB; None if nothing did."""
     if isinstance(outcome, Exception):
         return outcome
     try:
-        run.after(outcome, peak)
+        run.stepped(outcome, peak)
+    except (Cancelled, *FAILURES) as problem:
+        return _aborted(run, problem)
+    return None
+
+
+def _end(run: JobRun, pictures: Pictures | Exception) -> Bundle | Exception | None:
+    """How a job ended once a step and its pictures were made; None if it goes on."""
+    if isinstance(pictures, Exception):
+        return _aborted(run, pictures)
+    try:
+        run.after(pictures)
         return run.bundle() if run.done else None
     except (Cancelled, EarlyStopped, *FAILURES) as problem:
-        if not run.done:
-            run.training.abort()
-        return problem
+        return _aborted(run, problem)
+
+
+def _aborted(run: JobRun, problem: Exception) -> Exception:
+    """The problem, once the job's other ranks were told; after the last step none of them waits."""
+    if not run.done:
+        run.training.abort()
+    return problem
