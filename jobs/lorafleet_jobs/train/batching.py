@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from lorafleet.config import Resources
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.captured import Calls, PlainCalls
+from lorafleet.numerics.captured import Calls, CapturedCalls, PlainCalls
 from lorafleet.numerics.flat_factors import Layout
 
 T = TypeVar("T")
@@ -209,6 +210,16 @@ class CompiledBatching(StaticBatching):
 
     def _slot_count(self, shape: Shape, jobs: int) -> int:
         return self._limits[shape].jobs if shape in self._limits else self._most_slots
+
+
+def batching_for(base: LoadedBase, resources: Resources, pack: int, rank: int) -> DynamicBatching:
+    """How a manifest's resources have the jobs of a pack share calls; `rank` is the highest of all jobs to come."""
+    captured = CapturedCalls(base.device) if resources.capture and base.device.type == "cuda" else None
+    if resources.exact:
+        return ExactBatching(captured)
+    if resources.compile:
+        return CompiledBatching(base, pack, rank)
+    return DynamicBatching() if captured is None else StaticBatching(captured, rank)
 
 
 def slots_for(jobs: int, most: int | None) -> int:

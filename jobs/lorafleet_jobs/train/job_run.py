@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
+from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.previews.pictures_together import WantedPicture
 from lorafleet_jobs.train.previews.validate import Validator, sheet
@@ -71,18 +73,25 @@ class TrainJob:
 class JobRun:
     """One job under way."""
 
-    def __init__(self, job: TrainJob, base: LoadedBase, cache: Path | None = None) -> None:
-        """Reads the images, and resumes from the newest checkpoint. Raises DataError."""
-        self.job = job
-        self.training = Training.prepare(job.spec, base, cache, job.process_group)
-        self.validator = Validator(job.spec, self.training.prompts)
-        history = History() if job.checkpoints is None else resume(job.checkpoints, self.training)
+    def __init__(self, job: TrainJob, training: Training, history: History) -> None:
+        """`history` is that of the lives before this one, whose end the training begins from."""
+        self.job, self.training = job, training
+        self.validator = Validator(job.spec, training.prompts)
         self.step = history.step
         self.progress = Progress(job.tracker, job.spec, job.on_step, history)
         self.saved = time.monotonic()
         self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
         self._shows_base = self.step == 0
         self._pictures: Pictures = {}
+
+    @classmethod
+    def preparing(cls, job: TrainJob, base: LoadedBase, cache: Path | None, thread: Executor) -> Pieces[JobRun]:
+        """Reads the images, and resumes from the newest checkpoint, in pieces. Raises DataError."""
+        training = yield from Training.preparing(job.spec, base, cache, job.process_group, thread)
+        history = History()
+        if job.checkpoints is not None:
+            history = yield from awaited(thread.submit(resume, job.checkpoints, training))
+        return cls(job, training, history)
 
     def stepped(self, loss: float, peak: float | None = None) -> None:
         """Counts and reports a training step.

@@ -5,7 +5,7 @@ Knows one training and a step of it; refuses to know the other jobs of the step 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lorafleet.errors import LorafleetError, NonFiniteError
 from lorafleet.targets import UNET
+from lorafleet_jobs.train.batching import Shape
 from lorafleet_jobs.train.trainable_state import LowRank
 from lorafleet_jobs.train.training import MicroBatch, Training
 
@@ -100,3 +101,11 @@ class JobStep:
         except NonFiniteError as problem:
             return problem
         return loss
+
+
+def by_shape(jobs: Sequence[JobStep], shape: Callable[[JobStep], Shape]) -> list[tuple[Shape, list[JobStep]]]:
+    """The jobs by the shape that they have for one kind of call, in the order in which they come."""
+    groups: dict[Shape, list[JobStep]] = {}
+    for job in jobs:
+        groups.setdefault(shape(job), []).append(job)
+    return list(groups.items())

@@ -13,7 +13,8 @@ trainings and the base; refuses to know what a job reports, saves and publishes 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -30,9 +31,10 @@ from lorafleet.numerics.captured import PlainCalls
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
 from lorafleet_jobs.train.base_step import BasePrediction, BaseStep, inputs_of, prior_inputs
-from lorafleet_jobs.train.batching import DynamicBatching, Shape
+from lorafleet_jobs.train.batching import DynamicBatching
+from lorafleet_jobs.train.data.pieces import InPieces, Pieces
 from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, Pictures, TrainJob
-from lorafleet_jobs.train.job_step import JobStep, Outcome
+from lorafleet_jobs.train.job_step import JobStep, Outcome, by_shape
 from lorafleet_jobs.train.memory import MemoryBudget
 from lorafleet_jobs.train.previews.pictures_together import PictureMaker
 from lorafleet_jobs.train.prompts import conditioning_of
@@ -52,18 +54,28 @@ class Pack:
         self.base, self.cache, self.batching = base, cache, batching or DynamicBatching()
         self.memory = MemoryBudget.beside(base.device)
         self.runs: list[JobRun] = []
+        self.under_way = False
+        """Whether jobs have begun to step that would wait for another to join."""
         self._maker = PictureMaker(base, self.batching)
 
     @property
     def has_memory(self) -> bool:
-        """Whether the device is expected to hold one more job, judged by what the present ones take."""
+        """Whether the device is expected to hold one more job, judged by the present ones."""
         return self.memory.fits_one_more(len(self.runs))
 
     def join(self, job: TrainJob) -> JobRun:
         """Takes a job in before the next step; it resumes from its checkpoint if it has one. Raises DataError."""
-        run = JobRun(job, self.base, self.cache)
-        self.runs.append(run)
-        return run
+        return self.joining(job).finish()
+
+    def joining(self, job: TrainJob) -> InPieces[JobRun]:
+        """The same in pieces, between which the pack may step; the job takes part in the steps after the last."""
+
+        def pieces(thread: Executor) -> Pieces[JobRun]:
+            run = yield from JobRun.preparing(job, self.base, self.cache, thread)
+            self.runs.append(run)
+            return run
+
+        return InPieces(pieces)
 
     def step(self) -> list[Ended]:
         """One training step of every job; the jobs that ended with it leave the pack and are returned.
@@ -80,10 +92,10 @@ class Pack:
         for run, pictures in zip(going, self._pictures(going), strict=True):
             ends[run] = _end(run, pictures)
         self.runs = [run for run, end in ends.items() if end is None]
-        ended = [(run, end) for run, end in ends.items() if end is not None]
-        for run, _ in ended:
+        self.under_way = bool(self.runs)
+        for run in ends.keys() - self.runs:
             run.close()
-        return ended
+        return [(run, end) for run, end in ends.items() if end is not None]
 
     def _outcomes(self, runs: Sequence[JobRun]) -> Sequence[Outcome | Exception]:
         """The step of all jobs; if it raises, the step of each job alone, so that only the job to blame fails.
@@ -129,7 +141,7 @@ def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching |
     for i in range(max((job.accumulation for job in steps), default=0)):
         drawn = [job for job in steps if job.draw(i)]  # batch, noise, target F*, weight w
         _aim_at_prior([job for job in drawn if job.micro_batch.predicted], batching)  # F* of prior mode `predict`
-        for shape, group in _by_shape(drawn, attrgetter("shape")):
+        for shape, group in by_shape(drawn, attrgetter("shape")):
             # condition, predict F, loss w |F - F*|^2, backward
             for called, (losses, gradients) in batching.run(shape, group, forward_backward):
                 for job, loss, own in zip(called, losses, gradients, strict=True):
@@ -205,17 +217,10 @@ def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
 @torch.no_grad()
 def _aim_at_prior(jobs: Sequence[JobStep], batching: DynamicBatching) -> None:
     """Asks the base for what prior mode `predict` keeps it to, once for all jobs of one shape."""
-    for shape, group in _by_shape(jobs, attrgetter("prior_shape")):
+    for shape, group in by_shape(jobs, attrgetter("prior_shape")):
         for called, predictions in batching.without_gradients.run(shape, group, predict_prior):
             for job, F in zip(called, predictions, strict=False):  # free slots come last
                 job.aim(F)
-
-
-def _by_shape(jobs: Sequence[JobStep], shape: Callable[[JobStep], Shape]) -> list[tuple[Shape, list[JobStep]]]:
-    groups: dict[Shape, list[JobStep]] = {}
-    for job in jobs:
-        groups.setdefault(shape(job), []).append(job)
-    return list(groups.items())
 
 
 def _factors(slots: Sequence[JobStep], batching: DynamicBatching) -> PackedFactors | None:

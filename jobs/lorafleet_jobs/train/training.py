@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +29,12 @@ from lorafleet.numerics.objectives import Noisy, Objective
 from lorafleet.util.to_device import to_device
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data import Dataset
+from lorafleet_jobs.train.data.pieces import InPieces, Pieces, awaited
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.ema import Average
 from lorafleet_jobs.train.optimizers import optimizer_for, phase_ends, schedule_for
 from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
-from lorafleet_jobs.train.trainable_state import ParameterKind, TrainableState
+from lorafleet_jobs.train.trainable_state import ParameterKind, TrainableState, new_factors
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,18 @@ class Training:
         cls, spec: JobSpec, base: LoadedBase, cache: Path | None = None, process_group: Ranks | None = None
     ) -> Training:
         """Reads the images and draws the first parameters. Raises DataError."""
-        recipe = spec.recipe
-        trainable = TrainableState.new(recipe, base, generator_for(recipe.seed, "init"))
-        objective, dataset = build_objective(base.base, recipe), Dataset.open(spec, base, cache)
+        return InPieces(partial(cls.preparing, spec, base, cache, process_group)).finish()
+
+    @classmethod
+    def preparing(
+        cls, spec: JobSpec, base: LoadedBase, cache: Path | None, process_group: Ranks | None, thread: Executor
+    ) -> Pieces[Training]:
+        """The same in pieces."""
+        recipe, draws = spec.recipe, generator_for(spec.recipe.seed, "init")
+        factors = yield from awaited(thread.submit(new_factors, recipe, base, draws))
+        trainable = TrainableState.with_factors(factors, recipe, base, draws)
+        objective = build_objective(base.base, recipe)
+        dataset = yield from Dataset.opening(spec, base, cache, thread)
         optimizer = optimizer_for(recipe, trainable)
         return cls(
             spec=spec,
