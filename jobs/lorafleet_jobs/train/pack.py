@@ -172,8 +172,8 @@ def forward_backward(
     # predict F, loss w |F - F*|^2, backward: of tensors alone, so that it can be recorded
     key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])
     calls = batching.calls if dropout is None else PlainCalls()  # dropout draws from generators of its own
-    batching.most_rows = max(batching.most_rows, len(inputs["x"]))
     losses, *gradients = calls(key, partial(step, base=base, unet=batching.unet, dropout=dropout), inputs)
+    batching.most_rows = max(batching.most_rows, len(inputs["x"]))
     by_name = dict(zip(step.trained, gradients, strict=True))
     of_unet = [_unet_gradient(job, i, factors, by_name) for i, job in enumerate(jobs)]
     of_text = _text_gradients(jobs, text, by_name)
