@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ MAX_BYTES = 100 * 10**6
 MAX_PIXELS = 65 * 10**6
 """Phones of 64 megapixels and panoramas are below it."""
 MAX_SIDE = 16384
+_WARNINGS = threading.Lock()
+"""Whoever changes what becomes of warnings: Python has that once for all threads of a process."""
 _HASH_SIDE = 8
 _OPAQUE = 255
 _PNG_DEPTH = 24
@@ -117,7 +120,7 @@ class Picture:
 
 def read_picture(data: bytes) -> Picture:
     """The picture in `data` as RGB in sRGB, by the rules of `load_image`. Raises DataError."""
-    with warnings.catch_warnings(record=True) as heard:
+    with _WARNINGS, warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")  # Pillow warns of damage that it reads on behind
         with _opened(data) as image:
             frames = getattr(image, "n_frames", 1)
@@ -147,7 +150,7 @@ def decode_image(data: bytes) -> Image.Image:
 
 def measure_image(data: bytes) -> tuple[int, int]:
     """The height and width of the picture in `data` as `decode_image` gives it, by its header alone."""
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whatever there is to say was said when the picture was checked
         with _opened(data) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)

@@ -33,7 +33,7 @@ from lorafleet_jobs.forget.prunable import (
     prunable,
 )
 from lorafleet_jobs.jobqueue.job_state import JobRow, may_resume
-from lorafleet_jobs.train.data.cache_files import only_process
+from lorafleet_jobs.train.data.cache_files import try_only_process
 
 NOW = 1e9
 STATES = ["queued", "running", "succeeded", "stopped", "failed", "cancelled", "forgotten"]
@@ -164,7 +164,8 @@ def test_class_images_that_are_being_made_stay(here, lorafleet):
     folder.mkdir(parents=True)
     (folder / "0000.png").write_bytes(b"png")
     aged(folder)
-    with only_process(folder.with_name("dogs.lock")):
+    with try_only_process(folder.with_name("dogs.lock")) as alone:
+        assert alone
         assert json.loads(lorafleet("prune", "--yes", "--json")[1])["kept"] == [f"{folder} is in use, and stays"]
     assert removed(lorafleet("prune", "--yes", "--json", "--days", "39")[1]) == {CLASS_IMAGES: 1}
     assert not folder.exists()

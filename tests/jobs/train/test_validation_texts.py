@@ -4,7 +4,7 @@ import pytest
 from job_rows import spec
 
 from lorafleet.config import Validation
-from lorafleet_jobs.train.validate import validation_texts, without_subject
+from lorafleet_jobs.train.previews.validate import validation_texts, without_subject
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ cache is ever out of date, and it holds a hash of its tensors: one that does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.train.data.cache_files import write_whole
 from lorafleet_jobs.train.data.geometry import View, pixels
+from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data.sources import File
 
 FIT_CODE = "2"
@@ -29,6 +32,8 @@ HASHES = "sha256"
 safetensors writes several in no fixed order."""
 CACHED = 1024
 """Posteriors in memory, the least recently used dropped first; at 1024 pixels one takes 512 KiB."""
+AHEAD = 2
+"""Pictures that are opened before the VAE is free for them; at 1024 pixels one takes 12 MiB."""
 
 
 @dataclass(frozen=True)
@@ -58,23 +63,46 @@ class Latents:
     def posterior(self, file: File, view: View) -> Posterior:
         """The posterior of one view of a picture. Raises DataError if its file must be read and is not as planned."""
         key = (file.sha256, view)
-        posterior: Posterior | None = self._memory.get(key)
-        if posterior is not None:
-            return posterior
+        if key not in self._memory:
+            self._keep(file, view, self._opened(file, view))
+        posterior: Posterior = self._memory[key]
+        return posterior
+
+    def prepare(self, wanted: Iterable[tuple[File, View]], thread: Executor) -> Pieces[None]:
+        """Works out the posteriors of these views, one a piece: the thread opens the pictures, at most AHEAD early.
+
+        Raises what `posterior` raises.
+        """
+        left = deque({(file.sha256, view): (file, view) for file, view in wanted}.values())
+        opened: deque[tuple[File, View, Future[Tensor | Posterior]]] = deque()
+        while left or opened:
+            while left and len(opened) < AHEAD:
+                file, view = left.popleft()
+                opened.append((file, view, thread.submit(self._opened, file, view)))
+            file, view, future = opened.popleft()
+            self._keep(file, view, (yield from awaited(future)))
+            yield None
+
+    def _opened(self, file: File, view: View) -> Tensor | Posterior:
+        """A view's pixels, or its posterior if that is on disk; touches neither this memory nor the VAE."""
         path = self._path(file.sha256, view)
-        posterior = _read(path) if path is not None else None
-        if posterior is None:
-            posterior = self._encode(file, view)
+        kept = _read(path) if path is not None else None
+        return pixels(file.picture(), view) if kept is None else kept
+
+    def _keep(self, file: File, view: View, opened: Tensor | Posterior) -> None:
+        if isinstance(opened, Posterior):
+            posterior = opened
+        else:
+            posterior, path = self._encode(opened), self._path(file.sha256, view)
             if path is not None:
                 tensors = {"mean": posterior.mean, "std": posterior.std}
                 write_whole(path, save(tensors, {HASHES: f"{posterior.digest()} {file.sha256}"}))
-        self._memory[key] = posterior
-        return posterior
+        self._memory[file.sha256, view] = posterior
 
     @torch.no_grad()
-    def _encode(self, file: File, view: View) -> Posterior:
+    def _encode(self, shown: Tensor) -> Posterior:
         """Encodes one picture at a time, so that its latents do not depend on others."""
-        encoded = self.loaded.vae.encode(pixels(file.picture(), view).to(self.loaded.device)).latent_dist
+        encoded = self.loaded.vae.encode(shown.to(self.loaded.device)).latent_dist
         return Posterior(encoded.mean.float().cpu().contiguous(), encoded.std.float().cpu().contiguous())
 
     def _path(self, sha256: str, view: View) -> Path | None:
