@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, case, func, select, update
 
-from lorafleet.bundle.ports import RunEnd, RunEntry
+from lorafleet.bundle.ports import Caption, RunEnd, RunEntry
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
 from lorafleet_jobs.jobqueue.tables import OutboxRow, insert_into, job_row, jobs, outbox, transaction, values_of
 
@@ -117,11 +117,12 @@ class QueueTracker:
         """Records one step's numbers."""
         self.record([RunEntry("metric", key, step, repr(float(value))) for key, value in values.items()])
 
-    def image(self, key: str, step: int, image: Image) -> None:
+    def image(self, key: str, step: int, image: Image, caption: Caption | None = None) -> None:
         """Records a picture under `key`."""
         stream = io.BytesIO()
         image.save(stream, "PNG")
-        self.record([RunEntry("picture", key, step, picture=stream.getvalue())])
+        said = "" if caption is None else json.dumps(asdict(caption))
+        self.record([RunEntry("picture", key, step, said, stream.getvalue())])
 
 
 def attempt_entry(row: JobRow) -> RunEntry:

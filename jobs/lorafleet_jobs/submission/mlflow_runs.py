@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 from lorafleet.bundle.ports import RunEnd
 from lorafleet.console import note
 from lorafleet.errors import UnreachableError
-from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow, trained_spec
+from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
 from lorafleet_jobs.jobqueue.outbox import Outbox, run_end
+from lorafleet_jobs.jobqueue.point_names import labels
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.submission.driver_lease import has_driver
+from lorafleet_jobs.submission.job_info import job_info
 from lorafleet_jobs.submission.outbox_sender import flush
 
 if TYPE_CHECKING:
-    from lorafleet.tracking import JobInfo, MlflowTracking
+    from lorafleet.tracking import MlflowTracking
 
 
 def open_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> None:
@@ -25,9 +27,10 @@ def open_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> Non
         params = {"base": row.base, "jobs": str(len(jobs)), "lanes": str(row.lanes)}
         parent = tracking.start_submission(row.name, submission, params, row.manifest)
         store.set_run(submission, None, parent)
+    names = labels(jobs)
     for job in jobs:
         if needs_run(job):
-            store.set_run(submission, job.id, tracking.start_job(parent, _job_info(job)))
+            store.set_run(submission, job.id, tracking.start_job(parent, job_info(job, names[job.id])))
 
 
 def needs_run(job: JobRow) -> bool:
@@ -56,15 +59,3 @@ def close_runs(store: JobStore, tracking: MlflowTracking, submission: str) -> No
         tracking.link(row.run_id)
     except UnreachableError as problem:
         note(str(problem))
-
-
-def _job_info(job: JobRow) -> JobInfo:
-    from lorafleet.tracking import JobInfo
-
-    spec = trained_spec(job)
-    name = f"{spec.adapter}-{spec.id[:6]}" + (f"-seed{job.seed_shift}" if job.seed_shift else "")
-    return JobInfo(
-        name=name, job_id=spec.id, subject=spec.subject, adapter=spec.adapter,
-        base=spec.base, steps=spec.steps, recipe=spec.recipe, folder=spec.folder,
-        images=len(spec.images), dataset_fingerprint=spec.dataset_fingerprint,
-    )  # fmt: skip

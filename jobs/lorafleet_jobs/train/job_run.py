@@ -21,6 +21,7 @@ from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
+from lorafleet_jobs.train.data import contact_strip
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.progress import History, Progress
 from lorafleet_jobs.train.training import Training
@@ -70,7 +71,7 @@ class JobRun:
     def __init__(
         self, job: TrainJob, base: LoadedBase, cache: Path | None = None, pictures: BasePictures | None = None
     ) -> None:
-        """Reads the images, and resumes from the newest checkpoint; a new job logs the base's pictures first.
+        """Reads the images, and resumes from the newest checkpoint; a new job logs its photos and the base's pictures.
 
         `pictures` are those of the base that jobs share. Raises DataError.
         """
@@ -84,6 +85,7 @@ class JobRun:
         self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
         if self.step == 0:
             job.on_phase("preview")
+            job.tracker.image(contact_strip.NAME, 0, contact_strip.contact_strip(job.spec))
             self.validator.log_base(job.tracker)
 
     def after(self, loss: float, peak: float | None = None) -> None:

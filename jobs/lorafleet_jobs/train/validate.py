@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
 from cachetools import LRUCache
 from PIL import Image
 
-from lorafleet.bundle.ports import JobTracker
+from lorafleet.bundle.ports import Caption, JobTracker, Shown
 from lorafleet.loaded import LoadedBase
 from lorafleet.pictures import sample_pictures, to_image
 from lorafleet.targets import UNET
@@ -19,6 +21,8 @@ from lorafleet_jobs.train.trainable_state import TrainableState
 
 SHOWN_AT_LEAST = 128
 """Pixels of a side: pictures of toy bases are enlarged to it, so that a reviewer can see them."""
+NAME_AT_MOST = 48
+"""Characters of a prompt in the name of its pictures."""
 
 
 BasePictures: TypeAlias = LRUCache[tuple[object, ...], Image.Image]
@@ -40,7 +44,9 @@ class Validator:
         self.spec, self.loaded, self.prompts, self.trainable = spec, loaded, prompts, trainable
         self.texts = validation_texts(spec)
         self._base_pictures = new_base_pictures() if base_pictures is None else base_pictures
-        self._last: list[Image.Image] | None = None  # pictures of the last step, which the preview shows again
+        self.names = picture_names(spec)
+        # pictures of the last step, which the preview shows again: with the adapter, and with its words alone
+        self._last: tuple[list[Image.Image], list[Image.Image]] | None = None
 
     def is_due(self, step: int) -> bool:
         """Whether pictures are made after this step."""
@@ -49,23 +55,34 @@ class Validator:
 
     def log_base(self, tracker: JobTracker) -> None:
         """Logs the base's pictures of the same prompts, the subject's token left out, as step 0."""
-        for i, text in enumerate(self.texts):
-            tracker.image(f"val/p{i:02d}", 0, self.base_picture(text))
+        self._tell(tracker, 0, "base", [self.base_picture(text) for text in self.texts])
 
     def log(self, tracker: JobTracker, step: int) -> list[Image.Image]:
-        """Logs and returns one picture a prompt, made with the adapter as it is now."""
+        """Logs and returns one picture a prompt, made with the adapter as it is now.
+
+        At the last step also one with the learned words alone, where there are any.
+        """
         pictures = [self.picture(text, 1.0) for text in self.texts]
-        for i, picture in enumerate(pictures):
-            tracker.image(f"val/p{i:02d}", step, picture)
-        self._last = pictures if step == self.spec.steps else None
+        if step == self.spec.steps:
+            words = [self.words_only(text) for text in self.texts]
+            if self.trainable.vectors is not None:
+                self._tell(tracker, step, "words only", words)
+            self._last = pictures, words
+        self._tell(tracker, step, "adapter", pictures)
         return pictures
 
+    def _tell(self, tracker: JobTracker, step: int, shows: Shown, pictures: Sequence[Image.Image]) -> None:
+        for name, text, picture in zip(self.names, self.texts, pictures, strict=True):
+            prompt = without_subject(self.spec, text) if shows == "base" else text
+            tracker.image(f"{name}/{shows}", step, picture, Caption(prompt, shows, self.spec.validation.seed))
+
     def preview(self) -> Image.Image:
-        """The preview of a bundle, one row a prompt: base | adapter at scale 0 | adapter."""
-        adapted = self._last or [self.picture(text, 1.0) for text in self.texts]
+        """The preview of a bundle, one row a prompt: base | words only | adapter."""
+        if self._last is None:
+            self._last = [self.picture(t, 1.0) for t in self.texts], [self.words_only(t) for t in self.texts]
         rows = [
-            [self.base_picture(text), self.words_only(text), picture]
-            for text, picture in zip(self.texts, adapted, strict=True)
+            [self.base_picture(text), words, picture]
+            for text, picture, words in zip(self.texts, *self._last, strict=True)
         ]
         width, height = rows[0][0].size
         sheet = Image.new("RGB", (3 * width + 2 * 4, len(rows) * (height + 4) - 4), "white")
@@ -114,6 +131,25 @@ def validation_texts(spec: JobSpec) -> tuple[str, ...]:
     """The prompts of a job's validation pictures; `{class}` and `{name}` stand for the subject's own."""
     prompts = spec.validation.prompts or (spec.instance_prompt,)
     return tuple(text.replace("{class}", spec.class_noun).replace("{name}", spec.adapter) for text in prompts)
+
+
+def picture_names(spec: JobSpec) -> tuple[str, ...]:
+    """For each validation prompt a name for its pictures, in letters that MLflow takes: "a photo of TOK on the beach".
+
+    The subject's class and name are left out, so that the pictures of all subjects of a manifest have one name.
+    """
+    names: list[str] = []
+    for number, text in enumerate(spec.validation.prompts or (spec.instance_prompt,), start=1):
+        text = re.sub(r"\{class\}", " ", text.replace("{name}", ABSTRACTION).replace(f"<{spec.adapter}>", ABSTRACTION))
+        text = re.sub(rf"\b({ABSTRACTION}[0-9]*)\s+{re.escape(spec.class_noun)}\b", r"\1", text)
+        plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+        plain = " ".join(re.sub(r"[^A-Za-z0-9_.-]+", " ", plain).split())
+        if len(plain) > NAME_AT_MOST:
+            plain = plain[: NAME_AT_MOST + 1].rpartition(" ")[0] or plain[:NAME_AT_MOST]
+        plain = plain.strip(" .-") or "prompt"
+        same = any(plain == name for name in names) or plain == "prompt"
+        names.append(f"{plain} {number}" if same else plain)
+    return tuple(names)
 
 
 def without_subject(spec: JobSpec, text: str) -> str:

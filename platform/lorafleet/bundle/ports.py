@@ -49,11 +49,24 @@ class RunEntry:
     step: int
     """Of the training; for `attempt` and `end` the number of the attempt."""
     value: str = ""
-    """A metric's number as `repr` writes it, or an end's `RunEnd` as JSON."""
+    """A metric's number as `repr` writes it, an end's `RunEnd` or a picture's `Caption` as JSON, or nothing."""
     picture: bytes | None = None
     """PNG."""
     milliseconds: int = 0
     """Since the epoch, when it was recorded first."""
+
+
+Shown = Literal["base", "words only", "adapter"]
+"""What made a validation picture: the base of the class, the learned words at LoRA scale 0, or the adapter."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a validation picture shows."""
+
+    prompt: str
+    shows: Shown
+    seed: int
 
 
 class JobTracker(Protocol):
@@ -62,8 +75,11 @@ class JobTracker(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records one step's numbers in one call."""
 
-    def image(self, key: str, step: int, image: Image) -> None:
-        """Records a picture under a key that is the same for all jobs, so that they compare."""
+    def image(self, key: str, step: int, image: Image, caption: Caption | None = None) -> None:
+        """Records a picture under a key that is the same for all jobs, so that they compare.
+
+        One with a caption also has a row in the run's table of pictures.
+        """
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from lorafleet.tracking.client import PRESENT, connect, is_server, reaching, rea
 from lorafleet.tracking.jobinfo import JobInfo
 from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
 from lorafleet.tracking.sending import RunWriter, end_run
+from lorafleet.util.machine import this_user
 
 OPEN = ("RUNNING", "SCHEDULED")
 PARENT = "mlflow.parentRunId"
@@ -35,6 +36,9 @@ HOME = "lorafleet.home"
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 VERSION = "adapter_version"
 IMPORTS = "imports"
+RECIPE = "recipe.yaml"
+USER = "mlflow.user"
+"""The tag that MLflow's tables show as who made a run."""
 PAGE = 1000
 log = logging.getLogger(__name__)
 
@@ -64,7 +68,7 @@ class MlflowTracking:
         return parent
 
     def start_job(self, parent: str, job: JobInfo) -> str:
-        """Opens a child run that waits for its lane: tags, the flat recipe, the data set; returns its run id."""
+        """Opens a child run that waits for its lane: tags, parameters, recipe, data set; returns its run id."""
         with reaching(self.uri):
             above = self._parent(parent)
             tags = {
@@ -73,6 +77,7 @@ class MlflowTracking:
             }  # fmt: skip
             child = self._opened(above.experiment_id, job.name, {"job_id": job.job_id, PARENT: parent}, tags)
             self.client.log_batch(child, params=[Param(key, value) for key, value in job.params.items()])
+            self.client.log_text(child, job.recipe_yaml, RECIPE)
             self.client.log_inputs(child, [job.dataset])
             self.client.update_run(child, status="SCHEDULED")
         return child
@@ -198,7 +203,7 @@ class MlflowTracking:
         for run in self.client.search_runs([experiment], f"tags.`{key}` = '{value}'", max_results=PAGE):
             if run.info.status in OPEN and run.info.run_name == name and mine.items() <= run.data.tags.items():
                 return str(run.info.run_id)
-        tags = {"mlflow.source.name": "lorafleet", **mine, **tags}
+        tags = {"mlflow.source.name": "lorafleet", USER: this_user(), **mine, **tags}
         return str(self.client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
     def _experiment(self, name: str) -> str:

@@ -75,7 +75,7 @@ class Kept(NullTracker):
         if "eval/score" in values:
             self.scores[step] = values["eval/score"]
 
-    def image(self, key, step, image):
+    def image(self, key, step, image, caption=None):
         self.pictures.append((key, step))
 
 
