@@ -21,7 +21,7 @@ from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
-from lorafleet_jobs.train.data import contact_strip
+from lorafleet_jobs.train.data.contact_strip import contact_strip
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.progress import History, Progress
 from lorafleet_jobs.train.training import Training
@@ -85,7 +85,8 @@ class JobRun:
         self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
         if self.step == 0:
             job.on_phase("preview")
-            job.tracker.image(contact_strip.NAME, 0, contact_strip.contact_strip(job.spec))
+            photos = f"{self.validator.names[0]}/training photos"  # beside the first prompt's pictures
+            job.tracker.image(photos, 0, contact_strip(job.spec))
             self.validator.log_base(job.tracker)
 
     def after(self, loss: float, peak: float | None = None) -> None:

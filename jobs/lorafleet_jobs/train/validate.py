@@ -55,7 +55,10 @@ class Validator:
 
     def log_base(self, tracker: JobTracker) -> None:
         """Logs the base's pictures of the same prompts, the subject's token left out, as step 0."""
-        self._tell(tracker, 0, "base", [self.base_picture(text) for text in self.texts])
+        pictures = [self.base_picture(text) for text in self.texts]
+        self._tell(tracker, 0, "base", pictures)
+        if self._has_steps:  # where MLflow's slider begins
+            self._tell(tracker, 0, "by step", pictures)
 
     def log(self, tracker: JobTracker, step: int) -> list[Image.Image]:
         """Logs and returns one picture a prompt, made with the adapter as it is now.
@@ -63,18 +66,28 @@ class Validator:
         At the last step also one with the learned words alone, where there are any.
         """
         pictures = [self.picture(text, 1.0) for text in self.texts]
+        if self._has_steps:
+            self._tell(tracker, step, "by step", pictures)
         if step == self.spec.steps:
             words = [self.words_only(text) for text in self.texts]
             if self.trainable.vectors is not None:
                 self._tell(tracker, step, "words only", words)
+            self._tell(tracker, step, "adapter", pictures)
             self._last = pictures, words
-        self._tell(tracker, step, "adapter", pictures)
         return pictures
 
+    @property
+    def _has_steps(self) -> bool:
+        """Whether there are pictures from before the last step."""
+        every, early = self.spec.validation.every, self.spec.early_stop
+        return (early is not None and early.metric != "loss") or (every is not None and every < self.spec.steps)
+
     def _tell(self, tracker: JobTracker, step: int, shows: Shown, pictures: Sequence[Image.Image]) -> None:
+        said_already = shows == "by step" and step in (0, self.spec.steps)  # as `base` and as `adapter`
         for name, text, picture in zip(self.names, self.texts, pictures, strict=True):
             prompt = without_subject(self.spec, text) if shows == "base" else text
-            tracker.image(f"{name}/{shows}", step, picture, Caption(prompt, shows, self.spec.validation.seed))
+            caption = None if said_already else Caption(name, prompt, shows, self.spec.validation.seed)
+            tracker.image(f"{name}/{shows}", step, picture, caption)
 
     def preview(self) -> Image.Image:
         """The preview of a bundle, one row a prompt: base | words only | adapter."""
@@ -134,9 +147,10 @@ def validation_texts(spec: JobSpec) -> tuple[str, ...]:
 
 
 def picture_names(spec: JobSpec) -> tuple[str, ...]:
-    """For each validation prompt a name for its pictures, in letters that MLflow takes: "a photo of TOK on the beach".
+    """For each validation prompt a name for its pictures, in letters that MLflow takes: "TOK on the beach".
 
-    The subject's class and name are left out, so that the pictures of all subjects of a manifest have one name.
+    The subject's class and name are left out, so that the pictures of all subjects of a manifest have one name, and
+    what most prompts begin with, for MLflow's tiles show some 25 letters.
     """
     names: list[str] = []
     for number, text in enumerate(spec.validation.prompts or (spec.instance_prompt,), start=1):
@@ -144,6 +158,7 @@ def picture_names(spec: JobSpec) -> tuple[str, ...]:
         text = re.sub(rf"\b({ABSTRACTION}[0-9]*)\s+{re.escape(spec.class_noun)}\b", r"\1", text)
         plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
         plain = " ".join(re.sub(r"[^A-Za-z0-9_.-]+", " ", plain).split())
+        plain = re.sub(r"^(a |an |the )?(photo|picture|image) of (?=.)", "", plain)
         if len(plain) > NAME_AT_MOST:
             plain = plain[: NAME_AT_MOST + 1].rpartition(" ")[0] or plain[:NAME_AT_MOST]
         plain = plain.strip(" .-") or "prompt"

@@ -56,14 +56,17 @@ class RunEntry:
     """Since the epoch, when it was recorded first."""
 
 
-Shown = Literal["base", "words only", "adapter"]
-"""What made a validation picture: the base of the class, the learned words at LoRA scale 0, or the adapter."""
+Shown = Literal["adapter", "words only", "base", "by step"]
+"""What made a validation picture: the trained adapter, its learned words at LoRA scale 0, the base asked for any of the
+class, or the adapter as it was at a step."""
 
 
 @dataclass(frozen=True)
 class Caption:
     """What a validation picture shows."""
 
+    name: str
+    """Of its prompt, the same for all subjects."""
     prompt: str
     shows: Shown
     seed: int

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from lorafleet.bundle.bundle import PREVIEW
+
 NOTE = "mlflow.note.content"
 NOTE_AT_MOST = 8000  # characters; MLflow's limit for a tag
 ORDER = ("FAILED", "RUNNING", "SCHEDULED", "KILLED", "FINISHED")
@@ -50,10 +52,20 @@ def parent_note(experiment: str, parent: str, children: Sequence[Child]) -> str:
     return "\n".join(lines)
 
 
-def child_note(experiment: str, parent: str, parent_name: str, adapter: str, version: str | None = None) -> str:
-    """A job's way back to its submission, and on to what it made."""
-    back = f"Part of {run_link(experiment, parent, parent_name)}"
-    return f"{back}; made {version_link(adapter, version)}" if version else back
+def child_note(experiment: str, parent: str, parent_name: str) -> str:
+    """A job's way back to its submission."""
+    return f"Part of {run_link(experiment, parent, parent_name)}"
+
+
+def made_note(before: str, run_id: str, adapter: str, version: str) -> str:
+    """A job's note once it has made a version: the way there, and the pictures."""
+    return f"{before}; made {version_link(adapter, version)}\n\n{preview(run_id)}"
+
+
+def preview(run_id: str) -> str:
+    """The preview of the bundle that a run holds, as Markdown; MLflow serves it, beside its pages."""
+    address = f"get-artifact?path={quote(f'adapter/{PREVIEW}', safe='')}&run_uuid={run_id}"
+    return f"![base, words only, adapter]({address})\n\n*base | words only | adapter*"
 
 
 def run_link(experiment: str, run_id: str, text: str) -> str:

@@ -24,6 +24,7 @@ from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking.client import PRESENT, REFUSED, connect, reaching
+from lorafleet.tracking.description import describe
 from lorafleet.tracking.promotion import alias_of_base, find_version, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
@@ -52,6 +53,7 @@ def register(client: Any, bundle: Bundle, run_id: str, policy: Promotion | None 
         tags = {"base": card.base, "job_id": card.job_id, FACTS: json.dumps(facts)}
         source = f"runs:/{run_id}/{ARTIFACT}"
         version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
+    describe(client, version, card, run_id)
     standing = ""
     if version.tags.get("published") != "true":  # new, or its registration was interrupted
         standing = "" if policy is None else settle(client, version, policy)

@@ -23,10 +23,10 @@ from lorafleet.bundle.bundle import Bundle
 from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry, Score
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import UnreachableError
-from lorafleet.tracking import promotion, registry
+from lorafleet.tracking import description, flavour, promotion, registry
 from lorafleet.tracking.client import PRESENT, connect, is_server, reaching, reaching_run
 from lorafleet.tracking.jobinfo import JobInfo
-from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
+from lorafleet.tracking.links import NOTE, Child, child_note, made_note, parent_note
 from lorafleet.tracking.sending import RunWriter, end_run
 from lorafleet.util.machine import this_user
 
@@ -73,7 +73,7 @@ class MlflowTracking:
             above = self._parent(parent)
             tags = {
                 "subject": job.subject, "adapter": job.adapter,
-                NOTE: child_note(above.experiment_id, parent, above.run_name, job.adapter),
+                NOTE: child_note(above.experiment_id, parent, above.run_name),
             }  # fmt: skip
             child = self._opened(above.experiment_id, job.name, {"job_id": job.job_id, PARENT: parent}, tags)
             self.client.log_batch(child, params=[Param(key, value) for key, value in job.params.items()])
@@ -140,9 +140,10 @@ class MlflowTracking:
             self.client.set_tag(parent, NOTE, parent_note(above.experiment_id, parent, children))
 
     def log_bundle(self, run_id: str, path: Path) -> None:
-        """Uploads the folder of a bundle under `adapter/`; doing it twice changes nothing."""
+        """Uploads the folder of a bundle under `adapter/`, as a model that MLflow loads; twice changes nothing."""
         with reaching_run(self.uri, run_id):
             self.client.log_artifacts(run_id, str(path), registry.ARTIFACT)
+            self.client.log_text(run_id, flavour.model_file(run_id), f"{registry.ARTIFACT}/{flavour.FILE}")
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Uploads a text as the artifact `name`, in place of the one before."""
@@ -171,12 +172,17 @@ class MlflowTracking:
         """Makes a registered version champion or challenger; returns a sentence about it. Raises UnreachableError."""
         with reaching(self.uri):
             said: str = promotion.settle_version(self.client, name, version, policy, score)
+            description.rescore(self.client, name, version)
         return said
 
     def write_score(self, name: str, version: int, score: Score) -> None:
-        """Writes a score on a registered version, in place of the one before. Raises UnreachableError."""
+        """Writes a score on a registered version, in place of the one before, and all of its run's into its text.
+
+        Raises UnreachableError.
+        """
         with reaching(self.uri):
             promotion.write_score(self.client, name, version, score)
+            description.rescore(self.client, name, version)
 
     def promote(self, name: str, version: int, alias: str | None = None) -> str:
         """Points an alias at a version for a person; returns a sentence. Raises NotFoundError, RequestError."""
@@ -251,6 +257,7 @@ class MlflowTracking:
                 made = self.client.search_model_versions(f"run_id = '{run_id}'")
                 if made:
                     version = str(made[0].version)
-                    note = child_note(above.experiment_id, above.run_id, above.run_name, adapter, version)
+                    back = child_note(above.experiment_id, above.run_id, above.run_name)
+                    note = made_note(back, run_id, adapter, version)
                     self.client.log_batch(run_id, tags=[RunTag(VERSION, version), RunTag(NOTE, note)])
         return Child(run_id, run.info.run_name, run.info.status, adapter, version)

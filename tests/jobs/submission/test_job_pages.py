@@ -63,11 +63,11 @@ def test_its_recipe_is_an_artifact_that_a_manifest_takes(trained, tracking):
 def test_its_pictures_say_the_prompt_and_what_made_them(trained, tracking):
     _, run = trained
     pictures = {tuple(one.path.split("/")[1].split("+")[0:3:2]) for one in images(tracking, run)}
+    shown = [("base", "0"), ("words only", "3"), ("adapter", "3"), *(("by step", step) for step in "023")]
     assert pictures == {
-        ("training photos", "0"),
-        *((f"{name}~{shows}", step) for name in ("a photo of TOK", "cup in the snow".replace("cup", "TOK"))
-          for shows, step in (("base", "0"), ("adapter", "2"), ("words only", "3"), ("adapter", "3"))),
-    }  # fmt: skip
+        ("TOK~training photos", "0"),
+        *((f"{name}~{shows}", step) for name in ("TOK", "TOK in the snow") for shows, step in shown),
+    }
     [strip] = [one for one in images(tracking, run) if "training photos" in one.path]
     with Image.open(tracking.client.download_artifacts(run.info.run_id, strip.path)) as photos:
         assert photos.size == (COLUMNS * (SIDE + GAP) - GAP, 2 * (SIDE + GAP) - GAP)
@@ -79,12 +79,18 @@ def test_its_pictures_say_the_prompt_and_what_made_them(trained, tracking):
 def test_its_table_has_a_row_for_each_picture_of_a_prompt(trained, tracking):
     _, run = trained
     with open(tracking.client.download_artifacts(run.info.run_id, "validation.json")) as file:
-        rows = [row[:4] for row in json.load(file)["data"]]
-    shown = [("base", 0), ("adapter", 2), ("adapter", 3), ("words only", 3)]
-    asked = {"a photo of TOK mug": "a photo of a mug", "cup in the snow": "cup in the snow"}
-    assert sorted(rows) == sorted(
-        [asked[prompt] if shows == "base" else prompt, shows, 7, step] for prompt in asked for shows, step in shown
-    )
+        rows = [[row[0], *row[2:]] for row in json.load(file)["data"]]
+    snow = "cup in the snow"  # names no subject, so that the base is asked the same
+    assert rows == [
+        ["TOK", "a photo of TOK mug", "adapter", 3, 7],
+        ["TOK in the snow", snow, "adapter", 3, 7],
+        ["TOK (words only)", "a photo of TOK mug", "words only", 3, 7],
+        ["TOK in the snow (words only)", snow, "words only", 3, 7],
+        ["TOK (base)", "a photo of a mug", "base", 0, 7],
+        ["TOK in the snow (base)", snow, "base", 0, 7],
+        ["TOK (step 2)", "a photo of TOK mug", "by step", 2, 7],
+        ["TOK in the snow (step 2)", snow, "by step", 2, 7],
+    ]
 
 
 def images(tracking, run):

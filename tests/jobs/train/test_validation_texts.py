@@ -47,10 +47,10 @@ def test_class_and_name_in_a_prompt_are_the_subject_s():
 @pytest.mark.parametrize(
     ("prompts", "names"),
     [
-        ((), ["a photo of TOK"]),
+        ((), ["TOK"]),
         (("a photo of TOK {class} on the beach", "{name} in the snow"),
-         ["a photo of TOK on the beach", "TOK in the snow"]),
-        (("a photo of <rex> dog, 35 mm (f/1.8)",), ["a photo of TOK 35 mm f 1.8"]),
+         ["TOK on the beach", "TOK in the snow"]),
+        (("a photo of <rex> dog, 35 mm (f/1.8)",), ["TOK 35 mm f 1.8"]),
         (("TOK!", "TOK?", "TOK"), ["TOK", "TOK 2", "TOK 3"]),
         (("ein Foto von TOK in München", "犬"), ["ein Foto von TOK in Munchen", "prompt 2"]),
         (("TOK " + "very " * 20 + "old",), ["TOK" + " very" * 9]),

@@ -100,28 +100,33 @@ def test_pictures_with_captions_are_rows_of_a_table_as_mlflow_writes_one(trackin
     """Prompts x runs in MLflow's evaluation view; sent again, or in two calls, each row is there once."""
     child, image = tracking.start_job(parent, job()), Image.effect_noise((16, 16), 80).convert("RGB")
     beach, snow = (f"a photo of TOK dog {where}" for where in ("on the beach", "in the snow"))
-    shown = [(beach, "base", 0), (beach, "adapter", 4), (snow, "adapter", 4), (beach, "adapter", 8)]
+    shown = [(beach, "base", 0), (beach, "by step", 4), (snow, "adapter", 8), (beach, "adapter", 8)]
     entries = [
-        picture(f"{prompt}/{kind}", step, image, caption=Caption(prompt, kind, 3)) for prompt, kind, step in shown
+        picture(f"{prompt[15:]}/{kind}", step, image, caption=Caption(prompt[15:], prompt, kind, 3))
+        for prompt, kind, step in shown
     ]
     tracking.send(child, [picture("training photos", 0, image), *entries[:2]])
     tracking.send(child, entries[1:])
     table = table_of(tracking, child)
-    rows = [row[:4] for row in table["data"]]
-    assert rows == [[snow, "adapter", 3, 4], [beach, "base", 3, 0], [beach, "adapter", 3, 4], [beach, "adapter", 3, 8]]
-    for *_, cell in table["data"]:
+    assert [[row[0], *row[2:]] for row in table["data"]] == [
+        ["dog in the snow", snow, "adapter", 8, 3],
+        ["dog on the beach", beach, "adapter", 8, 3],
+        ["dog on the beach (base)", beach, "base", 0, 3],
+        ["dog on the beach (step 4)", beach, "by step", 4, 3],
+    ]
+    for _, cell, *_ in table["data"]:
         with Image.open(tracking.client.download_artifacts(child, cell["filepath"])) as kept:
             assert kept.tobytes() == image.tobytes()
         with Image.open(tracking.client.download_artifacts(child, cell["compressed_filepath"])) as small:
             assert small.format == "WEBP"
     stock = tracking.start_job(parent, job("stock"))
-    row = {"prompt": beach, "shows": "base", "seed": 3, "step": 0, "picture": mlflow.Image(image)}
+    row = dict.fromkeys(table["columns"], beach) | {"picture": mlflow.Image(image)}
     tracking.client.log_table(stock, {key: [value] for key, value in row.items()}, "validation.json")
     tags = [tracking.client.get_run(run).data.tags["mlflow.loggedArtifacts"] for run in (child, stock)]
     assert tags[0] == tags[1], "MLflow's pages know of both tables"
     theirs = table_of(tracking, stock)
     assert (theirs.keys(), theirs["columns"]) == (table.keys(), table["columns"])
-    assert theirs["data"][0][4].keys() == table["data"][0][4].keys()
+    assert theirs["data"][0][1].keys() == table["data"][0][1].keys()
 
 
 def table_of(tracking, run):

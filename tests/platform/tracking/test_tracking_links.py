@@ -21,7 +21,11 @@ def test_descriptions_lead_from_a_submission_to_its_jobs_and_versions_and_back(t
     assert f"| [cd-1](#/experiments/{experiment}/runs/{runs[1]}) | failed | cd |" in table
     assert f"| [ab-1](#/experiments/{experiment}/runs/{runs[0]}) | finished | [ab@1](#/models/ab/versions/1) |" in table
     assert table.index("cd-1") < table.index("ab-1"), "failed first"
-    assert note_of(tracking, runs[0]) == f"Part of {back}; made [ab@1](#/models/ab/versions/1)"
+    made, picture = note_of(tracking, runs[0]).split("\n\n", 1)
+    assert made == f"Part of {back}; made [ab@1](#/models/ab/versions/1)"
+    assert picture.startswith(
+        f"![base, words only, adapter](get-artifact?path=adapter%2Fpreview.png&run_uuid={runs[0]})"
+    )
 
 
 def note_of(tracking, run_id):

@@ -9,7 +9,6 @@ from PIL import Image, ImageOps
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.sources import File
 
-NAME = "training photos"
 SIDE = 128
 """Pixels of a photo's side."""
 COLUMNS, ROWS = 4, 2
