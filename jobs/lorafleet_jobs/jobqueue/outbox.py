@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+SECONDS = "perf/train_seconds"
 AT_ONCE = 64
 """Entries that are read at once: of pictures, more would fill the memory."""
 WITHIN_ONE_MOMENT = case((outbox.c.kind == "attempt", 0), (outbox.c.kind == "end", 2), else_=1)
@@ -135,11 +136,17 @@ def end_entry(row: JobRow) -> RunEntry:
     return RunEntry("end", "", row.attempts, json.dumps(asdict(run_end(row))))
 
 
+def end_entries(row: JobRow) -> list[RunEntry]:
+    """How an attempt ended, and the seconds since its lease: the run's duration counts the time in the queue too."""
+    took = [] if row.started is None else [RunEntry("metric", SECONDS, row.step, repr(row.updated - row.started))]
+    return [*took, end_entry(row)]
+
+
 def run_end(row: JobRow) -> RunEnd:
     """How the run of a job stands, by the job's row."""
     if row.state == "stopped":
         tags = {"lorafleet.stopped_at": str(row.step), "lorafleet.stopped": row.error or ""}
-        return RunEnd("FINISHED", tags=tags)
+        return RunEnd("KILLED", tags=tags)  # FINISHED would look like a winner of its sweep
     if row.state == "succeeded":
         return RunEnd("FINISHED")
     if row.state == "cancelled":

@@ -109,7 +109,7 @@ def record(prepared: Prepared, home: Home) -> None:
     store.add(row, plan.jobs, now)
     store.retry(plan.submission, now)
     if not store.is_drained(plan.submission):
-        open_runs(store, tracking, plan.submission)
+        open_runs(store, tracking, plan.submission, home)
     folder = home.submissions / plan.submission
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.yaml").write_text(text)
@@ -201,7 +201,7 @@ class Driving:
             return
         self._next_runs = time.monotonic() + RUNS_SECONDS
         try:
-            open_runs(self._store, _tracking(self._home), self._submission)
+            open_runs(self._store, _tracking(self._home), self._submission, self._home)
         except (UnreachableError, OperationalError) as problem:  # MLflow is away, or the disk is full
             log.warning("%s", problem)  # tried again, as long as it takes
 
