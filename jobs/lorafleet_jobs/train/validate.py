@@ -147,13 +147,16 @@ def validation_texts(spec: JobSpec) -> tuple[str, ...]:
 
 
 def picture_names(spec: JobSpec) -> tuple[str, ...]:
-    """For each validation prompt a name for its pictures, in letters that MLflow takes: "TOK on the beach".
+    """For each validation prompt a name for its pictures, in letters that MLflow takes: "1 TOK on the beach".
 
     The subject's class and name are left out, so that the pictures of all subjects of a manifest have one name, and
-    what most prompts begin with, for MLflow's tiles show some 25 letters.
+    what most prompts begin with, for MLflow's tiles show some 25 letters. It sorts by names, hence the number: pictures
+    come in the manifest's order, and before the curves.
     """
     names: list[str] = []
-    for number, text in enumerate(spec.validation.prompts or (spec.instance_prompt,), start=1):
+    prompts = spec.validation.prompts or (spec.instance_prompt,)
+    digits = len(str(len(prompts)))
+    for number, text in enumerate(prompts, start=1):
         text = re.sub(r"\{class\}", " ", text.replace("{name}", ABSTRACTION).replace(f"<{spec.adapter}>", ABSTRACTION))
         text = re.sub(rf"\b({ABSTRACTION}[0-9]*)\s+{re.escape(spec.class_noun)}\b", r"\1", text)
         plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
@@ -161,9 +164,7 @@ def picture_names(spec: JobSpec) -> tuple[str, ...]:
         plain = re.sub(r"^(a |an |the )?(photo|picture|image) of (?=.)", "", plain)
         if len(plain) > NAME_AT_MOST:
             plain = plain[: NAME_AT_MOST + 1].rpartition(" ")[0] or plain[:NAME_AT_MOST]
-        plain = plain.strip(" .-") or "prompt"
-        same = any(plain == name for name in names) or plain == "prompt"
-        names.append(f"{plain} {number}" if same else plain)
+        names.append(f"{number:0{digits}} {plain.strip(' .-') or 'prompt'}")
     return tuple(names)
 
 

@@ -16,7 +16,7 @@ from lorafleet.bundle.ports import Caption, Shown
 
 FILE = "validation.json"
 COLUMNS = ("prompt", "picture", "asked", "shows", "step", "seed")
-"""By the first MLflow's view groups, the second it compares until it is told otherwise."""
+"""By the first MLflow's view groups its rows until it is told otherwise."""
 ORDER: Sequence[Shown] = ("adapter", "words only", "base", "by step")
 TABLES = "mlflow.loggedArtifacts"
 """The tag by which MLflow's pages know of a run's tables."""

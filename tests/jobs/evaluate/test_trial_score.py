@@ -191,7 +191,7 @@ def test_a_loss_needs_no_pictures_and_says_so_in_its_own_units(loaded, subjects,
     assert str(ends["a"]) == (
         f"stopped at step 3 of 9 by early_stop: loss {-score:.4g}, the best third begins at 0.001"
     )
-    assert trackers["a"].pictures == [("TOK/training photos", 0), ("TOK/base", 0)]
+    assert trackers["a"].pictures == [("1 TOK/training photos", 0), ("1 TOK/base", 0)]
 
 
 @pytest.fixture(scope="module")

@@ -65,8 +65,8 @@ def test_its_pictures_say_the_prompt_and_what_made_them(trained, tracking):
     pictures = {tuple(one.path.split("/")[1].split("+")[0:3:2]) for one in images(tracking, run)}
     shown = [("base", "0"), ("words only", "3"), ("adapter", "3"), *(("by step", step) for step in "023")]
     assert pictures == {
-        ("TOK~training photos", "0"),
-        *((f"{name}~{shows}", step) for name in ("TOK", "TOK in the snow") for shows, step in shown),
+        ("1 TOK~training photos", "0"),
+        *((f"{name}~{shows}", step) for name in ("1 TOK", "2 TOK in the snow") for shows, step in shown),
     }
     [strip] = [one for one in images(tracking, run) if "training photos" in one.path]
     with Image.open(tracking.client.download_artifacts(run.info.run_id, strip.path)) as photos:
@@ -82,14 +82,14 @@ def test_its_table_has_a_row_for_each_picture_of_a_prompt(trained, tracking):
         rows = [[row[0], *row[2:]] for row in json.load(file)["data"]]
     snow = "cup in the snow"  # names no subject, so that the base is asked the same
     assert rows == [
-        ["TOK", "a photo of TOK mug", "adapter", 3, 7],
-        ["TOK in the snow", snow, "adapter", 3, 7],
-        ["TOK (words only)", "a photo of TOK mug", "words only", 3, 7],
-        ["TOK in the snow (words only)", snow, "words only", 3, 7],
-        ["TOK (base)", "a photo of a mug", "base", 0, 7],
-        ["TOK in the snow (base)", snow, "base", 0, 7],
-        ["TOK (step 2)", "a photo of TOK mug", "by step", 2, 7],
-        ["TOK in the snow (step 2)", snow, "by step", 2, 7],
+        ["1 TOK", "a photo of TOK mug", "adapter", 3, 7],
+        ["2 TOK in the snow", snow, "adapter", 3, 7],
+        ["1 TOK (words only)", "a photo of TOK mug", "words only", 3, 7],
+        ["2 TOK in the snow (words only)", snow, "words only", 3, 7],
+        ["1 TOK (base)", "a photo of a mug", "base", 0, 7],
+        ["2 TOK in the snow (base)", snow, "base", 0, 7],
+        ["1 TOK (step 2)", "a photo of TOK mug", "by step", 2, 7],
+        ["2 TOK in the snow (step 2)", snow, "by step", 2, 7],
     ]
 
 

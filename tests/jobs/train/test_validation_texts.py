@@ -47,15 +47,15 @@ def test_class_and_name_in_a_prompt_are_the_subject_s():
 @pytest.mark.parametrize(
     ("prompts", "names"),
     [
-        ((), ["TOK"]),
+        ((), ["1 TOK"]),
         (("a photo of TOK {class} on the beach", "{name} in the snow"),
-         ["TOK on the beach", "TOK in the snow"]),
-        (("a photo of <rex> dog, 35 mm (f/1.8)",), ["TOK 35 mm f 1.8"]),
-        (("TOK!", "TOK?", "TOK"), ["TOK", "TOK 2", "TOK 3"]),
-        (("ein Foto von TOK in München", "犬"), ["ein Foto von TOK in Munchen", "prompt 2"]),
-        (("TOK " + "very " * 20 + "old",), ["TOK" + " very" * 9]),
-        (("TOK" + "x" * 90,), ["TOK" + "x" * 45]),
-        (("../..",), ["prompt 1"]),
+         ["1 TOK on the beach", "2 TOK in the snow"]),
+        (("a photo of <rex> dog, 35 mm (f/1.8)",), ["1 TOK 35 mm f 1.8"]),
+        (("TOK!", "TOK?", "TOK"), ["1 TOK", "2 TOK", "3 TOK"]),
+        (("ein Foto von TOK in München", "犬"), ["1 ein Foto von TOK in Munchen", "2 prompt"]),
+        (("TOK " + "very " * 20 + "old",), ["1 TOK" + " very" * 9]),
+        (("TOK" + "x" * 90,), ["1 TOK" + "x" * 45]),
+        (("../..",), ["1 prompt"]),
     ],
 )  # fmt: skip
 def test_pictures_are_named_by_their_prompt_and_alike_for_all_subjects(prompts, names):
