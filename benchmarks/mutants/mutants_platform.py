@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "the same job trained again is its first bundle",
         "platform/lorafleet/tracking/registry.py",
-        "    if DIGEST in version.tags:\n        return bool(",
+        "    if DIGEST in (facts := facts_of(version)):\n        return bool(",
         "    if False:\n        return bool(",
         "tests/platform/bundle/test_folder_registry.py tests/platform/tracking/test_tracking_registry.py",
     ),

@@ -28,6 +28,8 @@ class Belongings:
     """sha256 of its images' and masks' files."""
     kept_photographs: frozenset[str] = frozenset()
     """Those of them that a job of the same subject goes on needing, in a submission that is not meant."""
+    kept_runs: frozenset[str] = frozenset()
+    """Runs that other rows have: submissions share the run of a job that was trained once for both."""
     folders: frozenset[str] = frozenset()
     """Where its photographs lie, but for what another job is trained on as well."""
 
@@ -57,6 +59,7 @@ def belongings(subject: str, rows: Sequence[JobRow], submission: str | None = No
         only_its=frozenset(row.id for row in mine if row.id not in shared),
         photographs=frozenset().union(*map(pictures_of, mine)),
         kept_photographs=frozenset().union(*(pictures_of(row) for row in others if row.spec.subject == subject)),
+        kept_runs=frozenset(row.run_id for row in others if row.run_id is not None),
         folders=frozenset(row.spec.folder for row in mine) - {row.spec.folder for row in others},
     )
 
@@ -95,9 +98,9 @@ def versions_of(
 
 
 def runs_of(mine: Belongings, found: Collection[str], kept: Sequence[Registered]) -> tuple[str, ...]:
-    """The runs that go: those of its jobs, `found` among them, but for one that holds a bundle that stays."""
+    """The runs that go: those of its jobs, `found` among them, but for one that another row or a bundle needs."""
     runs = dict.fromkeys([*found, *(row.run_id for row in mine.jobs if row.run_id is not None)])
-    staying = {version.run_id for version in kept}
+    staying = mine.kept_runs | {version.run_id for version in kept}
     return tuple(run for run in runs if run not in staying)
 
 

@@ -218,7 +218,7 @@ def _report_again(home: Home, mlflow: MlflowRemoval, left: Submission) -> None:
         if run_id is not None:
             tracking.log_text(run_id, page.read_text("utf-8"), ARTIFACT)
     if run_id is not None:
-        tracking.link(run_id)
+        tracking.link(run_id, {job.run_id: job.state for job in left.jobs if job.run_id})
 
 
 def _left(home: Home, mlflow: MlflowRemoval, found: Found) -> tuple[str, ...]:

@@ -43,7 +43,8 @@ from lorafleet_jobs.intake.layers import Layer, idle_defaults, layers_of
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.memory_refusal import refuse_memory
 from lorafleet_jobs.intake.plan import Done, Plan, make_plan, nothing_done
-from lorafleet_jobs.intake.recipes import Resolved, Told, resolve
+from lorafleet_jobs.intake.recipes import Resolved, SweepPoint, Told, resolve
+from lorafleet_jobs.jobspec import JobSpec
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,16 @@ def prepare(
         recipes = [point.recipe for point in points.values()]
         refuse_memory(plan.choice, recipes, checked.base, checked.size, str(manifest_path))
     resolved = tuple(ResolvedRecipe.of(point, checked.base) for point in points.values())
+    planned = [point for report, one in zip(checked.reports, checked.recipes, strict=True) if not report.errors
+               for point in one.points]  # fmt: skip
+    jobs = tuple(_told(job, point, checked.base) for job, point in zip(plan.jobs, planned, strict=True))
+    plan = plan.with_changes(jobs=jobs)
     return Prepared(checked.manifest, checked.reports, plan, checked.base, resolved, checked.notes)
+
+
+def _told(job: JobSpec, point: SweepPoint, base: Base) -> JobSpec:
+    """A planned job with what a reviewer reads of its recipe."""
+    return job.with_changes(settings=replace(ResolvedRecipe.of(point, base), recipe=job.recipe).settings())
 
 
 def _whole(manifest: Manifest, folder: Path, base_here: Base | None, base: str | None) -> Manifest:

@@ -201,7 +201,7 @@ class Driving:
             return
         self._next_runs = time.monotonic() + RUNS_SECONDS
         try:
-            open_runs(self._store, _tracking(self._home), self._submission)
+            open_runs(self._store, _tracking(self._home), self._submission, self._home)
         except (UnreachableError, OperationalError) as problem:  # MLflow is away, or the disk is full
             log.warning("%s", problem)  # tried again, as long as it takes
 
@@ -231,7 +231,7 @@ def start_driver(submission: str, home: Home, address: str | None) -> None:
 
 def _open_runs(store: JobStore, submission: str, home: Home) -> None:
     if not store.is_drained(submission):
-        open_runs(store, _tracking(home), submission)
+        open_runs(store, _tracking(home), submission, home)
 
 
 def _tracking(home: Home) -> MlflowTracking:

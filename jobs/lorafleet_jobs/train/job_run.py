@@ -22,6 +22,7 @@ from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
+from lorafleet_jobs.train.data.contact_strip import contact_strip
 from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.previews.pictures_together import WantedPicture
@@ -73,8 +74,11 @@ class TrainJob:
 class JobRun:
     """One job under way."""
 
-    def __init__(self, job: TrainJob, training: Training, history: History) -> None:
-        """`history` is that of the lives before this one, whose end the training begins from."""
+    def __init__(self, job: TrainJob, training: Training, history: History, photos: Image.Image | None = None) -> None:
+        """`history` is that of the lives before this one, whose end the training begins from.
+
+        `photos` are shown beside the first prompt's pictures.
+        """
         self.job, self.training = job, training
         self.validator = Validator(job.spec, training.prompts)
         self.step = history.step
@@ -83,15 +87,19 @@ class JobRun:
         self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
         self._shows_base = self.step == 0
         self._pictures: Pictures = {}
+        if photos is not None:
+            job.tracker.image(f"{self.validator.names[0]}/training photos", 0, photos)
 
     @classmethod
     def preparing(cls, job: TrainJob, base: LoadedBase, cache: Path | None, thread: Executor) -> Pieces[JobRun]:
         """Reads the images, and resumes from the newest checkpoint, in pieces. Raises DataError."""
         training = yield from Training.preparing(job.spec, base, cache, job.process_group, thread)
-        history = History()
+        history, photos = History(), None
         if job.checkpoints is not None:
             history = yield from awaited(thread.submit(resume, job.checkpoints, training))
-        return cls(job, training, history)
+        if history.step == 0:
+            photos = yield from awaited(thread.submit(contact_strip, job.spec))
+        return cls(job, training, history, photos)
 
     def stepped(self, loss: float, peak: float | None = None) -> None:
         """Counts and reports a training step.
@@ -122,10 +130,12 @@ class JobRun:
         """
         trial, tracker, self._pictures = self.job.trial, self.job.tracker, pictures
         if self._shows_base:
-            self.validator.log(tracker, 0, pictures["base"])
+            self.validator.log_base(tracker, pictures["base"])
             self._shows_base = False
-        adapted = pictures.get("adapted", ())
-        self.validator.log(tracker, self.step, adapted)
+        if words := pictures.get("words"):
+            self.validator.log_words(tracker, words)
+        if adapted := pictures.get("adapted", []):
+            self.validator.log_adapted(tracker, self.step, adapted)
         if trial.is_due(self.step):
             trial.report(self.step, adapted, self.progress.losses, tracker)
         if not self.done and time.monotonic() - self.saved >= self.job.checkpoint_seconds:
@@ -158,7 +168,7 @@ class JobRun:
     def bundle(self) -> Bundle:
         """Writes the bundle, whole or not at all, and removes the checkpoints.
 
-        Its preview shows the pictures of the last step, one row a prompt: base | adapter at scale 0 | adapter.
+        Its preview shows the pictures of the last step, one row a prompt: base | words only | adapter.
         """
         job, training, pictures = self.job, self.training, self._pictures
         with training.ema_swapped_in():

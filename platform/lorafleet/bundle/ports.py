@@ -49,11 +49,27 @@ class RunEntry:
     step: int
     """Of the training; for `attempt` and `end` the number of the attempt."""
     value: str = ""
-    """A metric's number as `repr` writes it, or an end's `RunEnd` as JSON."""
+    """A metric's number as `repr` writes it, an end's `RunEnd` or a picture's `Caption` as JSON, or nothing."""
     picture: bytes | None = None
     """PNG."""
     milliseconds: int = 0
     """Since the epoch, when it was recorded first."""
+
+
+Shown = Literal["adapter", "words only", "base", "by step"]
+"""What made a validation picture: the trained adapter, its learned words at LoRA scale 0, the base asked for any of the
+class, or the adapter as it was at a step."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a validation picture shows."""
+
+    name: str
+    """Of its prompt, the same for all subjects."""
+    prompt: str
+    shows: Shown
+    seed: int
 
 
 class JobTracker(Protocol):
@@ -62,8 +78,11 @@ class JobTracker(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records one step's numbers in one call."""
 
-    def image(self, key: str, step: int, image: Image) -> None:
-        """Records a picture under a key that is the same for all jobs, so that they compare."""
+    def image(self, key: str, step: int, image: Image, caption: Caption | None = None) -> None:
+        """Records a picture under a key that is the same for all jobs, so that they compare.
+
+        One with a caption also has a row in the run's table of pictures.
+        """
 
 
 @dataclass(frozen=True)

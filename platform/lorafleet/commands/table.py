@@ -15,8 +15,8 @@ DEMO = Command(
 )
 UI = Command(
     "ui",
-    "lorafleet.commands.adapters:ui",
-    "Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted.",
+    "lorafleet.commands.ui_command:ui",
+    "Open MLflow's pages on 127.0.0.1, until interrupted: a submission's runs side by side, or an adapter's versions.",
     REVIEW,
 )
 ADAPTERS = (

@@ -9,9 +9,8 @@ from mlflow.exceptions import MlflowException
 
 from lorafleet.bundle.ports import AdapterVersion
 from lorafleet.tracking.client import ABSENT
+from lorafleet.tracking.facts import DIGEST, facts_of
 
-DIGEST = "card_sha256"
-"""The version's tag with the sha256 of its bundle's card."""
 PAGE = 1000
 AT_ONCE = 100
 """Runs that one question names."""
@@ -33,9 +32,9 @@ def unregistered(client: Any, cards: Mapping[str, str]) -> tuple[str, ...]:
 
     A version that was registered without its digest stands for any bundle of its job.
     """
-    versions = pages(client.search_model_versions)
-    digests = {version.tags[DIGEST] for version in versions if DIGEST in version.tags}
-    jobs = {version.tags.get("job_id") for version in versions if DIGEST not in version.tags}
+    facts = [facts_of(version) for version in pages(client.search_model_versions)]
+    digests = {one[DIGEST] for one in facts if DIGEST in one}
+    jobs = {one.get("job_id") for one in facts if DIGEST not in one}
     return tuple(digest for digest, job in cards.items() if digest not in digests and job not in jobs)
 
 

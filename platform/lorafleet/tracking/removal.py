@@ -21,8 +21,9 @@ from mlflow.store.tracking.dbmodels.models import SqlDataset, SqlInput, SqlInput
 from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.removal.receipt import Receipt
 from lorafleet.tracking.client import ABSENT, connect, reaching
+from lorafleet.tracking.facts import DIGEST, facts_of
 from lorafleet.tracking.links import NOTE
-from lorafleet.tracking.presence import DIGEST, is_open, pages
+from lorafleet.tracking.presence import is_open, pages
 from lorafleet.tracking.registry import ARTIFACT
 from lorafleet.util.addresses import sqlite_file
 from lorafleet.util.sqlite_space import rewrite
@@ -244,7 +245,7 @@ def _registered(version: Any, aliases: dict[str, str]) -> Registered:
     number = int(version.version)
     held = tuple(sorted(alias for alias, at in aliases.items() if int(at) == number))
     tags = version.tags
-    return Registered(version.name, number, tags[JOB], str(version.run_id), tags.get(DIGEST, ""), held)
+    return Registered(version.name, number, tags[JOB], str(version.run_id), facts_of(version).get(DIGEST, ""), held)
 
 
 def _quoted(name: str) -> str:

@@ -70,6 +70,13 @@ def test_versions_of_this_home_go_and_strangers_of_the_same_name_stay():
     assert [one.version for one in split.its] == [2]
 
 
+def test_a_run_that_two_submissions_share_stays_for_the_other():
+    shared = [replace(one, run_id="ra") if one.id == "a" else one for one in ROWS]
+    mine = belongings("rex", shared, "two")
+    assert runs_of(mine, [], ()) == ("rb",)
+    assert runs_of(belongings("rex", shared), [], ()) == ("ra", "rb")
+
+
 def test_a_run_that_holds_a_bundle_that_stays_is_kept():
     mine = belongings("rex", ROWS, "two")
     assert runs_of(mine, ["rb", "rb-old"], [version("a", run="ra2")]) == ("rb", "rb-old")

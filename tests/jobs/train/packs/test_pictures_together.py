@@ -143,7 +143,7 @@ class Kept(NullTracker):
     def __init__(self):
         self.seen = []
 
-    def image(self, key, step, image):
+    def image(self, key, step, image, caption=None):
         self.seen.append((key, step, np.asarray(image, dtype=int)))
 
 
@@ -173,9 +173,20 @@ def test_a_pack_shows_each_job_s_pictures_as_if_it_were_alone(loaded, photos, tm
     for i in range(3):
         alone, (tracker, *_) = pack_of(loaded, photos, tmp_path / f"alone{i}", i + 1)
         alone.runs, tracker = alone.runs[i:], alone.runs[i].job.tracker
+        first, second = alone.runs[0].validator.names
         lonely = run(alone)
         assert [seen[:2] for seen in trackers[i].seen] == [
-            (f"val/p{p:02d}", step) for step in (0, 2, 4) for p in (0, 1)
+            (f"{first}/training photos", 0),
+            *(
+                (f"{name}/{shows}", step)
+                for step, sets in {
+                    0: ("base", "by step"),
+                    2: ("by step",),
+                    4: ("words only", "by step", "adapter"),
+                }.items()
+                for shows in sets
+                for name in (first, second)
+            ),
         ]
         for (*_, ours), (*_, theirs) in zip(trackers[i].seen, tracker.seen, strict=True):
             assert np.abs(ours - theirs).max() <= 1
@@ -189,7 +200,7 @@ def test_a_job_whose_picture_cannot_be_made_leaves_alone(loaded, photos, tmp_pat
     ended = run(pack)
     assert isinstance(ended[1], DataError)
     assert "shorten it" in str(ended[1])
-    assert {len(trackers[i].seen) for i in (0, 2)} == {6}
+    assert {len(trackers[i].seen) for i in (0, 2)} == {1 + 4 + 2 + 6}
     assert all((tmp_path / str(i) / "preview.png").exists() for i in (0, 2))
 
 
