@@ -27,14 +27,17 @@ class Picture:
     sha256: str
 
     @classmethod
-    def of(cls, image: Image.Image) -> Picture:
-        """Of an image in memory, whose digest is that of its pixels; what is transparent becomes white."""
-        opacity = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-        if opacity is None or opacity.getextrema() == (255, 255):
-            return cls(image.convert("RGB"), None, sha256(image.tobytes()).hexdigest())
+    def of(cls, image: Image.Image, digest: str | None = None) -> Picture:
+        """Of an image in memory, whose digest by default is that of its pixels; what is transparent becomes white."""
+        digest = digest or sha256(image.tobytes()).hexdigest()
+        if not image.has_transparency_data:
+            return cls(image.convert("RGB"), None, digest)
+        layer = image.convert("RGBA")
+        opacity = layer.getchannel("A")
+        if opacity.getextrema() == (255, 255):
+            return cls(layer.convert("RGB"), None, digest)
         white = Image.new("RGBA", image.size, "white")
-        colours = Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-        return cls(colours, opacity, sha256(image.tobytes()).hexdigest())
+        return cls(Image.alpha_composite(white, layer).convert("RGB"), opacity, digest)
 
 
 @dataclass(frozen=True)

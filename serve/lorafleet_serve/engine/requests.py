@@ -210,10 +210,7 @@ def with_defaults(request: GenerateRequest, base: Base, samplers: Sequence[str])
     height = own_height if request.height is None else request.height
     scheduler = samplers[0] if request.scheduler is None else request.scheduler
     _check_range("clip_skip", request.clip_skip or 0, 0, most_clip_skip(base))
-    for name, side in (("width", width), ("height", height)):
-        _check_range(name, side, *side_bounds(base))
-        if side % SIDE_MULTIPLE:
-            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
+    check_size(base, width, height)
     if scheduler not in samplers:
         raise RequestError(
             f"scheduler {scheduler!r} does not fit base {base.name!r}; allowed are {', '.join(samplers)}"
@@ -246,6 +243,14 @@ def _check_init(settings: Settings, init: InitImage) -> None:
             f"strength is {init.strength:g}, which leaves none of {settings.steps} steps to take; with so many "
             f"allowed are {least:g} to 1"
         )
+
+
+def check_size(base: Base, width: int, height: int) -> None:
+    """RequestError for a side out of the base's bounds."""
+    for name, side in (("width", width), ("height", height)):
+        _check_range(name, side, *side_bounds(base))
+        if side % SIDE_MULTIPLE:
+            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
 
 
 def _check_range(name: str, value: int, least: int, greatest: int) -> None:
