@@ -68,14 +68,16 @@ ClipSkipOption = Annotated[
     int | None, typer.Option(help="How many more of the text encoders' last layers are skipped, as in diffusers.")
 ]
 InitOption = Annotated[
-    Path | None, typer.Option(help="A PNG, JPEG or WebP to begin from; the image has its shape, unless --width says another.")
+    Path | None,
+    typer.Option(help="A PNG, JPEG or WebP to begin from; the image has its shape, unless --width says another."),
 ]
 StrengthOption = Annotated[
     float | None,
-    typer.Option(help="How much of it is made anew, above 0 to 1; by default 0.6, or 1 with --mask."),
+    typer.Option(help="How much of --init-image is made anew, above 0 to 1; by default 0.6, or 1 with --mask."),
 ]
 MaskOption = Annotated[
-    Path | None, typer.Option(help="As large as it: only what is transparent here, or else white, is made anew.")
+    Path | None,
+    typer.Option(help="As large as --init-image: only what is transparent in it, or else white, is made anew."),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Drawn if absent, and always printed.")]
 PixelsOption = Annotated[int | None, typer.Option(help="Pixels; by default the base's.")]

@@ -8,11 +8,14 @@ from PIL import Image
 
 from lorafleet.bundle.bundle import WEIGHTS
 from lorafleet.errors import RequestError
+from lorafleet.numerics.captured import CapturedCalls
 from lorafleet.numerics.samplers import TCD_GAMMA, scheduler_for
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.init_image import InitImage, Picture
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.requests import GenerateRequest, nearest_size, with_defaults
+from lorafleet_serve.engine.rows import shared_call
+from lorafleet_serve.engine.stepper import Stepper
 
 BAR = 2
 
@@ -158,6 +161,20 @@ def test_images_of_one_picture_encode_it_once(playground):
     engine.close()
     assert len(calls) == 2
     assert images[0] == images[1]
+
+
+def test_nothing_is_recorded_anew_for_pictures_and_masks(playground):
+    """What a recorded step reads is the same for every kind of row: text-to-image steps stay what they are."""
+    engine, calls = StepEngine(playground.model, max_rows=4), CapturedCalls(playground.model.loaded.device)
+    engine.stepper = Stepper(playground.model, shared_call, calls)
+    kinds, recorded = (None, init(0.5), init(1.0, True), init(0.7, True, seed=1)), []
+    for begun in kinds:
+        request = GenerateRequest("a dog", 1, steps=4, guidance_scale=3.0, init=begun)
+        made = engine.submit(request).result(60).image
+        recorded.append(calls.recorded)
+        assert distance(made, playground.submit(request).result(60).image) <= BAR
+    engine.close()
+    assert recorded == [1] * len(kinds)
 
 
 @pytest.mark.parametrize(("init", "options", "says"), [
