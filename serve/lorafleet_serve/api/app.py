@@ -22,6 +22,7 @@ from lorafleet.errors import (
     UnreachableError,
     WrongBaseError,
 )
+from lorafleet_serve.api.edits import add_edits
 from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
 from lorafleet_serve.api.model_ids import with_model
 from lorafleet_serve.api.schemas import (
@@ -69,6 +70,8 @@ def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
         if request.model is not None:  # its adapter must be known here, where a replica is chosen
             request = with_model(request, await served())
         return await backend.generate(request)
+
+    add_edits(app, backend, served)
 
     @app.get("/v1/adapters")
     async def adapters() -> AdapterList:
