@@ -69,7 +69,7 @@ def aliases_of(client: Any, names: Collection[str]) -> dict[str, dict[str, int]]
     """The aliases of these registered names, each with its version."""
     return {
         model.name: {alias: int(number) for alias, number in dict(model.aliases).items()}
-        for model in _pages(client.search_registered_models)
+        for model in all_pages(client.search_registered_models)
         if model.name in names
     }
 
@@ -102,8 +102,8 @@ class MlflowRegistry:
         if self._is_empty():
             return []
         with reaching(self.uri):
-            versions = [version for version in _pages(self.client.search_model_versions) if "job_id" in version.tags]
-            aliases = {model.name: dict(model.aliases) for model in _pages(self.client.search_registered_models)}
+            versions = [version for version in all_pages(self.client.search_model_versions) if "job_id" in version.tags]
+            aliases = {model.name: dict(model.aliases) for model in all_pages(self.client.search_registered_models)}
         versions.sort(key=lambda version: (version.name, -int(version.version)))
         return [_with_path(version, aliases.get(version.name, {}), self._place(version)) for version in versions]
 
@@ -227,7 +227,7 @@ def _ensure_model(client: Any, name: str) -> None:
 
 
 def _version_of_job(client: Any, name: str, job_id: str) -> Any:
-    versions = _pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
+    versions = all_pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
     return next((version for version in versions if version.tags.get("job_id") == job_id), None)
 
 
@@ -235,7 +235,8 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
     return dict(client.get_registered_model(name).aliases)
 
 
-def _pages(search: Any) -> list[Any]:
+def all_pages(search: Any) -> list[Any]:
+    """What one of MLflow's searches finds, all pages of it; `search` takes `max_results` and `page_token`."""
     items: list[Any] = []
     token = None
     while True:
