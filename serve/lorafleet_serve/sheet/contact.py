@@ -45,17 +45,19 @@ def contact_blocks(
 def _row(
     found: Found, candidate: Candidate, photo: Path | None, scales: Sequence[float], shot: Shot, title: str
 ) -> list[Cell | None]:
-    seen = f"{title}, seed {shot.seed}" if "seed" not in title else title
     contestant, group = contestants_of(found, candidate)
-    base = Cell(f"the base without {candidate.label}: {seen}", replace(shot, candidate=None).request())
-    words = Cell(f"the learned words of {candidate.label} alone: {seen}", replace(shot, scale=0.0).request(),
-                 candidate=candidate)  # fmt: skip
+    label = candidate.label
+
+    def cell(says: str, shot: Shot, among: str = "") -> Cell:
+        request = shot.request()
+        alt = f"{says}: {request.prompt}, seed {request.seed}"
+        return Cell(alt, request, None, shot.candidate, contestant if among else None, among)
+
+    base = cell(f"the base without {label}", replace(shot, candidate=None))
+    words = cell(f"the learned words of {label} alone", replace(shot, scale=0.0)) if candidate.has_words else None
     adapted = [
-        Cell(
-            f"{candidate.label} at scale {scale:g}: {seen}", replace(shot, scale=scale).request(), None, candidate,
-            contestant, f"{group}|{seen}|{scale:g}",
-        )
+        cell(f"{label} at scale {scale:g}", replace(shot, scale=scale), f"{group}|{title}|{scale:g}")
         for scale in scales
-    ]  # fmt: skip
-    photographed = None if photo is None else Cell(f"a photo that {candidate.label} was trained on", photo=photo)
-    return [photographed, base, words if candidate.has_words else None, *adapted]
+    ]
+    photographed = None if photo is None else Cell(f"a photo that {label} was trained on", photo=photo)
+    return [photographed, base, words, *adapted]

@@ -63,7 +63,8 @@ def _layout(blocks: Sequence[Block], side: int) -> Layout:
         labels = min(260, max(_label_width(head) for block in blocks for head in block.rows)) + 14
         width = _block_width(blocks[0], cell)
         same_rows = len({block.rows for block in blocks}) == 1
-        per_line = max(1, min(len(blocks), (WIDEST - labels - 2 * MARGIN) // width)) if same_rows else 1
+        most = max(1, (WIDEST - labels - 2 * MARGIN) // width) if same_rows else 1
+        per_line = -(-len(blocks) // -(-len(blocks) // most))  # as many in each line as in the others
         heights = [TITLE + HEADS + len(block.rows) * (cell + GAP) + BETWEEN for block in blocks[::per_line]]
         first = MARGIN + 66
         lines = tuple(first + sum(heights[:i]) for i in range(len(heights)))

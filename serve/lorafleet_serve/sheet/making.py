@@ -54,12 +54,13 @@ def make_pictures(requests: Sequence[GenerateRequest], base_name: str, progress:
     model = Pipeline.load(base, "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
     engine = StepEngine(model, max_rows=MAX_ROWS, max_queue=len(requests))
     try:
-        return _made(engine, requests, progress)
+        return run_all(engine, requests, progress)
     finally:
         engine.close(drain=False)
 
 
-def _made(engine: StepEngine, requests: Sequence[GenerateRequest], progress: Progress) -> Pictures:
+def run_all(engine: StepEngine, requests: Sequence[GenerateRequest], progress: Progress) -> Pictures:
+    """All requests at once through an engine whose queue has room for them; the first error if none succeeds."""
     futures = {engine.submit(request): request for request in requests}
     made: dict[GenerateRequest, GeneratedImage] = {}
     failed: dict[GenerateRequest, LorafleetError] = {}

@@ -175,7 +175,7 @@ function ask() {
   const pair = ballot.querySelector(".pair");
   pair.hidden = ballot.querySelector('[data-vote="equal"]').hidden = !asked;
   byId("question").textContent = asked ? "Which is better?" : "Every pair has your vote.";
-  byId("prompt").textContent = asked ? sheet.cells[asked.cells[0]].prompt : "Export the votes, then: lorafleet votes FILE";
+  byId("prompt").textContent = asked ? sheet.cells[asked.cells[0]].asked : "Export the votes, then: lorafleet votes FILE";
   byId("subject").hidden = true;
   count();
   if (!asked) return;

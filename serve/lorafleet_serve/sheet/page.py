@@ -22,6 +22,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from lorafleet import __version__
+from lorafleet.subject_words import without_subject
 from lorafleet_serve.engine.requests import GeneratedImage
 from lorafleet_serve.sheet.cells import Cell, Sheet, command
 from lorafleet_serve.sheet.making import Pictures
@@ -39,6 +40,8 @@ class CellView:
 
     id: str
     alt: str
+    hint: str
+    """What is shown while the pointer rests on it: the settings, a line each."""
     source: str
     """A data URI; empty if there is no picture."""
     why: str
@@ -84,10 +87,11 @@ def _view(
     image = (photos.get(cell.photo) if cell.photo else None) if made is None else made.image
     if image is None:
         why = "" if cell.request is None else pictures.failed.get(cell.request, "")
-        return CellView(place, cell.alt, "", why or "no picture", False)
+        return CellView(place, cell.alt, cell.alt, "", why or "no picture", False)
     if id(image) not in encoded:
         encoded[id(image)] = data_uri(image)
-    return CellView(place, cell.alt, encoded[id(image)], "", max(image.size) <= LOSSLESS)
+    hint = cell.alt if made is None else "\n".join(f"{name}: {value}" for name, value in _settings(made, cell))
+    return CellView(place, cell.alt, hint, encoded[id(image)], "", max(image.size) <= LOSSLESS)
 
 
 def _data(cell: Cell, pictures: Pictures) -> dict[str, Any]:
@@ -99,8 +103,15 @@ def _data(cell: Cell, pictures: Pictures) -> dict[str, Any]:
     request = made.settings.request
     return {
         "alt": cell.alt, "settings": _settings(made, cell), "command": command(made.settings, cell.candidate),
-        "prompt": request.prompt, "seed": request.seed, **voted,
+        "prompt": request.prompt, "seed": request.seed, "asked": _asked(request.prompt, cell), **voted,
     }  # fmt: skip
+
+
+def _asked(prompt: str, cell: Cell) -> str:
+    """The prompt for a voter, who need not know what TOK is."""
+    if cell.candidate is None:
+        return prompt
+    return without_subject(prompt, cell.candidate.adapter.name, cell.candidate.card.class_noun)
 
 
 def _settings(made: GeneratedImage, cell: Cell) -> list[tuple[str, str]]:
