@@ -79,7 +79,8 @@ def sheet(
     found = _found(targets, base)
     like = _shot(found, steps, guidance_scale, scheduler, negative_prompt)
     prompts = _prompts(found, prompt, negative_prompt)
-    photos = [first_photo(one.photos) if photo else None for one in found.candidates]
+    first = {folder: first_photo(folder) if photo else None for folder in {one.photos for one in found.candidates}}
+    photos = [first[one.photos] for one in found.candidates]
     blocks = contact_blocks(found, photos, prompts, seed or [like.seed], numbers, like)
     return _made(" ".join(targets), found, blocks, out or Path(f"{_slug(targets[0])}-sheet"), base, json)
 

@@ -6,6 +6,9 @@ is added, spread evenly over all others: it keeps a contestant that never lost a
 outweighed. An interval is where twice the loss of log-likelihood, with the other thetas at their best, stays below
 3.84 times 1 - the share of ties: a tie is half a win for certain, so votes with ties scatter less than coins do.
 
+Whether the first is the winner is asked of its lead over the second, whose interval is narrower than the two of them
+suggest: both strengths are measured against the same mean.
+
 Contestants that no chain of votes connects cannot be compared; each connected group is a ranking of its own.
 """
 
@@ -63,22 +66,31 @@ class Ranking:
 
     standings: tuple[Standing, ...]
     votes: int
+    lead: tuple[float, float, float]
+    """The first one's theta less the second's: the estimate, and the 95 % interval's ends."""
+
+    @property
+    def lead_share(self) -> tuple[float, float, float]:
+        """How often the first is preferred to the second: the estimate, and the interval's ends."""
+        estimate, low, high = self.lead
+        return _logistic(estimate), _logistic(low), _logistic(high)
 
     @property
     def winner(self) -> Standing | None:
-        """The first, if its interval is clear of the second's and it has been in enough votes."""
-        first, second = self.standings[:2]
-        return first if first.low > second.high and first.votes >= FEWEST else None
+        """The first, if the interval of its lead is clear of 0 and it has been in enough votes."""
+        first = self.standings[0]
+        return first if self.lead[1] > 0 and first.votes >= FEWEST else None
 
     @property
     def votes_missing(self) -> int | None:
-        """Roughly how many more votes would make the first the winner, as it stands now; None for hopelessly many."""
-        first, second = self.standings[:2]
-        gap = first.theta - second.theta
-        needed = (first.theta - first.low) + (second.high - second.theta)
-        if gap <= 0 or (more := self.votes * ((needed / gap) ** 2 - 1)) > HOPELESS:
+        """Roughly how many more votes would make the first the winner, as it stands now; None for hopelessly many.
+
+        Intervals shrink with the square root of the votes.
+        """
+        estimate, low, _ = self.lead
+        if estimate <= 0 or (more := self.votes * (((estimate - low) / estimate) ** 2 - 1)) > HOPELESS:
             return None
-        return max(1, FEWEST - first.votes, int(np.ceil(more)))
+        return max(1, FEWEST - self.standings[0].votes, int(np.ceil(more)))
 
 
 def rank(votes: Sequence[Compared]) -> list[Ranking]:
@@ -112,10 +124,13 @@ def _ranked(group: Sequence[str], votes: Sequence[Compared]) -> Ranking:
     best = _fitted(prior)
     standings = []
     for name, i in place.items():
-        low, high = _interval(prior, best, i, QUANTILE * scatter)
+        low, high = _interval(prior, best, np.eye(len(group))[i] - 1 / len(group), QUANTILE * scatter)
         count = round(float(wins[i].sum() + wins[:, i].sum()))
         standings.append(Standing(name, count, float(wins[i].sum()), float(best[i]), low, high))
-    return Ranking(tuple(sorted(standings, key=lambda one: (-one.theta, one.name))), len(votes))
+    standings.sort(key=lambda one: (-one.theta, one.name))
+    first, second = (np.eye(len(group))[place[one.name]] for one in standings[:2])
+    low, high = _interval(prior, best, first - second, QUANTILE * scatter)
+    return Ranking(tuple(standings), len(votes), (standings[0].theta - standings[1].theta, low, high))
 
 
 def _connected(votes: Sequence[Compared]) -> list[list[str]]:
@@ -176,10 +191,8 @@ def _log_likelihood(wins: Array, theta: Array) -> float:
     return float(-(wins * np.logaddexp(0, theta[None] - theta[:, None])).sum())
 
 
-def _interval(wins: Array, best: Array, i: int, allowed: float) -> tuple[float, float]:
-    """Where the profile of contestant i's theta loses at most half of `allowed`."""
-    k = len(wins)
-    a = np.eye(k)[i] - 1 / k
+def _interval(wins: Array, best: Array, a: Array, allowed: float) -> tuple[float, float]:
+    """Where the profile of the contrast a . theta, whose weights add up to 0, loses at most half of `allowed`."""
     top, state = _log_likelihood(wins, best), best.copy()
 
     def inside(t: float) -> bool:
@@ -187,7 +200,8 @@ def _interval(wins: Array, best: Array, i: int, allowed: float) -> tuple[float, 
         state = _fitted(wins, state, (a, t))
         return 2 * (top - _log_likelihood(wins, state)) <= allowed
 
-    return _edge(inside, float(best[i]), -1.0), _edge(inside, float(best[i]), 1.0)
+    estimate = float(a @ best)
+    return _edge(inside, estimate, -1.0), _edge(inside, estimate, 1.0)
 
 
 def _edge(inside: Callable[[float], bool], start: float, direction: float) -> float:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from lorafleet_serve.sheet.ranking import FEWEST, Ranking
+from lorafleet_serve.sheet.ranking import Ranking
 from lorafleet_serve.sheet.votes import Contestant
 
 
 def sentence(ranking: Ranking, contestants: Mapping[str, Contestant], champions: Collection[str]) -> str:
     """One or two sentences about a ranking; `champions` are the adapters, NAME@VERSION, that are champion now."""
     first, second = ranking.standings[:2]
+    how_often, low, high = (f"{100 * share:.0f}" for share in ranking.lead_share)
     if (winner := ranking.winner) is not None:
         known = contestants[winner.name]
-        said = f"{winner.name} is preferred: its interval is clear of that of {second.name}, the next."
+        said = f"{winner.name} is preferred to {second.name}, the next, in {how_often} % of votes ({low} to {high})."
         if known.settings:
             return f"{said} Use {known.adapter} with {known.settings}."
         if known.adapter in champions:
@@ -24,9 +25,9 @@ def sentence(ranking: Ranking, contestants: Mapping[str, Contestant], champions:
     missing = ranking.votes_missing
     if missing is None:
         return f"{first.name} and {second.name} are so close that thousands of votes would not tell them apart."
-    why = "the intervals overlap" if first.low <= second.high else f"with fewer than {FEWEST} votes that may be chance"
-    votes = "1 more vote" if missing == 1 else f"{missing} more votes"
-    return f"{first.name} leads {second.name}, but {why}: about {votes} are needed if it goes on like this."
+    said = f"{first.name} leads {second.name}, preferred in {how_often} % of votes ({low} to {high})"
+    votes = "1 more vote is" if missing == 1 else f"{missing} more votes are"
+    return f"{said}; that may be chance: about {votes} needed if it goes on like this."
 
 
 def remarks(

@@ -44,6 +44,19 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(theta, each, ties):
     assert 0.90 <= np.mean(inside) <= 0.99
 
 
+def test_the_lead_s_interval_covers_too():
+    rng, theta = np.random.default_rng(7), [0.9, 0.2, -1.1]  # far enough apart to come out in this order
+    truth = expected_strengths(np.array(theta), 0.1)
+    leads = [rank(simulated(theta, 25, 0.1, rng))[0] for _ in range(200)]
+    inside = [one.lead[1] <= truth[0] - truth[1] <= one.lead[2] for one in leads if one.standings[0].name == "0"]
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_who_wins_every_vote_wins_though_all_strengths_are_uncertain():
+    votes = [Compared(*pair, "a") for pair in (("a", "b"), ("b", "c"), ("a", "c")) for _ in range(8)]
+    assert rank(votes)[0].winner.name == "a"
+
+
 def test_a_clear_preference_is_found_and_an_absent_one_seldom():
     rng = np.random.default_rng(6)
     clear = [rank(simulated([1.0, -1.0], 20, 0.1, rng))[0].winner for _ in range(100)]
@@ -83,6 +96,7 @@ def test_ties_alone_make_nobody_win():
     (ranking,) = rank([Compared("a", "b", "equal")] * 40)
     assert ranking.winner is None
     assert ranking.votes_missing is None
+    assert ranking.lead[1] < 0 < ranking.lead[2]
     assert all(one.theta == pytest.approx(0) and one.low < 0 < one.high for one in ranking.standings)
 
 
