@@ -131,6 +131,11 @@ def contestants_of(found: Found, candidate: Candidate) -> tuple[Contestant | Non
     return Contestant(adapter=candidate.label), candidate.adapter.name if found.repeated else ""
 
 
+def sampling(settings: Settings) -> str:
+    """The sampler and its steps, for people."""
+    return f"{settings.scheduler}, {settings.steps} step{'s' * (settings.steps > 1)}"
+
+
 def command(settings: Settings, candidate: Candidate | None) -> str:
     """The command that makes a picture again."""
     request = settings.request

@@ -10,6 +10,7 @@ for (const hidden of document.querySelectorAll(".tools, .keys")) hidden.hidden =
 
 let current = cells[0];
 let kept = null;
+let large = null;
 
 function moveTo(cell) {
   current.tabIndex = -1;
@@ -80,6 +81,7 @@ function element(kind, text) {
 }
 
 function show() {
+  large = current;
   const both = kept && kept !== current ? [pane(kept, true), pane(current, false)] : [pane(current, kept === current)];
   viewer.querySelector(".panes").replaceChildren(...both);
 }
@@ -97,7 +99,7 @@ for (const cell of cells) {
     viewer.showModal();
   });
 }
-viewer.addEventListener("close", () => current.focus());
+viewer.addEventListener("close", () => moveTo(large)); // the browser itself goes back to where it was opened
 viewer.addEventListener("click", (event) => event.target === viewer && viewer.close());
 document.addEventListener("keydown", onKey);
 

@@ -24,7 +24,7 @@ from PIL import Image
 from lorafleet import __version__
 from lorafleet.subject_words import without_subject
 from lorafleet_serve.engine.requests import GeneratedImage
-from lorafleet_serve.sheet.cells import Cell, Sheet, command
+from lorafleet_serve.sheet.cells import Cell, Sheet, command, sampling
 from lorafleet_serve.sheet.making import Pictures
 from lorafleet_serve.sheet.votes import FORMAT
 
@@ -122,7 +122,7 @@ def _settings(made: GeneratedImage, cell: Cell) -> list[tuple[str, str]]:
     negative = [("negative prompt", request.negative_prompt)] if request.negative_prompt else []
     return [
         ("prompt", request.prompt), *negative, *adapters, *point, ("seed", str(request.seed)),
-        ("sampler", f"{settings.scheduler}, {settings.steps} steps"), ("guidance", f"{settings.guidance_scale:g}"),
+        ("sampler", sampling(settings)), ("guidance", f"{settings.guidance_scale:g}"),
         ("size", f"{settings.width} × {settings.height}"), ("base", f"{settings.base.name}"),
     ]  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from lorafleet.util.files import write_whole
-from lorafleet_serve.sheet.cells import Cell, Sheet
+from lorafleet_serve.sheet.cells import Cell, Sheet, sampling
 from lorafleet_serve.sheet.grid_png import sheet_png
 from lorafleet_serve.sheet.making import Pictures, Progress, make_pictures, read_photo
 from lorafleet_serve.sheet.page import render
@@ -74,7 +74,7 @@ def _under(sheet: Sheet, pictures: Pictures) -> str:
     """What all pictures have in common, in a line."""
     all_settings = [made.settings for made in pictures.made.values()]
     common = [
-        {f"{one.scheduler}, {one.steps} steps" for one in all_settings},
+        {sampling(one) for one in all_settings},
         {f"guidance {one.guidance_scale:g}" for one in all_settings},
         {f"seed {one.request.seed}" for one in all_settings},
     ]
