@@ -50,7 +50,9 @@ BaseOption = Annotated[str | None, typer.Option(help="By default the adapters' o
 OutOption = Annotated[
     Path | None, typer.Option(help="OUT.html and OUT.png are written; by default named after the first target.")
 ]
-XOption = Annotated[str, typer.Option("--x", help="The columns: scale, adapter, point, prompt, sampler, steps, seed.")]
+XOption = Annotated[
+    str, typer.Option("--x", help="The columns: scale=, sampler=, steps=, seed=, adapter, point or prompt.")
+]
 YOption = Annotated[str, typer.Option("--y", help="The rows: another of these.")]
 
 
@@ -102,8 +104,10 @@ def compare(
 ) -> int:
     """Make an XY sheet: two of scale, adapter, sweep point, prompt, sampler, steps and seed against each other.
 
-    --x scale=0.4,0.7,1 --y sampler=euler,ddim; `adapter`, `point` and `prompt` are written alone, and
-    "prompt=one|another" is possible. What is no axis has a table for each value. Exit codes as of `sheet`.
+    An axis is written as in --x scale=0.4,0.7,1 or --y sampler=euler,ddim; adapter, point and prompt are written alone.
+    What is no axis has a table for each of its values.
+
+    Exit code 1: some pictures could not be made. 3: no such submission or adapter.
     """
     from dataclasses import replace
 

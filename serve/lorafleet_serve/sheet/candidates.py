@@ -6,6 +6,7 @@ Refuses to know pictures.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,9 @@ from lorafleet_serve.adapters.spec import parse_adapter
 
 if TYPE_CHECKING:
     from lorafleet.tracking.submissions import RecordedSubmission, SubmissionRecords
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -158,5 +162,6 @@ def _validation(manifest: str) -> Validation:
     data = yaml.safe_load(manifest) or {}
     try:
         return parse(Validation, data.get("validation") or {}, "validation")
-    except ManifestError:  # written by another release
+    except ManifestError as problem:  # written by another release
+        log.warning("%s; the default prompts and seed are used", problem)
         return Validation()

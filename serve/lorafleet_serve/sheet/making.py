@@ -25,6 +25,8 @@ from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest, wit
 
 MAX_ROWS = 8
 PHOTOS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"))
+MASK = "-mask"
+"""Ends the names of masks, which lie beside photos."""
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
 """Called with how many pictures are done, and of how many."""
@@ -85,7 +87,8 @@ def first_photo(folder: Path | None) -> Path | None:
     except PermissionError as problem:
         log.warning("%s: no photo is shown (%s)", folder, problem.strerror)
         return None
-    return next((file for file in files if file.suffix.lower() in PHOTOS and _open(file) is not None), None)
+    pictures = (file for file in files if file.suffix.lower() in PHOTOS and not file.stem.endswith(MASK))
+    return next((file for file in pictures if _open(file) is not None), None)
 
 
 def read_photo(path: Path, side: int) -> Image.Image | None:

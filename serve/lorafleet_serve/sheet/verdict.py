@@ -26,7 +26,7 @@ def sentence(ranking: Ranking, contestants: Mapping[str, Contestant], champions:
     if missing is None:
         return f"{first.name} and {second.name} are so close that thousands of votes would not tell them apart."
     said = f"{first.name} leads {second.name}, preferred in {how_often} % of votes ({low} to {high})"
-    votes = "1 more vote is" if missing == 1 else f"{missing} more votes are"
+    votes = "1 more vote is" if missing == 1 else f"{_roughly(missing)} more votes are"
     return f"{said}; that may be chance: about {votes} needed if it goes on like this."
 
 
@@ -49,6 +49,11 @@ def remarks(
     if unvoted := sorted(set(candidates) - voted):
         said.append(f"no votes yet on {', '.join(unvoted)}")
     return said
+
+
+def _roughly(number: int) -> int:
+    """With two digits that count."""
+    return int(float(f"{number:.2g}"))
 
 
 def _names(ranking: Ranking, contestants: Mapping[str, Contestant]) -> set[str]:

@@ -41,6 +41,7 @@ class Reviewed:
         photos.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), (200, 40, 40)).save(photos / "b.png")
         (photos / "a.png").write_text("no picture")
+        Image.new("RGB", (40, 30), "white").save(photos / "a-mask.png")
         made = self.tools["make_bundle"](self.home / "made", base, name, rank=rank, tokens=tokens)
         files = {file: (made.path / file).read_bytes() for file in made.card.sha256}
         card = made.card.with_changes(job_id=job_id, recipe=Recipe(rank=rank).model_dump(mode="json"), steps=10 * rank)
