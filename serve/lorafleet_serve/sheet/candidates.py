@@ -125,10 +125,11 @@ class Finder:
             return [_candidate(self.registry.resolve(spec.name, spec.version))]
         submission = self.records.find(word)
         if submission is None:
-            there = f"there are the adapters {', '.join(sorted(self._names)[:20])}" if self._names else "nothing is"
-            raise NotFoundError(
-                f"{word!r} is neither a submission nor an adapter here; {there}; see lorafleet adapters ls, or ls"
+            names = ", ".join(sorted(self._names)[:20])
+            there = (
+                f"there are the adapters {names}; see also lorafleet ls" if names else "nothing was trained here yet"
             )
+            raise NotFoundError(f"{word!r} is neither a submission nor an adapter here; {there}")
         if not submission.versions:
             raise NotFoundError(
                 f"submission {submission.id} has no adapters yet; see: lorafleet status {submission.id}"

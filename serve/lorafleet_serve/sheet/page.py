@@ -63,7 +63,8 @@ def render(sheet: Sheet, pictures: Pictures, photos: dict[Path, Image.Image], un
             cells |= {view.id: _data(cell, pictures) for cell, view in zip(row, views, strict=True) if cell and view}
         blocks.append({"title": block.title, "columns": block.columns, "rows": rows})
     style, script = (_text(file) for file in (STYLE, SCRIPT))
-    data = _json({"id": _identity(sheet), "name": name, **_votes_head(sheet), "cells": cells})
+    votes_head = _votes_head(sheet)
+    data = _json({"id": _identity(votes_head, cells), "name": name, **votes_head, "cells": cells})
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_text(TEMPLATE)).render(
         title=sheet.title, under=under, blocks=blocks, style=Markup(style), script=Markup(script),
@@ -146,10 +147,9 @@ def _votes_head(sheet: Sheet) -> dict[str, Any]:
     }
 
 
-def _identity(sheet: Sheet) -> str:
-    """The same for a sheet that is made again, so that its votes go on."""
-    said = [cell.alt for cell in sheet.cells] + [str(_votes_head(sheet))]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+def _identity(head: dict[str, Any], cells: dict[str, dict[str, Any]]) -> str:
+    """The same for a sheet that is made again, so that its votes go on, and another for other settings."""
+    return hashlib.sha256(json.dumps([head, cells]).encode()).hexdigest()[:16]
 
 
 def _json(data: dict[str, Any]) -> str:

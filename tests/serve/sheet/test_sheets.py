@@ -85,6 +85,18 @@ def test_the_page_needs_no_other_file_or_host(made):
     assert all(named["alt"] and named["loading"] == "lazy" for named in images)
 
 
+def test_a_sheet_made_again_goes_on_with_its_votes_and_one_of_other_settings_does_not(made):
+    same = [made("sheet", "rex@1", "rex@2", "--steps", steps, "--prompt", "TOK")[0].data["id"] for steps in "112"]
+    assert same[0] == same[1] != same[2]
+
+
+def test_where_nothing_was_trained_that_is_said_and_nothing_is_made(lorafleet, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LORAFLEET_HOME", str(tmp_path / "new"))
+    assert lorafleet("sheet", "pets") == 3
+    assert "nothing was trained here yet" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_adapters_without_words_and_photos_leave_their_columns_out(made):
     page, document = made(
         "sheet", "ann", "--no-photo", "--seed", "1", "--seed", "2", "--steps", "1", "--out", "some/ann.html"
