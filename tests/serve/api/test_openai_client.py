@@ -65,7 +65,7 @@ def test_what_openai_s_models_take_and_this_does_not_is_noted(with_client):
         )  # fmt: skip
 
     made = with_client(do)
-    assert made.notes == ["quality and style and moderation are not used here"]
+    assert made.warnings == ["quality and style and moderation are not used here"]
     assert len(made.data) == 1
 
 
@@ -76,7 +76,7 @@ def test_errors_are_the_client_s_own(with_client):
         return told.value
 
     async def wrong(client):
-        with pytest.raises(openai.UnprocessableEntityError, match="steps") as told:
+        with pytest.raises(openai.BadRequestError, match="steps") as told:
             await client.images.generate(model=BASE, prompt="a dog", extra_body={"steps": 0})
         return told.value
 
