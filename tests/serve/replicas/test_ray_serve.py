@@ -111,6 +111,18 @@ def test_concurrent_mixed_requests_over_http(server, is_right):
     assert all(is_right(name, i, reply) for (name, i, _), reply in zip(asked, replies, strict=True))
 
 
+def test_links_and_a1111_s_routes_work_behind_serve_s_proxy(server):
+    made = server.post(
+        URL, json={"prompt": "<dog-rex>", "model": "dog-rex", "steps": 1, "output_format": "webp"}
+    ).json()
+    (image,) = made["data"]
+    assert image["url"].startswith(str(server.base_url))
+    assert server.get(image["url"]).content == base64.b64decode(image["b64_json"])
+    body = {"prompt": "<dog-rex> <lora:dog-rex:0.5>", "steps": 1, "batch_size": 2}
+    assert len(server.post("/sdapi/v1/txt2img", json=body).raise_for_status().json()["images"]) == 2
+    assert [one["id"] for one in server.get("/v1/models?search=mug").json()["data"]] == ["mug-red"]
+
+
 def test_errors_cross_the_process_with_their_status(server):
     missing = server.post(URL, json={"prompt": "a", "adapters": [{"name": "nobody"}]})
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "not_found")
