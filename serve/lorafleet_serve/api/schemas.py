@@ -9,14 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from lorafleet.config.manifest import MAX_ADAPTERS, Name
 from lorafleet.config.strict import Strict, parse
@@ -156,19 +149,18 @@ class AppliedAdapter(Body):
     run_id: str | None
 
 
+Maybe = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
+"""Left out where there is none: clients look which keys are there."""
+
+
 class ImageData(Body):
     """One image, and the seed that makes it again."""
 
-    b64_json: str | None = None
+    b64_json: Maybe = None
     """The file in base64; absent where links alone were asked for."""
-    url: str | None = None
+    url: Maybe = None
     """Where the file is for ten minutes; absent where it was not asked for."""
     seed: int
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_absent(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """OpenAI's clients look which of the two keys is there."""
-        return {name: value for name, value in serialize(self).items() if value is not None}
 
 
 class ImagesReply(Body):

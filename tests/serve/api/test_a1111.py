@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urlsplit
 
 import httpx
@@ -77,6 +78,22 @@ def test_what_is_asked_for_in_vain_is_told(serve):
     ]
     assert json.loads(answer["info"])["sampler_name"] == "EDM DPM++ 2M"
     assert "options are not kept" in httpx.post(f"{address}/sdapi/v1/options", json={"sd_vae": "x"}).text
+
+
+def test_progress_counts_the_images_that_are_waited_for(serve):
+    address = serve()
+    long = {"prompt": "a", "steps": 100, "batch_size": 3, "width": 64, "height": 64}
+
+    def waiting():
+        return httpx.get(f"{address}/sdapi/v1/progress").json()["state"]["job_count"]
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(httpx.post, f"{address}/sdapi/v1/txt2img", json=long, timeout=120)
+        seen = set()
+        while not asked.done():
+            seen.add(waiting())
+    assert seen >= {3}
+    assert waiting() == 0
 
 
 @pytest.mark.parametrize(("body", "says"), [

@@ -42,6 +42,12 @@ def test_an_answer_has_a_file_a_link_or_both(serve):
     assert "links last 10 minutes" in gone.json()["error"]["message"]
 
 
+def test_the_documentation_shows_an_answer_s_keys(serve):
+    schema = httpx.get(f"{serve()}/openapi.json").json()["components"]["schemas"]["ImageData"]
+    assert set(schema["properties"]) == {"b64_json", "url", "seed"}
+    assert all("description" in schema["properties"][name] for name in ("b64_json", "url"))
+
+
 @pytest.mark.parametrize(("form", "kind"), [("jpeg", "JPEG"), ("webp", "WEBP"), ("jpg", "JPEG"), ("png", "PNG")])
 def test_output_formats(serve, form, kind):
     reply = post(serve(), output_format=form, output_compression=40).json()
