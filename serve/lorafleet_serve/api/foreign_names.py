@@ -102,7 +102,8 @@ def _take_scale(ours: dict[str, Any]) -> None:
     scale = ours.pop("lora_scale", None)
     if scale is None:
         return
-    adapters = ours.get("adapters") or []
-    if len(adapters) != 1 or not isinstance(adapters[0], Mapping) or adapters[0].get("scale") not in (None, scale):
+    adapters = ours.get("adapters")
+    only = adapters[0] if isinstance(adapters, list) and len(adapters) == 1 else None
+    if not isinstance(only, Mapping) or only.get("scale") not in (None, scale):
         raise RequestError(f"lora_scale is {scale!r}, and it is not clear of which adapter; write {ADAPTERS}")
-    ours["adapters"] = [{**adapters[0], "scale": scale}]
+    ours["adapters"] = [{**only, "scale": scale}]

@@ -1,9 +1,12 @@
 """Other people's names of our fields, and of samplers."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lorafleet.config.strict import parse
 from lorafleet.errors import RequestError
+from lorafleet_serve.api.foreign_names import SAME
 from lorafleet_serve.api.sampler_names import A1111_SAMPLERS, other_names, sampler_named
 from lorafleet_serve.api.schemas import ImagesRequest
 
@@ -60,6 +63,27 @@ def test_what_is_not_is_answered_with_the_right_name(body, says):
         request(**body)
     assert says in str(told.value)
     assert "\n" not in str(told.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.sampled_from(["rex", "a/b", "8x8", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["name", "path", "scale", "width", "height", "version"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+KEYS = st.sampled_from([*SAME, *SAME.values(), "loras", "lora_scale", "adapters", "width", "height", "seed"])
+
+
+@given(st.dictionaries(KEYS, JSON, max_size=4))
+def test_any_body_is_understood_or_refused_in_words(body):
+    try:
+        understood = request(**body)
+    except RequestError as told:
+        assert "\n" not in str(told)
+    else:
+        assert request(**understood.model_dump()) == understood, "our own words mean themselves"
 
 
 @pytest.mark.parametrize(("name", "epsilon", "edm"), [
