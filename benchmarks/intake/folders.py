@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from lorafleet_jobs.cli.ticking import cores
+from lorafleet_jobs.cli.terminal.ticking import cores
 from lorafleet_jobs.intake.prepare import examine
 
 AIM_SECONDS = 60.0

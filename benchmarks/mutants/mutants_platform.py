@@ -29,8 +29,8 @@ MUTANTS = (
     Mutant(
         "the cache drops in any order",
         "platform/lorafleet/bundle/disk_cache.py",
-        "sorted(self._entries(), key=lambda entry: entry.used)",
-        "sorted(self._entries(), key=lambda entry: entry.digest)",
+        "sorted(self.entries(), key=lambda entry: entry.used)",
+        "sorted(self.entries(), key=lambda entry: entry.digest)",
         "tests/platform/bundle/test_disk_cache.py",
     ),
     Mutant(
@@ -84,7 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "the registry reads one page",
-        "platform/lorafleet/tracking/registry.py",
+        "platform/lorafleet/tracking/presence.py",
         "        token = page.token\n",
         "        token = None\n",
         "tests/platform/tracking/test_tracking_registry.py tests/platform/bundle/test_folder_registry.py",
@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "the same job trained again is its first bundle",
         "platform/lorafleet/tracking/registry.py",
-        "    if DIGEST in version.tags:\n        return bool(",
+        "    if DIGEST in (facts := facts_of(version)):\n        return bool(",
         "    if False:\n        return bool(",
         "tests/platform/bundle/test_folder_registry.py tests/platform/tracking/test_tracking_registry.py",
     ),

@@ -27,6 +27,13 @@ MUTANTS = (
         "tests/serve/adapters/test_resolver.py",
     ),
     Mutant(
+        "a removed version is served by its number",
+        "serve/lorafleet_serve/adapters/resolver.py",
+        "[key for key in self._answers if key[0] == name]",
+        "[key for key in self._answers if key == (name, CHAMPION)]",
+        "tests/serve/adapters/test_resolver.py",
+    ),
+    Mutant(
         "names asked for are never forgotten",
         "serve/lorafleet_serve/adapters/resolver.py",
         "LRUCache(max_answers)",

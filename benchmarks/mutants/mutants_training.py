@@ -165,14 +165,14 @@ MUTANTS = (
     ),
     Mutant(
         "checkpointed and plain jobs share a call",
-        "jobs/lorafleet_jobs/train/pack.py",
+        "jobs/lorafleet_jobs/train/job_step.py",
         "return (*drawn.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, drawn.chunks)",
         "return (*drawn.noisy.x.shape, drawn.chunks)",
         "tests/jobs/train/packs/test_pack_separate.py",
     ),
     Mutant(
         "long and short captions share a call",
-        "jobs/lorafleet_jobs/train/pack.py",
+        "jobs/lorafleet_jobs/train/job_step.py",
         "self.training.spec.recipe.gradient_checkpointing, drawn.chunks)",
         "self.training.spec.recipe.gradient_checkpointing)",
         "tests/jobs/train/packs/test_long_captions.py",
@@ -236,8 +236,8 @@ MUTANTS = (
     Mutant(
         "a peak is told after the device forgot it",
         "jobs/lorafleet_jobs/train/pack.py",
-        "ends = [(run, _end(run, outcome, self.memory.peak))",
-        "ends = [(run, _end(run, outcome, None))",
+        "ends[run] = _stepped(run, outcome, self.memory.peak)",
+        "ends[run] = _stepped(run, outcome, None)",
         "tests/jobs/train/test_progress.py",
     ),
     Mutant(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -25,12 +26,15 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from lorafleet.errors import DataError
 from lorafleet_jobs.colours import ADOBE_RGB, coded_profile, lab_to_srgb, to_srgb
 from lorafleet_jobs.image_formats import READ, coded_colours, declared_sizes, format_of, what_else
+from lorafleet_jobs.sharpness import sharpness
 
 MAX_BYTES = 100 * 10**6
 """What 16 bits a channel without compression need at the pixels of most phones."""
 MAX_PIXELS = 65 * 10**6
 """Phones of 64 megapixels and panoramas are below it."""
 MAX_SIDE = 16384
+_WARNINGS = threading.Lock()
+"""Whoever changes what becomes of warnings: Python has that once for all threads of a process."""
 _HASH_SIDE = 8
 _OPAQUE = 255
 _PNG_DEPTH = 24
@@ -65,6 +69,8 @@ class ImageFingerprint:
     """[8, 8]: whether each cell of an 8 x 9 thumbnail is darker than its right neighbour (a difference hash)."""
     colours: NDArray[np.int16]
     """[8, 8, 3]: an RGB thumbnail."""
+    sharpness: float | None = None
+    """As in `lorafleet_jobs.sharpness`; None where it is not judged."""
 
     def is_near(self, other: ImageFingerprint) -> bool:
         """At most 6 of the 64 gradient bits differ, and the colours by less than 12 of 255 in the mean."""
@@ -108,11 +114,13 @@ class Picture:
     """That there are more pictures in the file than the one that is read; continues the file's name."""
     see_through: bool = False
     """Whether some of it is transparent, and lies on white here."""
+    of_camera: bool = False
+    """Whether its EXIF names the camera that took it."""
 
 
 def read_picture(data: bytes) -> Picture:
     """The picture in `data` as RGB in sRGB, by the rules of `load_image`. Raises DataError."""
-    with warnings.catch_warnings(record=True) as heard:
+    with _WARNINGS, warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")  # Pillow warns of damage that it reads on behind
         with _opened(data) as image:
             frames = getattr(image, "n_frames", 1)
@@ -120,6 +128,7 @@ def read_picture(data: bytes) -> Picture:
             _refuse_oversize(image.width, image.height)  # a HEIC may turn out another size than it said
             _scale_clear_colour(image, data)
             profile, problem = _profile(image, data)
+            exif = image.getexif()
             colours, alpha = _apart(ImageOps.exif_transpose(image))
             picture, unfit = to_srgb(colours, profile)
     if problem := problem or unfit:
@@ -130,7 +139,8 @@ def read_picture(data: bytes) -> Picture:
     see_through = alpha is not None and alpha.getextrema() != (_OPAQUE, _OPAQUE)
     if alpha is not None:
         picture = _on_white(picture, alpha)
-    return Picture(picture, problem, damage, _others(image.format or "", frames), see_through)
+    of_camera = bool(exif.get(ExifTags.Base.Make) or exif.get(ExifTags.Base.Model))
+    return Picture(picture, problem, damage, _others(image.format or "", frames), see_through, of_camera)
 
 
 def decode_image(data: bytes) -> Image.Image:
@@ -140,7 +150,7 @@ def decode_image(data: bytes) -> Image.Image:
 
 def measure_image(data: bytes) -> tuple[int, int]:
     """The height and width of the picture in `data` as `decode_image` gives it, by its header alone."""
-    with warnings.catch_warnings():
+    with _WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # whatever there is to say was said when the picture was checked
         with _opened(data) as image:
             turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
@@ -152,9 +162,11 @@ def look_at(image: Image.Image) -> ImageFingerprint:
     """What an RGB picture looks like."""
     digest = hashlib.sha256(f"{image.size}".encode())
     digest.update(image.tobytes())
-    grey = np.asarray(image.convert("L").resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    grey = image.convert("L")
+    cells = np.asarray(grey.resize((_HASH_SIDE + 1, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
+    gradient = cells[:, 1:] > cells[:, :-1]
     thumbnail = np.asarray(image.resize((_HASH_SIDE, _HASH_SIDE), Image.Resampling.BOX), dtype=np.int16)
-    return ImageFingerprint(image.width, image.height, digest.hexdigest(), grey[:, 1:] > grey[:, :-1], thumbnail)
+    return ImageFingerprint(*image.size, digest.hexdigest(), gradient, thumbnail, sharpness(grey))
 
 
 def _refuse_oversize(width: int, height: int) -> None:

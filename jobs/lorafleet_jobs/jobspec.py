@@ -29,6 +29,22 @@ class ImageSpec(Strict):
     """None: all of the image counts."""
 
 
+class Setting(Strict):
+    """One key of a resolved recipe that somebody set, or that something stands in for."""
+
+    key: str
+    """An inner key as `outer.inner`."""
+    value: str
+    """As YAML."""
+    origin: str
+    """sweep, subject, defaults.CLASS, manifest or preset; for what stands in for an unset key `default` and of what."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody set it."""
+        return not self.origin.startswith("default") or self.origin.startswith("defaults.")
+
+
 CLASS_IMAGES_CARD = "images.json"
 """The file beside class images that a base made, which says which base that was."""
 
@@ -68,3 +84,5 @@ class JobSpec(Strict):
     promotion: Promotion | None = "first"
     """Whether what comes out becomes champion; no part of the id. None: its submission settles that at its end."""
     dataset_fingerprint: str
+    settings: tuple[Setting, ...] = ()
+    """What a reviewer reads of the recipe; no part of the id."""

@@ -4,6 +4,7 @@
       ManifestError(ValueError)           2      the manifest says something impossible
       SettingsError(ValueError)           2      an environment variable does
       DataError(ValueError)               2      images or captions cannot be used
+      CaptionerError(ValueError)          2      nothing here captions photographs, or not as it should
       BaseModelError(ValueError)          2      the base is missing or not of a known family
       BundleError(ValueError)             2      an adapter on disk cannot be trusted or does not fit
         WrongBaseError                    2      ... it is sound, but was made for another base
@@ -43,6 +44,12 @@ class SettingsError(LorafleetError, ValueError):
 
 class DataError(LorafleetError, ValueError):
     """A subject's images or captions cannot be used."""
+
+    exit_code = 2
+
+
+class CaptionerError(LorafleetError, ValueError):
+    """A captioner is not installed, lacks its weights, or does not do what captioners do."""
 
     exit_code = 2
 

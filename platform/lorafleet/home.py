@@ -90,6 +90,16 @@ class Home:
         return self.root / "cache"
 
     @property
+    def photographs(self) -> Path:
+        """Photographs that came from a zip file or an address, one folder for each content."""
+        return self.root / "photographs"
+
+    @property
+    def forgotten(self) -> Path:
+        """Receipts of what was forgotten, and the hashes by which it is known if it comes again."""
+        return self.root / "forgotten"
+
+    @property
     def ray_temp(self) -> Path:
         """Ray Train's storage."""
         return self.root / "ray"

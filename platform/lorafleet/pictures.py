@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.samplers import sampler_table
-from lorafleet.numerics.sampling import Noise, sample
+from lorafleet.numerics.sampling import Noise, Predict, sample
 from lorafleet.numerics.text import Conditioning
 
 
@@ -29,17 +29,18 @@ def sample_latents(
     side: int | None = None,
     steps: int | None = None,
     guidance: float | None = None,
+    predict: Predict | None = None,
 ) -> Tensor:
     """Clean model latents [n, c, h, w] of square pictures, one for each seed and row of conditioning.
 
     `negative` has as many rows as `positive`. `side` is in pixels; side, steps and guidance are the base's own by
-    default, and so is the sampler. Raises BaseModelError if the base's scheduler has no table.
+    default, and so are the sampler and `predict`. Raises BaseModelError if the base's scheduler has no table.
     """
     base = loaded.base
     side = side or base.resolution
     latent = side // base.vae_factor
     return sample(
-        loaded.predict,
+        predict or loaded.predict,
         table=sampler_table(base, None, steps or base.default_steps),
         noise=Noise(seeds, (loaded.vae.config.latent_channels, latent, latent), loaded.device),
         positive=positive,

@@ -60,13 +60,18 @@ def generate_image(request: GenerateRequest, base_name: str) -> GeneratedImage:
     base = find_base(base_name)
     settings = with_defaults(request, base, sampler_names(base))  # a bad request is refused before seconds of loading
     sampler_table(base, settings.scheduler, settings.steps)
-    gpu = torch.cuda.is_available()
-    model = Pipeline.load(base, "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
-    engine = StepEngine(model, max_rows=1)
+    engine = open_engine(base_name)
     try:
         return engine.submit(request).result()
     finally:
         engine.close(drain=False)
+
+
+def open_engine(base_name: str) -> StepEngine:
+    """An engine on a base that makes one image at a time, on the GPU if there is one; its caller closes it."""
+    gpu = torch.cuda.is_available()
+    model = Pipeline.load(find_base(base_name), "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
+    return StepEngine(model, max_rows=1)
 
 
 def _home_registry(base: str | None = None) -> AdapterRegistry:

@@ -20,7 +20,9 @@ def write_subjects(folder: Path) -> Path:
     for name in ("rex", "mimi"):
         (folder / name).mkdir()
         for n in range(4):
-            Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(folder / name / f"{n}.png")
+            Image.fromarray(random.integers(0, 64 * (n + 1), (40, 40, 3), dtype=np.uint8)).save(
+                folder / name / f"{n}.png"
+            )
     (folder / "empty").mkdir()
     return folder
 

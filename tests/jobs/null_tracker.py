@@ -5,5 +5,5 @@ class NullTracker:
     def metrics(self, step, values):
         pass
 
-    def image(self, key, step, image):
+    def image(self, key, step, image, caption=None):
         pass

@@ -1,6 +1,7 @@
 """Folders of a subject as tests of the doctor make them, and what it finds in them."""
 
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 from PIL import Image
@@ -24,6 +25,14 @@ def fill(folder: Path, files: Files) -> Path:
         else:
             (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     return folder
+
+
+def packed(path: Path, files: dict[str, bytes]) -> Path:
+    """A zip file."""
+    with ZipFile(path, "w", ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
 
 
 def good(count: int = 4, seed: int = 0) -> Files:

@@ -221,7 +221,7 @@ class Pictures(NullTracker):
 
     shown: list = field(default_factory=list)
 
-    def image(self, key, step, image):
+    def image(self, key, step, image, caption=None):
         self.shown.append((step, np.asarray(image)[::4, ::4].astype(int)))
 
 

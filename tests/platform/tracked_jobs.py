@@ -6,14 +6,14 @@ import torch
 from safetensors.torch import save
 
 from lorafleet.bundle.bundle import WEIGHTS, AdapterCard, Bundle, Trigger, write_bundle
-from lorafleet.config import Recipe
 from lorafleet.tracking import JobInfo
 
 
 def job(subject="rex", **changes):
     values = {
-        "name": f"{subject} r4", "job_id": "a" * 16, "subject": subject, "adapter": subject, "base": "toy-playground",
-        "steps": 12, "recipe": Recipe(rank=4), "folder": "/photos/rex", "images": 5, "dataset_fingerprint": "f" * 64,
+        "name": f"{subject} r4", "job_id": "a" * 16, "subject": subject, "adapter": subject,
+        "params": {"base": "toy-playground", "rank": "4", "steps": "12"}, "recipe_yaml": "rank: 4\nalpha: 4\n",
+        "folder": "/photos/rex", "images": 5, "dataset_fingerprint": "f" * 64,
     }  # fmt: skip
     return JobInfo(**{**values, **changes})
 

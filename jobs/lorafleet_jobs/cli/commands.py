@@ -6,7 +6,7 @@ import typer
 
 from lorafleet.commands.lazy import Command, register_commands
 
-TRAIN, FOLLOW, REVIEW = "Train", "Follow what was submitted", "Look and choose"
+TRAIN, FOLLOW, REVIEW, REMOVE = "Train", "Follow what was submitted", "Look and choose", "Remove"
 COMMANDS = (
     Command(
         "init",
@@ -18,6 +18,12 @@ COMMANDS = (
         "check",
         "lorafleet_jobs.cli.plan_commands:check",
         "Look at every subject's images and captions, and say what is wrong with them.",
+        TRAIN,
+    ),
+    Command(
+        "caption",
+        "lorafleet_jobs.cli.caption_command:caption",
+        "Write captions for photographs that have none, with TOK in the subject's place.",
         TRAIN,
     ),
     Command(
@@ -75,6 +81,18 @@ COMMANDS = (
         FOLLOW,
     ),
     Command(
+        "forget",
+        "lorafleet_jobs.cli.forget_commands:forget",
+        "Remove everything of a subject for good: adapters, pictures, latents, checkpoints, runs, logs.",
+        REMOVE,
+    ),
+    Command(
+        "prune",
+        "lorafleet_jobs.cli.forget_commands:prune",
+        "Show what of a home nothing needs any more, and with --yes delete it.",
+        REMOVE,
+    ),
+    Command(
         "evaluate",
         "lorafleet_jobs.cli.evaluate_command:evaluate",
         "Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.",
@@ -84,5 +102,5 @@ COMMANDS = (
 
 
 def register(app: typer.Typer) -> None:
-    """Adds `init`, `check` and `plan`, everything about submissions, and `evaluate`."""
+    """Adds `init`, `check`, `caption` and `plan`, everything about submissions, `evaluate`, and what removes things."""
     register_commands(app, COMMANDS)

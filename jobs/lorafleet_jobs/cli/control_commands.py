@@ -9,9 +9,9 @@ import typer
 
 from lorafleet.console import note, one_line, out, print_json
 from lorafleet.home import Home
-from lorafleet_jobs.cli import completions
-from lorafleet_jobs.cli.options import Address, AsJson, SubmissionId
 from lorafleet_jobs.cli.status_commands import say, say_end, say_orphan
+from lorafleet_jobs.cli.terminal import completions
+from lorafleet_jobs.cli.terminal.options import Address, AsJson, SubmissionId
 from lorafleet_jobs.jobqueue.job_state import ENDED
 from lorafleet_jobs.jobqueue.status import load_submission, open_store
 from lorafleet_jobs.lane.job_log import entries, follow
@@ -103,7 +103,8 @@ def logs(
     if seen.points[job.id]:
         note(f"{seen.label(job)}, job {job.id}", "log of", "dim")
     if not follow and not home.job_log(seen.id, job.id).exists():
-        note(f"{seen.label(job)} has not begun; nothing is logged yet")
+        why = "was forgotten; its log is gone" if job.state == "forgotten" else "has not begun; nothing is logged yet"
+        note(f"{seen.label(job)} {why}")
     try:
         for line in lines:
             out.print(one_line(line), markup=False)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lorafleet_jobs.cli.completions import submissions
-from lorafleet_jobs.cli.options import AsJson
 from lorafleet_jobs.cli.plan_commands import BaseName
+from lorafleet_jobs.cli.terminal.completions import submissions
+from lorafleet_jobs.cli.terminal.options import AsJson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

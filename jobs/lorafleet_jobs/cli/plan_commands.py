@@ -14,8 +14,9 @@ from rich.text import Text
 from lorafleet.console import note, one_line, out, print_json
 from lorafleet.errors import UnreachableError
 from lorafleet.home import Home
-from lorafleet_jobs.cli.options import AsJson
-from lorafleet_jobs.cli.ticking import Ticking, cores
+from lorafleet.removal.forgotten import read_forgotten
+from lorafleet_jobs.cli.terminal.options import AsJson
+from lorafleet_jobs.cli.terminal.ticking import Ticking, cores
 from lorafleet_jobs.intake.choose import gib
 from lorafleet_jobs.intake.memory_refusal import memory_note
 from lorafleet_jobs.intake.prepare import examine, prepare
@@ -57,6 +58,9 @@ class FromLevel(StrEnum):
         return LEVELS[: {"error": 1, "warning": 2, "info": 3}[self]]
 
 
+ForgottenToo = Annotated[
+    bool, typer.Option("--forgotten-too", help="Train also on what was forgotten here (lorafleet forget).")
+]
 NOT_SHOWN = "and where each value comes from (keys that are not shown have their defaults)"
 _COLOURS = {"error": "red", "warn": "yellow", "info": "dim"}
 
@@ -74,7 +78,7 @@ def check(
     A line for each subject, then the findings; with --level warning or error only the subjects that have any.
     Exit code 0: every subject can be trained. 1: at least one cannot. 2: the manifest itself is wrong.
     """
-    checked = examine(manifest, base, Ticking(), cores())
+    checked = examine(manifest, base, Ticking(), cores(), read_forgotten(Home.from_environment()))
     for line in checked.notes:
         note(line, "warning")
     if checked.base is None:
@@ -86,12 +90,15 @@ def check(
     return 0 if checked.ok else 1
 
 
-def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False) -> int:
+def plan(
+    manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False, forgotten_too: ForgottenToo = False
+) -> int:  # fmt: skip
     """Show what a submission would do: jobs, what exists and what is new, time, memory and cost. Starts nothing.
 
     Exit code 0: every subject will train. 1: some are left out. 2: nothing can be trained.
     """
-    prepared = prepare(manifest, base, tick=Ticking(), done=_done, workers=cores())
+    left_out = forgotten_photographs(forgotten_too)
+    prepared = prepare(manifest, base, tick=Ticking(), done=_done, workers=cores(), forgotten=left_out)
     if as_json:
         findings = loud_findings(prepared.reports)
         print_json(
@@ -105,6 +112,11 @@ def plan(manifest: ManifestPath, base: BaseName = None, as_json: AsJson = False)
     else:
         show_plan(prepared)
     return 1 if prepared.plan.skipped else 0
+
+
+def forgotten_photographs(too: bool) -> frozenset[str]:
+    """The hashes of photographs that are not trained on; none if what was forgotten is wanted too."""
+    return frozenset() if too else read_forgotten(Home.from_environment())
 
 
 def show_plan(prepared: Prepared) -> None:

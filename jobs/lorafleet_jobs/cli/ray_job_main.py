@@ -10,7 +10,7 @@ from pathlib import Path
 from lorafleet.console import escape_unwritable
 from lorafleet.errors import LorafleetError, ManifestError
 from lorafleet.home import Home
-from lorafleet_jobs.cli.watch import onlooker
+from lorafleet_jobs.cli.terminal.watch import onlooker
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.submission.submit import submit
 

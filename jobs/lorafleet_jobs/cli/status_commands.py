@@ -9,8 +9,8 @@ from rich.text import Text
 
 from lorafleet.console import err, note, one_line, out, print_json
 from lorafleet.home import Home
-from lorafleet_jobs.cli.options import AsJson, NewestSubmission
-from lorafleet_jobs.cli.watch import COLOURS, board, onlooker, previews
+from lorafleet_jobs.cli.terminal.options import AsJson, NewestSubmission
+from lorafleet_jobs.cli.terminal.watch import COLOURS, board, onlooker, previews
 from lorafleet_jobs.jobqueue.status import Submission, counts, failures, load_submission, load_submissions, open_store
 from lorafleet_jobs.submission.driver_lease import has_driver
 from lorafleet_jobs.submission.follow import follow

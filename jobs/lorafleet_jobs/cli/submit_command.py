@@ -10,11 +10,19 @@ import typer
 
 from lorafleet.console import note, print_json
 from lorafleet.home import Home
-from lorafleet_jobs.cli.options import Address, AsJson
-from lorafleet_jobs.cli.plan_commands import BaseName, ManifestPath, cost, plan, show_left_out
+from lorafleet_jobs.cli.plan_commands import (
+    BaseName,
+    ForgottenToo,
+    ManifestPath,
+    cost,
+    forgotten_photographs,
+    plan,
+    show_left_out,
+)
 from lorafleet_jobs.cli.status_commands import say, say_end, say_farewell
-from lorafleet_jobs.cli.ticking import Ticking, cores
-from lorafleet_jobs.cli.watch import onlooker
+from lorafleet_jobs.cli.terminal.options import Address, AsJson
+from lorafleet_jobs.cli.terminal.ticking import Ticking, cores
+from lorafleet_jobs.cli.terminal.watch import onlooker
 from lorafleet_jobs.cluster.ray_job import hand_over, job_api
 from lorafleet_jobs.intake.plan import nothing_done
 from lorafleet_jobs.intake.prepare import prepare
@@ -41,6 +49,7 @@ def submit(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and start nothing: as lorafleet plan.")
     ] = False,
+    forgotten_too: ForgottenToo = False,
 ) -> int:
     """Train every subject of a manifest, and publish its adapters.
 
@@ -49,10 +58,11 @@ def submit(
     does not answer.
     """
     if dry_run:
-        return plan(manifest, base, as_json)
+        return plan(manifest, base, as_json, forgotten_too)
     home = Home.from_environment()
     known = done_in(home) if job_api(address) is None else nothing_done
-    prepared = prepare(manifest, base, tick=Ticking(), done=known, workers=cores())
+    left_out = forgotten_photographs(forgotten_too)
+    prepared = prepare(manifest, base, tick=Ticking(), done=known, workers=cores(), forgotten=left_out)
     warnings = _announce(prepared)
     if sys.stdin.isatty() and not yes:
         asked = f"{warnings} warning{'s' * (warnings != 1)} above; start?" if warnings else "start?"

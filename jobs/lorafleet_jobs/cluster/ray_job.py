@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from lorafleet.errors import LorafleetError, UnreachableError, first_line
+from lorafleet.util.machine import this_user
 from lorafleet.util.reach import PORTS, ask_directly, probe_url
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def hand_over(prepared: Prepared, manifest: Path, base: str | None, address: str
             client.submit_job(
                 entrypoint=entrypoint(manifest, submission, base),
                 submission_id=submission,
-                runtime_env={"env_vars": STOPPING},
+                runtime_env={"env_vars": {**STOPPING, "LOGNAME": this_user()}},  # who is named in MLflow
                 metadata={"manifest": prepared.manifest.name},
             )
         except RuntimeError as problem:

@@ -22,6 +22,8 @@ _KOHYA = re.compile(r"(?!\d{3}_[A-Z0-9]{4}$)([1-9]\d{0,2})_(?=\D)(.+)")
 def about_place(subject: Subject) -> Finding | None:
     """Why a subject's folder cannot be opened; None if it can."""
     folder, written = subject.folder, subject.written
+    if subject.out_of_reach:
+        return error("D038", subject.out_of_reach)
     if folder is None:
         return error("D020", f"glob {written!r} matches no folder{_only_files(subject)}; {_hint(written)}")
     if not is_utf8(str(folder)):
@@ -30,7 +32,7 @@ def about_place(subject: Subject) -> Finding | None:
         readable = os.access(folder, os.R_OK | os.X_OK)
         return None if readable else error("D020", f"folder {written!r} cannot be opened; check its permissions")
     if os.path.exists(folder):
-        return error("D020", f"{written!r} is a file; give the folder that holds the subject's images")
+        return error("D020", f"{written!r} is a file; give the folder, or a zip file, that holds the images")
     return error("D020", f"no folder {written!r} ({folder}); {_near(subject, folder) or _hint(written)}")
 
 

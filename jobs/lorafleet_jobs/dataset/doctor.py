@@ -18,11 +18,12 @@ from typing import Any
 
 from lorafleet.config import Manifest
 from lorafleet.errors import DataError
+from lorafleet.removal.forgotten import ASKED_TOO
 from lorafleet_jobs.dataset.about_folders import about_left_out, about_name, about_nothing, about_place
-from lorafleet_jobs.dataset.about_images import about_count, about_pictures
+from lorafleet_jobs.dataset.about_images import about_count, about_pictures, about_set
 from lorafleet_jobs.dataset.about_texts import Texts, about_captions, about_idle, about_lengths, about_words
 from lorafleet_jobs.dataset.captions import read_captions
-from lorafleet_jobs.dataset.findings import Finding, error, finding
+from lorafleet_jobs.dataset.findings import Finding, error, finding, some
 from lorafleet_jobs.dataset.listing import Listing, count_images, list_folder
 from lorafleet_jobs.dataset.masks import read_masks
 from lorafleet_jobs.dataset.open_image import OpenedImage, open_image
@@ -34,7 +35,7 @@ MANY_IMAGES = 200
 """From so many on they are opened by several processes, whose start takes about a second."""
 KEYS = {
     "D001": "images", "D011": "instance_prompt", "D014": "instance_prompt", "D016": "class", "D019": "name",
-    "D020": "images",
+    "D020": "images", "D038": "images",
 }  # fmt: skip
 """Findings about what the manifest says, and the key that says it."""
 
@@ -173,7 +174,7 @@ def _examine(subject: Subject, needs: Needs, adapters: Collection[str], seen: _S
     listing = seen.listing
     good = [result for result in seen.images if isinstance(result, OpenedImage)]
     findings += [_skipped(result, bool(good)) for result in seen.images if isinstance(result, Finding)]
-    findings += [*about_count(good), *about_pictures(good, needs.resolution)]
+    findings += [*about_count(good), *about_pictures(good, needs.resolution), *about_set(subject.name, good)]
     if not good:
         findings.append(about_nothing(subject, listing))
     captions = read_captions(
@@ -192,6 +193,20 @@ def _examine(subject: Subject, needs: Needs, adapters: Collection[str], seen: _S
     findings += [*about_captions(images, needs.texts, captions.sources), *about_lengths(subject, images, needs.texts)]
     findings += [*about_masks, *about_left_out(subject, listing, captions.files)]
     return SubjectReport(subject, images, tuple(findings), tuple(o.looks for o in good))
+
+
+def refuse_forgotten(report: SubjectReport, forgotten: frozenset[str]) -> SubjectReport:
+    """A report that also says which photographs were forgotten: `forgotten` are hashes of files and of pixels."""
+    shown = zip(report.images, report.looks, strict=True)
+    files = [image.file for image, looks in shown if not forgotten.isdisjoint((image.sha256, looks.pixels))]
+    if not files:
+        return report
+    photographs = "1 photograph was" if len(files) == 1 else f"{len(files)} photographs were"
+    message = (
+        f"{photographs} forgotten here (lorafleet forget): {some(files)}; take them out of the folder, or train on "
+        f"them all the same with {ASKED_TOO}"
+    )
+    return _with(report, [error("D039", message)])
 
 
 def _skipped(finding: Finding, others: bool) -> Finding:

@@ -10,7 +10,9 @@ D009  odd aspect                      subjects                 D026  class image
                                 D019  name taken or unusable   D027  profile or EXIF unreadable
 D028  files left out            D030  captions not used
 D029  long captions             D031  captions joined or guessed
-D032  folder named for kohya    D033  transparency on white
+D032  folder named for kohya    D033  transparency on white    D034  blurred
+D035  screenshot                D036  one background           D037  one view
+D038  unread zip or address     D039  photographs forgotten
 """
 
 from __future__ import annotations

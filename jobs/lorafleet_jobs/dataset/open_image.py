@@ -10,6 +10,7 @@ from lorafleet.errors import DataError
 from lorafleet_jobs.dataset.findings import Finding, error, finding
 from lorafleet_jobs.dataset.paths import leaves
 from lorafleet_jobs.images import ImageFingerprint, OversizeError, look_at, read_image_bytes, read_picture
+from lorafleet_jobs.screenshots import is_screenshot
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class OpenedImage:
     """All of it: as a mask it shows nothing."""
     see_through: bool = False
     """Whether some of it is transparent."""
+    screenshot: bool = False
+    """Whether it has all signs of a screenshot."""
     notes: tuple[Finding, ...] = ()
     """What the file says beside its pixels and could not be followed."""
 
@@ -51,7 +54,8 @@ def open_image(folder: Path, file: Path) -> OpenedImage | Finding:
     if picture.others:
         notes.append(finding("D028", "info", f"{name} {picture.others}", name))
     sha256, looks = hashlib.sha256(data).hexdigest(), look_at(picture.image)
-    return OpenedImage(name, sha256, looks, black, picture.see_through, tuple(notes))
+    screenshot = not picture.of_camera and is_screenshot(picture.image)
+    return OpenedImage(name, sha256, looks, black, picture.see_through, screenshot, tuple(notes))
 
 
 def is_utf8(text: str) -> bool:

@@ -27,7 +27,7 @@ class Subject:
     name: str
     """"" where no name can be made of the folder's."""
     folder: Path | None
-    """Absolute; None for a glob that matches no folder."""
+    """Absolute; None for a glob that matches no folder. A zip file, or what is no path, until it is fetched."""
     written: str
     """The folder as the manifest has it, or as its glob found it; the pattern where it found none."""
     class_noun: str | None
@@ -42,6 +42,10 @@ class Subject:
     """What its row of a table says."""
     recipe: str | Mapping[str, Any] | None = None
     """What the subject's own recipe says: a preset's name, or keys."""
+    fetched: bool = False
+    """Whether its folder holds what was fetched or unpacked, and is not the user's."""
+    out_of_reach: str = ""
+    """Why its photographs could not be fetched or unpacked."""
     entry: int = 0
     """Which of the manifest's `subjects` it is of."""
     places: Mapping[str, Place] = field(default_factory=dict, compare=False)
@@ -89,8 +93,18 @@ def slug(text: str) -> str:
 def _of_folder(spec: SubjectSpec, folder: Path) -> Subject:
     images = spec.images or ""
     home = absolute(folder, images)  # links not followed: a subject is named after the link
-    name = slug(home.name) if spec.name is None else spec.name
+    name = slug(_named(home)) if spec.name is None else spec.name
     return Subject(name, home, images, spec.class_noun, spec.instance_prompt, spec.caption_column)
+
+
+def _named(home: Path) -> str:
+    """What a folder or a zip file is called."""
+    return home.stem if home.suffix.lower() == ".zip" else home.name
+
+
+def _is_zip(pattern: str, match: str) -> bool:
+    """Whether a glob asks for zip files, each a subject."""
+    return pattern.lower().endswith(".zip") and match.lower().endswith(".zip")
 
 
 def _of_table(spec: SubjectSpec, folder: Path, named_at: Place, problems: Problems) -> Iterator[Subject]:
@@ -102,7 +116,7 @@ def _of_table(spec: SubjectSpec, folder: Path, named_at: Place, problems: Proble
 def _of_glob(spec: SubjectSpec, folder: Path) -> list[Subject]:
     pattern = spec.glob or ""
     matches = _matches(NAME_PART.sub("*", pattern), folder)
-    folders = [match for match in matches if os.path.isdir(folder / match)]
+    folders = [match for match in matches if os.path.isdir(folder / match) or _is_zip(pattern, match)]
     files = tuple(match for match in matches if match not in folders)
     if not folders:
         return [_of_match(spec, "", None, pattern, {}, files)]
@@ -111,7 +125,7 @@ def _of_glob(spec: SubjectSpec, folder: Path) -> list[Subject]:
     for i, match in enumerate(folders):
         home, parts = Path(os.path.abspath(folder / match)), _parts(pattern, match)
         first = (files, unfit) if i == 0 else ((), ())
-        subjects.append(_of_match(spec, slug(parts.get("name") or home.name), home, match, parts, *first))
+        subjects.append(_of_match(spec, slug(parts.get("name") or _named(home)), home, match, parts, *first))
     return subjects
 
 

@@ -33,7 +33,7 @@ from lorafleet_jobs.evaluate.looks import embed, unit_pictures
 from lorafleet_jobs.jobqueue.asha import Halving, Verdict, share
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train import EarlyStopped, NoTrial, Trial
-from lorafleet_jobs.train.validate import validation_texts, without_subject
+from lorafleet_jobs.train.previews.validate import validation_texts, without_subject
 
 RECENT = 20
 """Losses that the metric `loss` looks back on."""

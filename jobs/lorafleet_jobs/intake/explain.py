@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ from lorafleet.numerics.edm import P_STD, latent_side, mean_ln_sigma
 from lorafleet_jobs.intake.layers import MANIFEST, Layer
 from lorafleet_jobs.intake.presets import preset_section
 from lorafleet_jobs.intake.recipes import SweepPoint
+from lorafleet_jobs.jobspec import Setting
 
 ALWAYS = ("preset", "steps", "rank", "targets", "optimizer", "lr_scheduler", "batch_size", "precision", "seed")
 """Shown even where nobody set them."""
@@ -36,9 +38,7 @@ class RecipeLine:
     @property
     def yaml(self) -> str:
         """As it can be written into a manifest."""
-        value = float(f"{self.value:.6g}") if isinstance(self.value, float) else self.value  # 3e-4, not 3.0000...3e-4
-        dumped: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
-        return f"{self.key}: {dumped.rstrip().removesuffix('...').rstrip()}"  # of a plain value YAML marks the end
+        return f"{self.key}: {as_yaml(self.value)}"
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,20 @@ class ResolvedRecipe:
             if isinstance(value, dict):
                 names = {inner: origins[f"{key}.{inner}"] for inner, part in value.items() if part is not None}
                 value = {inner: value[inner] for inner, origin in names.items() if origin != "default"}
-                who = [origin for origin, _ in self._layers() if origin in names.values()]
+                who = [origin for origin, _ in self._layers if origin in names.values()]
             else:
                 who = [origins[key]] if origins[key] != "default" else []
             if who or key in ALWAYS:
                 lines.append(RecipeLine(key, value, ", ".join(who) or "default"))
         return lines
+
+    def settings(self) -> tuple[Setting, ...]:
+        """What somebody set, flat, and what stands in for unset keys; both resolved."""
+        filled, values = self._filled_in(), _flat(self.recipe.model_dump(mode="json"))
+        said = {key: origin for key, origin in self.origins().items() if origin != "default"}
+        said |= {key: origin for key, (_, origin) in filled.items() if key not in said}
+        values |= {key: value for key, (value, _) in filled.items()}
+        return tuple(Setting(key=key, value=as_yaml(values[key]), origin=origin) for key, origin in said.items())
 
     def as_json(self) -> dict[str, Any]:
         """Every key's value, who set it, and what stands in for unset keys."""
@@ -95,11 +103,12 @@ class ResolvedRecipe:
 
     def _origin(self, key: str, inner: str | None = None) -> Origin:
         """The topmost layer that has the key; a mapping over a mapping leaves alone what it does not name."""
-        for origin, layer in self._layers():
+        for origin, layer in self._layers:
             if key in layer and (inner is None or not isinstance(layer[key], Mapping) or inner in layer[key]):
                 return origin
         return "default"
 
+    @cached_property
     def _layers(self) -> list[tuple[Origin, Mapping[str, Any]]]:
         """Who says what, the topmost first."""
         section = preset_section(self.recipe.preset, self.base.is_toy, self.recipe.optimizer)
@@ -137,3 +146,18 @@ class ResolvedRecipe:
         }
         who = "default" if wanted is None else f"{self._origin('sigma_sampler', 'name')}, default"
         return {"sigma_sampler": (levels, f"{who} for latents of side {side:g}")}
+
+
+def as_yaml(value: Any) -> str:
+    """A value on one line of YAML."""
+    short = float(f"{value:.6g}") if isinstance(value, float) else value  # 3e-4, not 3.0000...3e-4
+    dumped: str = yaml.safe_dump(short, default_flow_style=True, width=10**6, sort_keys=False)
+    return dumped.rstrip().removesuffix("...").rstrip()  # with which YAML marks the end of a plain value
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Inner keys as `outer.inner`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= {f"{key}.{inner}": part for inner, part in value.items()} if isinstance(value, dict) else {key: value}
+    return flat

@@ -146,7 +146,9 @@ def _draft(
 
 
 def _job_content(job: JobSpec, base: Base) -> dict[str, Any]:
-    elsewhere = {"id", "submission", "base", "folder", "images", "class_images", "early_stop", "promotion"}
+    elsewhere = {
+        "id", "submission", "base", "folder", "images", "class_images", "early_stop", "promotion", "settings"
+    }  # fmt: skip
     content = job.model_dump(mode="json", exclude=elsewhere)
     del content["recipe"]["workers"]  # changes nothing
     if job.recipe.gradient_checkpointing == "auto":  # changes nothing beyond rounding; decided by the card

@@ -11,14 +11,24 @@ from lorafleet.config import Manifest, Recipe
 from lorafleet.config.load import WrittenManifest, read_manifest
 from lorafleet.config.places import named
 from lorafleet.errors import BaseModelError, DataError
+from lorafleet.home import Home
 from lorafleet_jobs.dataset.about_folders import about_place
 from lorafleet_jobs.dataset.about_texts import Texts
 from lorafleet_jobs.dataset.class_images import ClassFolder, read_class_folders
-from lorafleet_jobs.dataset.doctor import Asked, Needs, SubjectReport, Tick, check_subjects, silent
+from lorafleet_jobs.dataset.doctor import (
+    Asked,
+    Needs,
+    SubjectReport,
+    Tick,
+    check_subjects,
+    refuse_forgotten,
+    silent,
+)
 from lorafleet_jobs.dataset.findings import Finding
 from lorafleet_jobs.dataset.paths import absolute
 from lorafleet_jobs.dataset.subjects import Subject, find_subjects
 from lorafleet_jobs.dataset.token_counts import Counter, counter_of
+from lorafleet_jobs.fetching.brought import brought
 from lorafleet_jobs.intake.base_size import BaseSize, measure_base
 from lorafleet_jobs.intake.conflicts import (
     class_image_conflicts,
@@ -33,7 +43,8 @@ from lorafleet_jobs.intake.layers import Layer, idle_defaults, layers_of
 from lorafleet_jobs.intake.machine import Machine
 from lorafleet_jobs.intake.memory_refusal import refuse_memory
 from lorafleet_jobs.intake.plan import Done, Plan, make_plan, nothing_done
-from lorafleet_jobs.intake.recipes import Resolved, Told, resolve
+from lorafleet_jobs.intake.recipes import Resolved, SweepPoint, Told, resolve
+from lorafleet_jobs.jobspec import JobSpec
 
 
 @dataclass(frozen=True)
@@ -75,11 +86,20 @@ class Prepared:
     """What is odd about the manifest and keeps nothing from training."""
 
 
-def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, workers: int = 1) -> CheckedManifest:
+def examine(
+    manifest_path: Path,
+    base: str | None = None,
+    tick: Tick = silent,
+    workers: int = 1,
+    forgotten: frozenset[str] = frozenset(),
+) -> CheckedManifest:
     """Loads a manifest and checks its subjects with so many processes; `base` overrides the manifest's.
 
+    `forgotten` are hashes of photographs that are not to be trained on.
+
     A relative path in the manifest starts at its folder. A base of the hub's that is not on this machine is no error
-    here: `base_problem` says so, and low resolution is not judged.
+    here: `base_problem` says so, and low resolution is not judged. Photographs in a zip file or at an address are
+    brought under the home first.
     Raises ManifestError with a line for each thing that the manifest itself gets wrong.
     """
     written = read_manifest(manifest_path)
@@ -87,7 +107,8 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, w
     base_here, problem = _base(written, folder, base)
     manifest = _whole(written.manifest, folder, base_here, base)
     size = measure_base(base_here) if base_here is not None else None
-    subjects = find_subjects(manifest, folder, lambda path: written.place(*path), written.problems)
+    found = find_subjects(manifest, folder, lambda path: written.place(*path), written.problems)
+    subjects = brought(found, Home.from_environment().photographs)
     recipes = _resolve_all(written, manifest, subjects, base_here)
     for one in _unique(recipes):
         _tell(written, one.at_points(lambda recipe: recipe_conflicts(recipe, base_here, size)))
@@ -105,7 +126,7 @@ def examine(manifest_path: Path, base: str | None = None, tick: Tick = silent, w
         Asked(subject, _needs(one.recipes, base_here, counter), _findings_of(one, class_folders))
         for subject, one in zip(subjects, recipes, strict=True)
     ]
-    reports = check_subjects(asked, tick, workers)
+    reports = [refuse_forgotten(report, forgotten) for report in check_subjects(asked, tick, workers)]
     _tell_words(written, manifest, recipes, reports, base_here)
     written.problems.refuse()
     notes = tuple(
@@ -123,15 +144,16 @@ def prepare(
     tick: Tick = silent,
     done: Done = nothing_done,
     workers: int = 1,
+    forgotten: frozenset[str] = frozenset(),
 ) -> Prepared:
     """Loads, checks and plans for a machine, by default this one; bad subjects are left out and listed in the plan.
 
-    `done` knows which jobs are done already; `workers` is as in `check_subjects`.
+    `done` knows which jobs are done already; `workers` and `forgotten` are as in `examine`.
 
     Raises ManifestError or BaseModelError for what the manifest gets wrong, DataError if no subject is left to train,
     ManifestError if not even one job fits on the GPUs that there are.
     """
-    checked = examine(manifest_path, base, tick, workers)
+    checked = examine(manifest_path, base, tick, workers, forgotten)
     if checked.base is None or checked.size is None:
         raise BaseModelError(checked.base_problem)
     reports = [(report, one.recipes) for report, one in zip(checked.reports, checked.recipes, strict=True)]
@@ -151,7 +173,16 @@ def prepare(
         recipes = [point.recipe for point in points.values()]
         refuse_memory(plan.choice, recipes, checked.base, checked.size, str(manifest_path))
     resolved = tuple(ResolvedRecipe.of(point, checked.base) for point in points.values())
+    planned = [point for report, one in zip(checked.reports, checked.recipes, strict=True) if not report.errors
+               for point in one.points]  # fmt: skip
+    jobs = tuple(_told(job, point, checked.base) for job, point in zip(plan.jobs, planned, strict=True))
+    plan = plan.with_changes(jobs=jobs)
     return Prepared(checked.manifest, checked.reports, plan, checked.base, resolved, checked.notes)
+
+
+def _told(job: JobSpec, point: SweepPoint, base: Base) -> JobSpec:
+    """A planned job with what a reviewer reads of its recipe."""
+    return job.with_changes(settings=replace(ResolvedRecipe.of(point, base), recipe=job.recipe).settings())
 
 
 def _whole(manifest: Manifest, folder: Path, base_here: Base | None, base: str | None) -> Manifest:

@@ -19,7 +19,7 @@ from lorafleet_jobs.jobqueue.asha import Verdict
 from lorafleet_jobs.jobqueue.asha_scores import ScoreBook
 from lorafleet_jobs.jobqueue.job_state import Ending, FailureKind, JobRow, State
 from lorafleet_jobs.jobqueue.lane_rows import LaneBook
-from lorafleet_jobs.jobqueue.outbox import end_entry
+from lorafleet_jobs.jobqueue.outbox import end_entries
 from lorafleet_jobs.jobqueue.policy import should_yield, workers_wanted
 from lorafleet_jobs.jobqueue.store import JobStore, Telling, Transition, nothing
 from lorafleet_jobs.jobqueue.tables import LaneRow
@@ -175,7 +175,7 @@ class JobQueue:
         """Ends a job: with the version that was published, or with the reason why there is none."""
         now = self._clock()
         end = partial(job_state.finish, attempt=attempt, state=state, now=now, version=version, error=error)
-        return self._change(job, end, lambda _, ended: [end_entry(ended)]) is not None
+        return self._change(job, end, lambda _, ended: end_entries(ended)) is not None
 
     def fail(self, job: str, attempt: int, kind: FailureKind, reason: str, packed: int) -> State | None:
         """Reports a failure in a pack of `packed` jobs; returns what became of the job: queued again, or failed."""
@@ -201,7 +201,7 @@ class JobQueue:
 def _end_of_run(row: JobRow) -> list[RunEntry]:
     """After a failure: the end of the job's run, if the job has failed or goes on with another seed in another run."""
     ended = row.state == "failed" or row.run_id is None
-    return [end_entry(replace(row, state="failed"))] if ended else []
+    return end_entries(replace(row, state="failed")) if ended else []
 
 
 def _lease(row: JobRow) -> Lease:

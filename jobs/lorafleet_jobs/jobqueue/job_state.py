@@ -1,6 +1,6 @@
 """What a job row is and how it may change: pure functions from row to row, where None means "refused".
 
-    queued --lease--> running --finish--> succeeded | stopped | failed | cancelled
+    queued --lease--> running --finish--> succeeded | stopped | failed | cancelled --forget--> forgotten
       ^                  |
       +---- fail, lose, give_back         what may still succeed comes back; each kind of failure has its own bound
 
@@ -16,13 +16,13 @@ from typing import Literal
 
 from lorafleet_jobs.jobspec import JobSpec
 
-State = Literal["queued", "running", "succeeded", "stopped", "failed", "cancelled"]
+State = Literal["queued", "running", "succeeded", "stopped", "failed", "cancelled", "forgotten"]
 Ending = Literal["succeeded", "stopped", "failed", "cancelled"]
 FailureKind = Literal[
     "data", "recipe", "memory", "non-finite", "lost", "stalled", "publish", "storage", "defect", "cancelled"
 ]  # fmt: skip
 """The class of how a job ended or last failed; None for one that succeeded, was stopped early, or has not failed."""
-ENDED: frozenset[State] = frozenset({"succeeded", "stopped", "failed", "cancelled"})
+ENDED: frozenset[State] = frozenset({"succeeded", "stopped", "failed", "cancelled", "forgotten"})
 LEASE_SECONDS = 60.0
 """How long a silent lane keeps its job; several heartbeats long."""
 QUARANTINE_LANES = 5
@@ -193,11 +193,11 @@ def give_back(row: JobRow, now: float, attempt: int | None = None) -> JobRow | N
 
 
 def requeue(row: JobRow, now: float) -> JobRow | None:
-    """A failed or cancelled job, queued again with a clean record; its attempt number goes on counting.
+    """A failed, cancelled or forgotten job, queued again with a clean record; its attempt number goes on counting.
 
     One that failed as non-finite takes a seed that was not tried yet.
     """
-    if row.state not in ("failed", "cancelled"):
+    if row.state not in ("failed", "cancelled", "forgotten"):
         return None
     if row.state == "failed" and row.kind == "non-finite":
         row = _other_seed(row, None, now)
@@ -207,6 +207,16 @@ def requeue(row: JobRow, now: float) -> JobRow | None:
     )  # fmt: skip
 
 
+def unpublish(row: JobRow, run_id: str | None, now: float) -> JobRow | None:
+    """A job whose version is registered no longer, queued again: a lane publishes its bundle, or trains it anew.
+
+    `run_id` is its run, or None if that was deleted too, so that another is opened.
+    """
+    if row.state != "succeeded":
+        return None
+    return replace(row, state="queued", version=None, run_id=run_id, lane=None, loss=None, updated=now)
+
+
 def end(row: JobRow, state: Ending, error: str | None, now: float, kind: FailureKind | None = None) -> JobRow | None:
     """A job ended from outside, whoever holds it: cancelled by its user, or left behind by its lanes."""
     if row.state in ENDED:
@@ -214,16 +224,33 @@ def end(row: JobRow, state: Ending, error: str | None, now: float, kind: Failure
     return replace(row, state=state, error=error, kind=kind, lease_expires=None, updated=now)
 
 
+def forget(row: JobRow, now: float) -> JobRow | None:
+    """A job that has ended, of which only its name, its recipe and how far it came remain.
+
+    Where its pictures lay, which they were and what they were called is gone, and so is what it made.
+    """
+    if row.state not in ENDED:
+        return None
+    spec = row.spec.with_changes(
+        folder="", images=(), class_images=None, class_noun="", instance_prompt="", dataset_fingerprint=""
+    )
+    return replace(
+        row, state="forgotten", spec=spec, lane=None, loss=None, version=None, run_id=None, kind=None, error=None,
+        seed_shift=0, updated=now,
+    )  # fmt: skip
+
+
 def overall(states: Iterable[State]) -> State:
     """The state of a submission from its jobs': running while some have ended and some not, then the worst ending.
 
-    A job that was stopped early has done what was asked of it.
+    A job that was stopped early has done what was asked of it; forgotten jobs count only where there is no other.
     """
     seen = set(states)
     if not seen <= ENDED:
         return "queued" if seen == {"queued"} else "running"
     endings: tuple[Ending, ...] = ("failed", "cancelled")
-    return next((ending for ending in endings if ending in seen), "succeeded")
+    rest: State = "forgotten" if seen == {"forgotten"} else "succeeded"
+    return next((ending for ending in endings if ending in seen), rest)
 
 
 def may_resume(row: JobRow) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, case, func, select, update
 
-from lorafleet.bundle.ports import RunEnd, RunEntry
+from lorafleet.bundle.ports import Caption, RunEnd, RunEntry
 from lorafleet_jobs.jobqueue.job_state import ENDED, JobRow
 from lorafleet_jobs.jobqueue.tables import OutboxRow, insert_into, job_row, jobs, outbox, transaction, values_of
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+SECONDS = "perf/train_seconds"
 AT_ONCE = 64
 """Entries that are read at once: of pictures, more would fill the memory."""
 WITHIN_ONE_MOMENT = case((outbox.c.kind == "attempt", 0), (outbox.c.kind == "end", 2), else_=1)
@@ -117,11 +118,12 @@ class QueueTracker:
         """Records one step's numbers."""
         self.record([RunEntry("metric", key, step, repr(float(value))) for key, value in values.items()])
 
-    def image(self, key: str, step: int, image: Image) -> None:
+    def image(self, key: str, step: int, image: Image, caption: Caption | None = None) -> None:
         """Records a picture under `key`."""
         stream = io.BytesIO()
         image.save(stream, "PNG")
-        self.record([RunEntry("picture", key, step, picture=stream.getvalue())])
+        said = "" if caption is None else json.dumps(asdict(caption))
+        self.record([RunEntry("picture", key, step, said, stream.getvalue())])
 
 
 def attempt_entry(row: JobRow) -> RunEntry:
@@ -134,11 +136,17 @@ def end_entry(row: JobRow) -> RunEntry:
     return RunEntry("end", "", row.attempts, json.dumps(asdict(run_end(row))))
 
 
+def end_entries(row: JobRow) -> list[RunEntry]:
+    """How an attempt ended, and the seconds since its lease: the run's duration counts the time in the queue too."""
+    took = [] if row.started is None else [RunEntry("metric", SECONDS, row.step, repr(row.updated - row.started))]
+    return [*took, end_entry(row)]
+
+
 def run_end(row: JobRow) -> RunEnd:
     """How the run of a job stands, by the job's row."""
     if row.state == "stopped":
         tags = {"lorafleet.stopped_at": str(row.step), "lorafleet.stopped": row.error or ""}
-        return RunEnd("FINISHED", tags=tags)
+        return RunEnd("KILLED", tags=tags)  # FINISHED would look like a winner of its sweep
     if row.state == "succeeded":
         return RunEnd("FINISHED")
     if row.state == "cancelled":

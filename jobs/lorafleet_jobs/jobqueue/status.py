@@ -18,7 +18,7 @@ from lorafleet_jobs.jobqueue.point_names import point_names
 from lorafleet_jobs.jobqueue.store import JobStore
 from lorafleet_jobs.jobqueue.tables import LaneRow, SubmissionRow
 
-SHOWN: tuple[State, ...] = ("running", "failed", "queued", "cancelled", "stopped", "succeeded")
+SHOWN: tuple[State, ...] = ("running", "failed", "queued", "cancelled", "stopped", "succeeded", "forgotten")
 """In the order in which they are of interest."""
 
 

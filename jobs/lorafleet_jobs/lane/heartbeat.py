@@ -43,13 +43,17 @@ class Heartbeat:
 
     def on_step(self, step: int, loss: float) -> None:
         """Reports a step now and then; raises Cancelled once the job is no longer this attempt's."""
-        if self._lost.is_set():
-            raise Cancelled
+        self.check_lost()
         now = time.monotonic()
         if now - self._reported >= PROGRESS_SECONDS or step == self._steps:
             self._reported = now
             if not self._queue.progress(self._job, self._attempt, step, loss):
                 raise Cancelled
+
+    def check_lost(self) -> None:
+        """Raises Cancelled if a heartbeat has found that the job is no longer this attempt's; asks nobody."""
+        if self._lost.is_set():
+            raise Cancelled
 
     def compare(self, rung: int, score: float) -> Verdict:
         """Whether the job goes on beyond a rung; raises Cancelled if it is no longer this attempt's."""

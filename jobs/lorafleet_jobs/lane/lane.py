@@ -20,7 +20,6 @@ from lorafleet.deterministic import use_deterministic_algorithms
 from lorafleet.errors import LorafleetError, UnreachableError
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.captured import CapturedCalls
 from lorafleet_jobs.evaluate.trial_score import trial_of
 from lorafleet_jobs.jobqueue.failures import classify, lines_of, reason
 from lorafleet_jobs.jobqueue.job_queue import JobQueue, LaneConfig
@@ -35,7 +34,7 @@ from lorafleet_jobs.lane.recycle import ProcessUsage
 from lorafleet_jobs.lane.timeline import Timeline
 from lorafleet_jobs.lane.watchdog import Activity, Watchdog, die
 from lorafleet_jobs.train import FAILURES, Cancelled, EarlyStopped, JobRun, Pack, TrainJob
-from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, ExactBatching, StaticBatching
+from lorafleet_jobs.train.batching import batching_for
 
 if TYPE_CHECKING:
     from lorafleet.tracking import MlflowTracking
@@ -113,7 +112,7 @@ class Lane:
             watchdog.stop()
             self._timeline.begin(None)
             for job in self._jobs:
-                job.heartbeat.stop()
+                job.close()
 
     def _wait(self) -> None:
         self.activity.begin("waiting for work")
@@ -142,7 +141,7 @@ class Lane:
                 job.log(f"could not be kept at step {job.step}: {problem}")
             if job.run is not None:
                 job.run.training.abort()
-            job.heartbeat.stop()
+            job.close()
             if self.queue.give_back(job.lease.spec.id, job.lease.attempt):
                 job.log(f"given back at step {job.step}: lane {self.setup.name} is {why}")
         self._jobs.clear()
@@ -171,37 +170,52 @@ class Lane:
         waiting = next((job for job in self._jobs if job.run is None), None)
         if waiting is None or any(job.run is not None and job.base_key != waiting.base_key for job in self._jobs):
             return
-        spec, run_id = waiting.lease.spec, waiting.lease.run_id
-        self.activity.begin(f"starting {spec.adapter}")
+        self.activity.begin(f"starting {waiting.lease.spec.adapter}")
         self._timeline.begin("start")
-        out = self.home.bundles / spec.id
         try:
-            if not self._knows_runs:
-                self.tracking.check_run(run_id)  # before anything is trained that could not be published
-                self._knows_runs = True
-            if (bundle := kept(out, spec.id)) is not None:
+            if waiting.joining is None and (bundle := self._kept(waiting)) is not None:
                 self._end(waiting, bundle)
                 return
-            tracker = QueueTracker(partial(self.queue.record, spec.id, waiting.lease.attempt))
-            checkpoints = self.home.checkpoints / waiting.lease.checkpoint_name
-            job = TrainJob(
-                spec,
-                out,
-                tracker,
-                waiting.on_step,
-                run_id=run_id,
-                checkpoints=checkpoints,
-                trial=trial_of(spec, waiting.compare, self.setup.device),
-                process_group=self._followers.process_group,
-                checkpoint_seconds=self.setup.resources.checkpoint_seconds,
-                on_phase=self._timeline.begin,
-            )
-            with self._followers.starting(spec, checkpoints):
-                run = self._pack.get(waiting.base_key, lambda: self._new_pack(*waiting.base_key)).join(job)
-        except FAILURES as problem:
+            run = self._joined(waiting)
+        except (Cancelled, *FAILURES) as problem:
             self._end(waiting, problem, pack_size=len(self._jobs))
         else:
-            waiting.started(run)
+            if run is not None:
+                waiting.started(run)
+
+    def _kept(self, job: LeasedJob) -> Bundle | None:
+        """The job's bundle if it was trained before; raises what would keep it from being published."""
+        if not self._knows_runs:
+            self.tracking.check_run(job.lease.run_id)
+            self._knows_runs = True
+        return kept(self.home.bundles / job.lease.spec.id, job.lease.spec.id)
+
+    def _joined(self, waiting: LeasedJob) -> JobRun | None:
+        """The job's run once it is in the pack; a pack that is under way takes a step between two pieces of that."""
+        pack = self._pack.value
+        if waiting.joining is not None:
+            return waiting.prepared(pack is not None and pack.under_way)
+        job = self._train_job(waiting)
+        if pack is not None and pack.under_way:  # never where there are followers: their lane has one job at a time
+            waiting.joining = pack.joining(job)
+            return None
+        with self._followers.starting(job.spec, self.home.checkpoints / waiting.lease.checkpoint_name):
+            return self._pack.get(waiting.base_key, lambda: self._new_pack(*waiting.base_key)).join(job)
+
+    def _train_job(self, waiting: LeasedJob) -> TrainJob:
+        lease = waiting.lease
+        return TrainJob(
+            lease.spec,
+            self.home.bundles / lease.spec.id,
+            QueueTracker(partial(self.queue.record, lease.spec.id, lease.attempt)),
+            waiting.on_step,
+            run_id=lease.run_id,
+            checkpoints=self.home.checkpoints / lease.checkpoint_name,
+            trial=trial_of(lease.spec, waiting.compare, self.setup.device),
+            process_group=self._followers.process_group,
+            checkpoint_seconds=self.setup.resources.checkpoint_seconds,
+            on_phase=self._timeline.begin,
+        )
 
     def _new_pack(self, base_name: str, precision: str) -> Pack:
         self.activity.begin(f"loading {base_name}")
@@ -209,18 +223,8 @@ class Lane:
         if self.setup.resources.exact:
             use_deterministic_algorithms(self.setup.device)
         base = LoadedBase.load(find_base(base_name, home=self.home), self.setup.device, precision)
-        pack = Pack(base, self.home.cache, self._batching(base))
         self._timeline.begin("start")
-        return pack
-
-    def _batching(self, base: LoadedBase) -> DynamicBatching:
-        resources = self.setup.resources
-        captured = CapturedCalls(base.device) if resources.capture and base.device.type == "cuda" else None
-        if resources.exact:
-            return ExactBatching(captured)
-        if resources.compile:
-            return CompiledBatching(base, self.setup.pack, self.setup.rank)
-        return DynamicBatching() if captured is None else StaticBatching(captured, self.setup.rank)
+        return Pack(base, self.home.cache, batching_for(base, self.setup.resources, self.setup.pack, self.setup.rank))
 
     def _step(self) -> None:
         pack = self._pack.value
@@ -229,10 +233,7 @@ class Lane:
         self.activity.begin(f"training {pack_size} job{'s' * (pack_size != 1)}")
         self._timeline.begin("train")
         for run, end in pack.step():
-            self._end(self._leased(run), end, pack_size)
-
-    def _leased(self, run: JobRun) -> LeasedJob:
-        return next(job for job in self._jobs if job.run is run)
+            self._end(next(job for job in self._jobs if job.run is run), end, pack_size)
 
     def _end(self, job: LeasedJob, end: Bundle | Exception, pack_size: int = 1) -> None:
         """Ends a job: publishes its bundle, or reports its failure, or drops it if it is no longer this lane's."""
@@ -242,8 +243,7 @@ class Lane:
             job.log("publishing")
             self._timeline.begin("publish")
             self.activity.begin(f"publishing {job.lease.spec.adapter}")
-            policy = job.lease.spec.promotion
-            made = publish(end, job.lease.run_id, self.tracking, job.heartbeat.check, policy)
+            made = publish(end, job.lease.run_id, self.tracking, job.heartbeat.check, job.lease.spec.promotion)
         except EarlyStopped as verdict:
             self._stopped(job, str(verdict))
         except Cancelled:
@@ -259,7 +259,7 @@ class Lane:
             if self.queue.finish(job.lease.spec.id, job.lease.attempt, "succeeded", made.version, None):
                 job.log(made.standing or f"version {made.version} of {job.lease.spec.adapter}")
         finally:
-            job.heartbeat.stop()
+            job.close()
             self._jobs.remove(job)
             self._usage.job_ended()
 

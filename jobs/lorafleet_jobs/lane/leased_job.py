@@ -10,8 +10,10 @@ from lorafleet_jobs.jobqueue.job_queue import Lease
 from lorafleet_jobs.lane.current_base import BaseKey
 from lorafleet_jobs.lane.heartbeat import Heartbeat
 from lorafleet_jobs.lane.job_log import JobLog
-from lorafleet_jobs.train import JobRun
+from lorafleet_jobs.train import InPieces, JobRun
 
+PIECES_SECONDS = 0.1
+"""Between two steps of a pack for the preparation of a job that is to join; a piece that is begun is ended."""
 LOG_SECONDS = 10.0
 """Between two lines about a job's steps in its log."""
 
@@ -23,6 +25,8 @@ class LeasedJob:
     lease: Lease
     heartbeat: Heartbeat
     job_log: JobLog
+    joining: InPieces[JobRun] | None = None
+    """How it joins a pack that is under way."""
     run: JobRun | None = None
     """None until it has joined the pack."""
     step: int = 0
@@ -37,6 +41,21 @@ class LeasedJob:
         """Appends to the job's log."""
         for line in lines:
             self.job_log.append(line)
+
+    def prepared(self, under_way: bool) -> JobRun | None:
+        """Goes on with its preparation: for a while, if a pack is under way that it is to join, else to the end.
+
+        Returns its run at the end. Raises Cancelled once it is no longer this attempt's, and what preparing raises.
+        """
+        assert self.joining is not None  # it has begun
+        self.heartbeat.check_lost()
+        return self.joining.advance(PIECES_SECONDS) if under_way else self.joining.finish()
+
+    def close(self) -> None:
+        """Ends what is done for it beside the steps: its heartbeats, and its preparation if it has not joined yet."""
+        self.heartbeat.stop()
+        if self.joining is not None:
+            self.joining.close()
 
     def max_pack_size(self, pack: int) -> int:
         """The largest pack that it may be trained in now, itself included, on a lane for packs of `pack`."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Curve = Sequence[tuple[int, float]]
 """Step and loss, by step."""
 TEMPLATE = "report.html.jinja"
-STATES: tuple[State, ...] = ("succeeded", "stopped", "running", "queued", "cancelled", "failed")
+STATES: tuple[State, ...] = ("succeeded", "stopped", "running", "queued", "cancelled", "forgotten", "failed")
 PICTURE_SIDE = 640  # pixels; a larger preview is scaled down
 CURVE_POINTS = 60
 CURVE_WIDTH, CURVE_HEIGHT = 240.0, 48.0

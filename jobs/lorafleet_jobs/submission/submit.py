@@ -1,7 +1,8 @@
 """From a plan to trained, published adapters: records a submission, runs its lanes, closes what is left open.
 
 A submission's id is the hash of what it trains, so submitting twice is the same submission: what has succeeded stays,
-what failed or was cancelled is queued again. One driver at a time; a second one only watches.
+what failed or was cancelled is queued again, and so is what was deleted since. One driver at a time; a second one only
+watches.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from lorafleet_jobs.jobqueue.tables import SubmissionRow
 from lorafleet_jobs.lane.job_log import JobLog
 from lorafleet_jobs.submission.champions import settle_champions
 from lorafleet_jobs.submission.cleanup import collect
+from lorafleet_jobs.submission.done import queue_unpublished
 from lorafleet_jobs.submission.driver_lease import DriverLease, driver_lease, driver_of, has_driver
 from lorafleet_jobs.submission.finish import conclude
 from lorafleet_jobs.submission.follow import POLL_SECONDS, Show, follow, nobody
@@ -104,6 +106,8 @@ def record_rows(prepared: Prepared, home: Home) -> None:
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
     store.retry(plan.submission, now)
+    for lost in queue_unpublished(home, store, plan.submission, now):
+        JobLog(home.job_log(plan.submission, lost.id)).append("queued again: its version was deleted")
     folder = home.submissions / plan.submission
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "manifest.yaml").write_text(text)
@@ -197,7 +201,7 @@ class Driving:
             return
         self._next_runs = time.monotonic() + RUNS_SECONDS
         try:
-            open_runs(self._store, _tracking(self._home), self._submission)
+            open_runs(self._store, _tracking(self._home), self._submission, self._home)
         except (UnreachableError, OperationalError) as problem:  # MLflow is away, or the disk is full
             log.warning("%s", problem)  # tried again, as long as it takes
 
@@ -227,7 +231,7 @@ def start_driver(submission: str, home: Home, address: str | None) -> None:
 
 def _open_runs(store: JobStore, submission: str, home: Home) -> None:
     if not store.is_drained(submission):
-        open_runs(store, _tracking(home), submission)
+        open_runs(store, _tracking(home), submission, home)
 
 
 def _tracking(home: Home) -> MlflowTracking:

@@ -1,20 +1,21 @@
-"""The part of a training step that is a function of tensors alone: predict, weigh, backward.
+"""What is asked of the base as functions of tensors alone: predict, weigh, backward; or predict only.
 
-All its shapes are in a `BaseStep`, so that a GPU can record it once and replay it for whichever jobs come
-(`lorafleet.numerics.captured`). Knows the base and row LoRA; refuses to know jobs, prompts and
-optimizers.
+All their shapes are in a `BaseStep` or a `BasePrediction`, so that a GPU can record it once and replay it for whichever
+jobs come (`lorafleet.numerics.captured`). Knows the base and row LoRA; refuses to know jobs, prompts and optimizers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lorafleet.loaded import LoadedBase
+from lorafleet.numerics.captured import Calls
 from lorafleet.numerics.factors import Stacked
 from lorafleet.numerics.flat_factors import Layout
 from lorafleet.numerics.loss import weighted_squared_error
@@ -52,7 +53,7 @@ class BaseStep:
         """
         leaves = {name: inputs[name].detach().requires_grad_() for name in self.trained}
         i = {**inputs, **leaves}
-        with base.carrying((UNET,), self._adapters(base, i), dropout), base.checkpointing(self.checkpointing):
+        with base.carrying((UNET,), _adapters(base, self.layout, i), dropout), base.checkpointing(self.checkpointing):
             F = base.predict(i["x"], i["t"], Conditioning(i["context"], i["pooled"]), i["time_ids"], unet)
             rows = zip(*(self._by_slot(i.get(name)) for name in ("F_target", "w", "mask")), strict=True)
             each = zip(F.chunk(self.slots), rows, strict=True)
@@ -60,13 +61,29 @@ class BaseStep:
             gradients = torch.autograd.grad(losses.sum(), list(leaves.values())) if leaves else ()
         return losses.detach(), *gradients
 
-    def _adapters(self, base: LoadedBase, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Stacked]]:
-        if self.layout is None:
-            return {}
-        return {UNET: self.layout.stacked(base.lora[UNET], inputs["flat"], inputs.get("dora"), base.unet.dtype)}
-
     def _by_slot(self, rows: Tensor | None) -> tuple[Any, ...]:
         return (None,) * self.slots if rows is None else rows.chunk(self.slots)
+
+
+@dataclass(frozen=True)
+class BasePrediction:
+    """One call of the base that nothing is learned from."""
+
+    layout: Layout | None = None
+    """Of the factors in `flat`; None for the base without adapters."""
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Tensor], *, base: LoadedBase) -> tuple[Tensor]:
+        """F of the rows `x`, `t`, `time_ids`, `context` and `pooled`; factors are as in a `BaseStep`."""
+        with base.carrying((UNET,), _adapters(base, self.layout, inputs)):
+            text = Conditioning(inputs["context"], inputs["pooled"])
+            return (base.predict(inputs["x"], inputs["t"], text, inputs["time_ids"]),)
+
+    def ask(self, calls: Calls, base: LoadedBase, inputs: Mapping[str, Tensor]) -> Tensor:
+        """F of these rows, by `calls`."""
+        key = (self, *[(name, tensor.shape, tensor.dtype) for name, tensor in inputs.items()])
+        (F,) = calls(key, partial(self, base=base), inputs)
+        return F
 
 
 def inputs_of(
@@ -91,3 +108,21 @@ def inputs_of(
         if factors.dora is not None:
             inputs["dora"] = factors.dora
     return inputs
+
+
+def prior_inputs(rows: Sequence[MicroBatch], texts: Sequence[Conditioning]) -> dict[str, Tensor]:
+    """What a `BasePrediction` is called with for the rows of prior mode `predict`, each micro-batch with its text."""
+    text = Conditioning.cat(texts)
+    return {
+        "x": torch.cat([each.noisy.x[-each.predicted :] for each in rows]),
+        "t": torch.cat([each.noisy.t[-each.predicted :] for each in rows]),
+        "time_ids": torch.cat([each.time_ids[-each.predicted :] for each in rows]),
+        "context": text.context,
+        "pooled": text.pooled,
+    }
+
+
+def _adapters(base: LoadedBase, layout: Layout | None, inputs: Mapping[str, Tensor]) -> dict[str, dict[str, Stacked]]:
+    if layout is None:
+        return {}
+    return {UNET: layout.stacked(base.lora[UNET], inputs["flat"], inputs.get("dora"), base.unet.dtype)}

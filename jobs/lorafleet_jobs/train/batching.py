@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from lorafleet.config import Resources
 from lorafleet.loaded import LoadedBase
-from lorafleet.numerics.captured import Calls, PlainCalls
+from lorafleet.numerics.captured import Calls, CapturedCalls, PlainCalls
 from lorafleet.numerics.flat_factors import Layout
 
 T = TypeVar("T")
@@ -62,7 +63,14 @@ class DynamicBatching:
     def __init__(self, calls: Calls | None = None) -> None:
         """`calls` is how the base is called: plainly, or as a graph that was recorded."""
         self.calls: Calls = calls or PlainCalls()
+        self.most_rows = 0
+        """Of the calls so far that gradients were taken of; one without gradients takes less memory for as many."""
         self._limits: dict[Shape, SizeLimit] = {}
+
+    @property
+    def without_gradients(self) -> DynamicBatching:
+        """How calls are shared that nothing is learned from."""
+        return self
 
     def run(
         self, shape: Shape, jobs: Sequence[T], call: Callable[[Sequence[T], Sequence[T], DynamicBatching], R]
@@ -185,6 +193,12 @@ class CompiledBatching(StaticBatching):
         self.unet = torch.compile(  # type: ignore[call-overload]  # the stubs do not know the limit
             base.unet, dynamic=False, backend=backend, recompile_limit=MOST_SHAPES
         )
+        self._plain = DynamicBatching()
+
+    @property
+    def without_gradients(self) -> DynamicBatching:
+        """By the base's own UNet: there are few such calls, of many shapes, and each shape would be compiled."""
+        return self._plain
 
     def split(self, shape: Shape, jobs: Sequence[T]) -> list[Sequence[T]]:
         """As many jobs a call as a batch has slots."""
@@ -196,6 +210,16 @@ class CompiledBatching(StaticBatching):
 
     def _slot_count(self, shape: Shape, jobs: int) -> int:
         return self._limits[shape].jobs if shape in self._limits else self._most_slots
+
+
+def batching_for(base: LoadedBase, resources: Resources, pack: int, rank: int) -> DynamicBatching:
+    """How a manifest's resources have the jobs of a pack share calls; `rank` is the highest of all jobs to come."""
+    captured = CapturedCalls(base.device) if resources.capture and base.device.type == "cuda" else None
+    if resources.exact:
+        return ExactBatching(captured)
+    if resources.compile:
+        return CompiledBatching(base, pack, rank)
+    return DynamicBatching() if captured is None else StaticBatching(captured, rank)
 
 
 def slots_for(jobs: int, most: int | None) -> int:

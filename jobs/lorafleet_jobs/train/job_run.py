@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,11 +22,14 @@ from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.checkpoint import CheckpointWriter, resume
+from lorafleet_jobs.train.data.contact_strip import contact_strip
+from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
+from lorafleet_jobs.train.previews.pictures_together import WantedPicture
+from lorafleet_jobs.train.previews.validate import Validator, sheet
 from lorafleet_jobs.train.progress import History, Progress
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.trial import NoTrial, Trial
-from lorafleet_jobs.train.validate import BasePictures, Validator
 from lorafleet_jobs.train.write_bundle import write_bundle
 
 FAILURES = (LorafleetError, OSError, RuntimeError, ValueError, ArithmeticError, ImportError)
@@ -35,6 +39,9 @@ CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints: the most that an interruption can cost a job."""
 OnStep = Callable[[int, float], None]
 Phase = Literal["preview", "checkpoint", "bundle"]
+PictureSet = Literal["base", "words", "adapted"]
+"""The base's pictures of a job's prompts, those with its learned tokens alone, and those with its adapter."""
+Pictures = Mapping[PictureSet, Sequence[Image.Image]]
 
 
 class Cancelled(Exception):  # noqa: N818  a wish, not an error
@@ -67,40 +74,70 @@ class TrainJob:
 class JobRun:
     """One job under way."""
 
-    def __init__(
-        self, job: TrainJob, base: LoadedBase, cache: Path | None = None, pictures: BasePictures | None = None
-    ) -> None:
-        """Reads the images, and resumes from the newest checkpoint; a new job logs the base's pictures first.
+    def __init__(self, job: TrainJob, training: Training, history: History, photos: Image.Image | None = None) -> None:
+        """`history` is that of the lives before this one, whose end the training begins from.
 
-        `pictures` are those of the base that jobs share. Raises DataError.
+        `photos` are shown beside the first prompt's pictures.
         """
-        self.job = job
-        self.training = Training.prepare(job.spec, base, cache, job.process_group)
-        self.validator = Validator(job.spec, base, self.training.prompts, self.training.trainable, pictures)
-        history = History() if job.checkpoints is None else resume(job.checkpoints, self.training)
+        self.job, self.training = job, training
+        self.validator = Validator(job.spec, training.prompts)
         self.step = history.step
         self.progress = Progress(job.tracker, job.spec, job.on_step, history)
         self.saved = time.monotonic()
         self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
-        if self.step == 0:
-            job.on_phase("preview")
-            self.validator.log_base(job.tracker)
+        self._shows_base = self.step == 0
+        self._pictures: Pictures = {}
+        if photos is not None:
+            job.tracker.image(f"{self.validator.names[0]}/training photos", 0, photos)
 
-    def after(self, loss: float, peak: float | None = None) -> None:
-        """What follows a training step, in this order: progress, validation pictures, the trial, a checkpoint.
+    @classmethod
+    def preparing(cls, job: TrainJob, base: LoadedBase, cache: Path | None, thread: Executor) -> Pieces[JobRun]:
+        """Reads the images, and resumes from the newest checkpoint, in pieces. Raises DataError."""
+        training = yield from Training.preparing(job.spec, base, cache, job.process_group, thread)
+        history, photos = History(), None
+        if job.checkpoints is not None:
+            history = yield from awaited(thread.submit(resume, job.checkpoints, training))
+        if history.step == 0:
+            photos = yield from awaited(thread.submit(contact_strip, job.spec))
+        return cls(job, training, history, photos)
 
-        `peak` is the most memory that the device has had allocated, in MiB. Raises what `on_step` and the trial raise.
+    def stepped(self, loss: float, peak: float | None = None) -> None:
+        """Counts and reports a training step.
+
+        `peak` is the most memory that the device has had allocated, in MiB. Raises what `on_step` raises.
         """
         self.step += 1
         self.progress.after(self.step, loss, self.training.optimizer, peak)
-        trial, tracker, pictures = self.job.trial, self.job.tracker, list[Image.Image]()
-        compared = trial.is_due(self.step)
-        if self.validator.is_due(self.step) or (compared and trial.wants_pictures):
-            self.job.on_phase("preview")
-            with self.training.ema_swapped_in():
-                pictures = self.validator.log(tracker, self.step)
-        if compared:
-            trial.report(self.step, pictures, self.progress.losses, tracker)
+
+    def wanted(self) -> dict[PictureSet, list[WantedPicture]]:
+        """The pictures that the job wants after this step, to be made with its moving average swapped in.
+
+        A new job shows the base's after its first step, and the preview of a bundle those of the last.
+        """
+        sets, trial = dict[PictureSet, list[WantedPicture]](), self.job.trial
+        if self._shows_base or self.done:
+            sets["base"] = self.validator.of_base()
+        if self.done:
+            sets["words"] = self.validator.words_only()
+        if self.validator.is_due(self.step) or (trial.is_due(self.step) and trial.wants_pictures):
+            sets["adapted"] = self.validator.adapted()
+        return sets
+
+    def after(self, pictures: Pictures) -> None:
+        """What follows a step once the wanted pictures are made, in this order: they, the trial, a checkpoint.
+
+        Raises what the trial raises.
+        """
+        trial, tracker, self._pictures = self.job.trial, self.job.tracker, pictures
+        if self._shows_base:
+            self.validator.log_base(tracker, pictures["base"])
+            self._shows_base = False
+        if words := pictures.get("words"):
+            self.validator.log_words(tracker, words)
+        if adapted := pictures.get("adapted", []):
+            self.validator.log_adapted(tracker, self.step, adapted)
+        if trial.is_due(self.step):
+            trial.report(self.step, adapted, self.progress.losses, tracker)
         if not self.done and time.monotonic() - self.saved >= self.job.checkpoint_seconds:
             self.save()
 
@@ -129,17 +166,18 @@ class JobRun:
         return self.step == self.job.spec.steps
 
     def bundle(self) -> Bundle:
-        """Writes the bundle, whole or not at all, and removes the checkpoints."""
-        job, training = self.job, self.training
+        """Writes the bundle, whole or not at all, and removes the checkpoints.
+
+        Its preview shows the pictures of the last step, one row a prompt: base | words only | adapter.
+        """
+        job, training, pictures = self.job, self.training, self._pictures
         with training.ema_swapped_in():
-            job.on_phase("preview")
-            preview = self.validator.preview()
             job.on_phase("bundle")
             bundle = write_bundle(
                 job.spec,
                 training.base,
                 training.trainable,
-                preview=preview,
+                preview=sheet([pictures["base"], pictures["words"], pictures["adapted"]]),
                 metrics=self.progress.summary(),
                 run_id=job.run_id,
                 out=job.out,

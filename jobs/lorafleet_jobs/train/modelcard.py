@@ -86,7 +86,7 @@ TEMPLATE = """---
 
 {kind} of one {noun}, trained by lorafleet on {images} images for {steps} steps over `{base}`.
 
-![base | adapter at scale 0 | adapter](preview.png)
+![base | words only | adapter](preview.png)
 
 ## Use it
 

@@ -14,32 +14,34 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
+from contextlib import ExitStack
 from functools import partial
+from itertools import islice
+from operator import attrgetter
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lorafleet.bundle.bundle import Bundle
-from lorafleet.errors import LorafleetError, NonFiniteError
+from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.captured import PlainCalls
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning
-from lorafleet.targets import UNET
-from lorafleet_jobs.train.base_step import BaseStep, inputs_of
+from lorafleet_jobs.train.base_step import BasePrediction, BaseStep, inputs_of, prior_inputs
 from lorafleet_jobs.train.batching import DynamicBatching
-from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, TrainJob
+from lorafleet_jobs.train.data.pieces import InPieces, Pieces
+from lorafleet_jobs.train.job_run import FAILURES, Cancelled, JobRun, Pictures, TrainJob
+from lorafleet_jobs.train.job_step import JobStep, Outcome, by_shape
 from lorafleet_jobs.train.memory import MemoryBudget
+from lorafleet_jobs.train.previews.pictures_together import PictureMaker
 from lorafleet_jobs.train.prompts import conditioning_of
-from lorafleet_jobs.train.trainable_state import LowRank, PackedFactors
-from lorafleet_jobs.train.training import MicroBatch, Training
+from lorafleet_jobs.train.trainable_state import PackedFactors
+from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.trial import EarlyStopped
-from lorafleet_jobs.train.validate import new_base_pictures
 
-Outcome = float | LorafleetError
-"""A job's loss of one step, the mean over its micro-batches; or the error because of which nothing was updated."""
 Ended = tuple[JobRun, Bundle | Exception]
 """A job that left its pack: with its bundle, or with what ended it."""
 
@@ -52,29 +54,48 @@ class Pack:
         self.base, self.cache, self.batching = base, cache, batching or DynamicBatching()
         self.memory = MemoryBudget.beside(base.device)
         self.runs: list[JobRun] = []
-        self._pictures = new_base_pictures()
+        self.under_way = False
+        """Whether jobs have begun to step that would wait for another to join."""
+        self._maker = PictureMaker(base, self.batching)
 
     @property
     def has_memory(self) -> bool:
-        """Whether the device is expected to hold one more job, judged by what the present ones take."""
+        """Whether the device is expected to hold one more job, judged by the present ones."""
         return self.memory.fits_one_more(len(self.runs))
 
     def join(self, job: TrainJob) -> JobRun:
         """Takes a job in before the next step; it resumes from its checkpoint if it has one. Raises DataError."""
-        run = JobRun(job, self.base, self.cache, self._pictures)
-        self.runs.append(run)
-        return run
+        return self.joining(job).finish()
+
+    def joining(self, job: TrainJob) -> InPieces[JobRun]:
+        """The same in pieces, between which the pack may step; the job takes part in the steps after the last."""
+
+        def pieces(thread: Executor) -> Pieces[JobRun]:
+            run = yield from JobRun.preparing(job, self.base, self.cache, thread)
+            self.runs.append(run)
+            return run
+
+        return InPieces(pieces)
 
     def step(self) -> list[Ended]:
-        """One training step of every job; the jobs that ended with it leave the pack and are returned."""
-        outcomes = self._outcomes(self.runs)
+        """One training step of every job; the jobs that ended with it leave the pack and are returned.
+
+        A job that had taken its last step before it joined takes no more.
+        """
+        ends: dict[JobRun, Bundle | Exception | None] = dict.fromkeys(self.runs)
+        stepping = [run for run in self.runs if not run.done]
+        outcomes = self._outcomes(stepping)
         self.memory.measure(len(self.runs), self.base.device)
-        ends = [(run, _end(run, outcome, self.memory.peak)) for run, outcome in zip(self.runs, outcomes, strict=True)]
-        self.runs = [run for run, end in ends if end is None]
-        ended = [(run, end) for run, end in ends if end is not None]
-        for run, _ in ended:
+        for run, outcome in zip(stepping, outcomes, strict=True):
+            ends[run] = _stepped(run, outcome, self.memory.peak)
+        going = [run for run, end in ends.items() if end is None]
+        for run, pictures in zip(going, self._pictures(going), strict=True):
+            ends[run] = _end(run, pictures)
+        self.runs = [run for run, end in ends.items() if end is None]
+        self.under_way = bool(self.runs)
+        for run in ends.keys() - self.runs:
             run.close()
-        return ended
+        return [(run, end) for run, end in ends.items() if end is not None]
 
     def _outcomes(self, runs: Sequence[JobRun]) -> Sequence[Outcome | Exception]:
         """The step of all jobs; if it raises, the step of each job alone, so that only the job to blame fails.
@@ -89,6 +110,23 @@ class Pack:
                 return [problem]
         return [outcome for run in runs for outcome in self._outcomes([run])]
 
+    def _pictures(self, runs: Sequence[JobRun]) -> list[Pictures | Exception]:
+        """What each job wants to see after this step; if making it raises, what each wants alone, as for a step."""
+        wanted = [run.wanted() for run in runs]
+        with ExitStack() as stack:
+            for run, sets in zip(runs, wanted, strict=True):
+                if sets:
+                    run.job.on_phase("preview")
+                    stack.enter_context(run.training.ema_swapped_in())
+            try:
+                made = iter(self._maker.make([each for sets in wanted for own in sets.values() for each in own]))
+                return [{name: list(islice(made, len(own))) for name, own in sets.items()} for sets in wanted]
+            except FAILURES as problem:
+                traceback.clear_frames(problem.__traceback__)
+                if len(runs) == 1:
+                    return [problem]
+        return [pictures for run in runs for pictures in self._pictures([run])]
+
 
 def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching | None = None) -> list[Outcome]:
     """The training step, top to bottom: one optimizer step of each job, each with its own step number counted from 1.
@@ -102,10 +140,10 @@ def train_step(jobs: Sequence[tuple[Training, int]], batching: DynamicBatching |
         job.training.begin(job.step)  # freeze what is no longer trained, zero the gradients
     for i in range(max((job.accumulation for job in steps), default=0)):
         drawn = [job for job in steps if job.draw(i)]  # batch, noise, target F*, weight w
-        for group in _of_one_shape(drawn):
+        _aim_at_prior([job for job in drawn if job.micro_batch.predicted], batching)  # F* of prior mode `predict`
+        for shape, group in by_shape(drawn, attrgetter("shape")):
             # condition, predict F, loss w |F - F*|^2, backward
-            calls = batching.run(group[0].shape, group, forward_backward)
-            for called, (losses, gradients) in calls:
+            for called, (losses, gradients) in batching.run(shape, group, forward_backward):
                 for job, loss, own in zip(called, losses, gradients, strict=True):
                     job.add(loss, own)
     return _finish(steps)
@@ -135,10 +173,20 @@ def forward_backward(
     key = (step, *[(name, tensor.shape) for name, tensor in inputs.items()])
     calls = batching.calls if dropout is None else PlainCalls()  # dropout draws from generators of its own
     losses, *gradients = calls(key, partial(step, base=base, unet=batching.unet, dropout=dropout), inputs)
+    batching.most_rows = max(batching.most_rows, len(inputs["x"]))
     by_name = dict(zip(step.trained, gradients, strict=True))
     of_unet = [_unet_gradient(job, i, factors, by_name) for i, job in enumerate(jobs)]
     of_text = _text_gradients(jobs, text, by_name)
     return losses[: len(jobs)], [(*unet, *rest) for unet, rest in zip(of_unet, of_text, strict=True)]
+
+
+def predict_prior(jobs: Sequence[JobStep], slots: Sequence[JobStep], batching: DynamicBatching) -> Tensor:
+    """F [slots, rows of a job, c, h, w] of the base without adapters for the prior rows of jobs of one shape."""
+    texts = [job.training.prompts.of_base(job.prior_captions) for job in jobs]
+    inputs = prior_inputs([job.micro_batch for job in slots], [*texts, *texts[:1] * (len(slots) - len(jobs))])
+    F = BasePrediction().ask(batching.calls, slots[0].training.base, inputs)
+    by_slot: Tensor = F.unflatten(0, (len(slots), -1))
+    return by_slot
 
 
 def train_step_alone(training: Training, step: int) -> float:
@@ -147,71 +195,6 @@ def train_step_alone(training: Training, step: int) -> float:
     if isinstance(outcome, LorafleetError):
         raise outcome
     return outcome
-
-
-@dataclass
-class JobStep:
-    """One job's part in a training step."""
-
-    training: Training
-    step: int
-    """Counted from 1."""
-    loss: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    """The mean over the step's micro-batches, as far as they have been added; on the device."""
-    error: LorafleetError | None = None
-    """Why the job cannot take this step, for instance because of a damaged image."""
-    micro_batch: MicroBatch = field(init=False)
-    """The last one drawn."""
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches of a step."""
-        return self.training.spec.recipe.gradient_accumulation
-
-    @property
-    def low_rank(self) -> LowRank | None:
-        """The job's factors on the UNet."""
-        return self.training.trainable.low_rank.get(UNET)
-
-    @property
-    def trains_unet(self) -> bool:
-        """Whether the job still trains them."""
-        return self.low_rank is not None and self.low_rank.flat.requires_grad
-
-    @property
-    def shape(self) -> tuple[object, ...]:
-        """What micro-batches of one call have in common: rows, their size, checkpointing, chunks of their captions."""
-        drawn = self.micro_batch
-        return (*drawn.noisy.x.shape, self.training.spec.recipe.gradient_checkpointing, drawn.chunks)
-
-    def draw(self, i: int) -> bool:
-        """Draws the i-th micro-batch of the step; False if the job has none, or it is another rank's, or it failed."""
-        if i >= self.accumulation or self.error is not None or not self.training.process_group.is_mine(i):
-            return False
-        try:
-            self.micro_batch = self.training.micro_batch((self.step - 1) * self.accumulation + i)
-        except LorafleetError as problem:
-            self.error = problem
-            return False
-        return True
-
-    def add(self, loss: Tensor, gradients: Sequence[Tensor | None]) -> None:
-        """Adds the loss and the gradients of the micro-batch to the step's means."""
-        self.training.add_gradients(gradients, 1 / self.accumulation)
-        self.loss = self.loss.to(loss.device) + loss.double() / self.accumulation
-
-    def draw_ahead(self) -> None:
-        """Draws the first micro-batch of the next step."""
-        if self.step < self.training.spec.steps and self.training.process_group.is_mine(0):
-            self.training.draw_ahead(self.step * self.accumulation)
-
-    def finish(self, loss: float, norm: float) -> Outcome:
-        """Updates the job's parameters, and returns the loss; or returns the error, having updated nothing."""
-        try:
-            self.training.update(self.step, loss, norm)
-        except NonFiniteError as problem:
-            return problem
-        return loss
 
 
 def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
@@ -231,11 +214,13 @@ def _finish(steps: Sequence[JobStep]) -> list[Outcome]:
     return [job.finish(*read[id(job)]) if job.error is None else job.error for job in steps]
 
 
-def _of_one_shape(steps: Sequence[JobStep]) -> list[list[JobStep]]:
-    groups: dict[tuple[object, ...], list[JobStep]] = {}
-    for job in steps:
-        groups.setdefault(job.shape, []).append(job)
-    return list(groups.values())
+@torch.no_grad()
+def _aim_at_prior(jobs: Sequence[JobStep], batching: DynamicBatching) -> None:
+    """Asks the base for what prior mode `predict` keeps it to, once for all jobs of one shape."""
+    for shape, group in by_shape(jobs, attrgetter("prior_shape")):
+        for called, predictions in batching.without_gradients.run(shape, group, predict_prior):
+            for job, F in zip(called, predictions, strict=False):  # free slots come last
+                job.aim(F)
 
 
 def _factors(slots: Sequence[JobStep], batching: DynamicBatching) -> PackedFactors | None:
@@ -283,14 +268,30 @@ def _dropout(steps: Sequence[JobStep]) -> RowDropout | None:
     return RowDropout(rates, seeds) if any(rates) else None
 
 
-def _end(run: JobRun, outcome: Outcome | Exception, peak: float | None) -> Bundle | Exception | None:
-    """How a job ended with this step, whose peak of allocated memory is in MiB; None if it goes on."""
+def _stepped(run: JobRun, outcome: Outcome | Exception, peak: float | None) -> Exception | None:
+    """What ended a job with its step, whose peak of allocated memory is in MiB; None if nothing did."""
     if isinstance(outcome, Exception):
         return outcome
     try:
-        run.after(outcome, peak)
+        run.stepped(outcome, peak)
+    except (Cancelled, *FAILURES) as problem:
+        return _aborted(run, problem)
+    return None
+
+
+def _end(run: JobRun, pictures: Pictures | Exception) -> Bundle | Exception | None:
+    """How a job ended once a step and its pictures were made; None if it goes on."""
+    if isinstance(pictures, Exception):
+        return _aborted(run, pictures)
+    try:
+        run.after(pictures)
         return run.bundle() if run.done else None
     except (Cancelled, EarlyStopped, *FAILURES) as problem:
-        if not run.done:
-            run.training.abort()
-        return problem
+        return _aborted(run, problem)
+
+
+def _aborted(run: JobRun, problem: Exception) -> Exception:
+    """The problem, once the job's other ranks were told; after the last step none of them waits."""
+    if not run.done:
+        run.training.abort()
+    return problem

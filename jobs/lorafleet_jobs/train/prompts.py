@@ -68,7 +68,7 @@ class JobPrompts:
     def of_base(self, captions: Sequence[str]) -> Conditioning:
         """Conditioning of captions without the job's LoRA; each encoded once, unless a learned token is in one."""
         learns = self.trainable.vectors is not None and self.trainable.prompts_change
-        if learns and any(self._has_learned_tokens(caption) for caption in captions):
+        if learns and any(self.has_learned_tokens(caption) for caption in captions):
             return self.encode(captions, weight=0)
         return self._cached(captions, 0.0)
 
@@ -88,7 +88,8 @@ class JobPrompts:
         conditioning: Conditioning = self._conditioning[caption, weight]
         return conditioning
 
-    def _has_learned_tokens(self, caption: str) -> bool:
+    def has_learned_tokens(self, caption: str) -> bool:
+        """Whether a caption names tokens that the job learns."""
         return any(not isinstance(piece, str) for piece in split_prompt(caption, self.triggers))
 
     def encode(

@@ -102,16 +102,13 @@ class TrainableState:
     @classmethod
     def new(cls, recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> TrainableState:
         """Fresh state, drawn from the job's own generator."""
-        low_rank: dict[str, LowRank] = {}
-        if recipe.trains_unet:
-            lora = loaded.lora[UNET]
-            layers = select(lora.linear, recipe.targets)
-            low_rank[UNET] = LowRank.new(lora, layers, recipe.rank, recipe.dora, draws)
-        if recipe.text_encoder_lora is not None:
-            rank = recipe.text_encoder_lora.rank or recipe.rank
-            for part in TEXT_PARTS:
-                lora = loaded.lora[part]
-                low_rank[part] = LowRank.new(lora, select(lora.linear, TEXT), rank, recipe.dora, draws)
+        return cls.with_factors(new_factors(recipe, loaded, draws), recipe, loaded, draws)
+
+    @classmethod
+    def with_factors(
+        cls, low_rank: dict[str, LowRank], recipe: Recipe, loaded: LoadedBase, draws: torch.Generator
+    ) -> TrainableState:
+        """The state with these factors, its tokens drawn after them from the same generator."""
         return cls(low_rank, recipe.scale(), _new_tokens(recipe, loaded, draws))
 
     def adapters(
@@ -161,6 +158,20 @@ class TrainableState:
     def prompts_change(self) -> bool:
         """Whether a prompt's encoding depends on something that is still trained."""
         return any(each.kind != "unet" and each.kind not in self.frozen for each in self.sets())
+
+
+def new_factors(recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> dict[str, LowRank]:
+    """Fresh factors of every part that a recipe trains."""
+    low_rank: dict[str, LowRank] = {}
+    if recipe.trains_unet:
+        lora = loaded.lora[UNET]
+        low_rank[UNET] = LowRank.new(lora, select(lora.linear, recipe.targets), recipe.rank, recipe.dora, draws)
+    if recipe.text_encoder_lora is not None:
+        rank = recipe.text_encoder_lora.rank or recipe.rank
+        for part in TEXT_PARTS:
+            lora = loaded.lora[part]
+            low_rank[part] = LowRank.new(lora, select(lora.linear, TEXT), rank, recipe.dora, draws)
+    return low_rank
 
 
 def _new_tokens(recipe: Recipe, loaded: LoadedBase, draws: torch.Generator) -> tuple[nn.Parameter, nn.Parameter] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,11 +29,12 @@ from lorafleet.numerics.objectives import Noisy, Objective
 from lorafleet.util.to_device import to_device
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data import Dataset
+from lorafleet_jobs.train.data.pieces import InPieces, Pieces, awaited
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.ema import Average
 from lorafleet_jobs.train.optimizers import optimizer_for, phase_ends, schedule_for
 from lorafleet_jobs.train.prompts import JobPrompts, triggers_of
-from lorafleet_jobs.train.trainable_state import ParameterKind, TrainableState
+from lorafleet_jobs.train.trainable_state import ParameterKind, TrainableState, new_factors
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class MicroBatch:
     time_ids: Tensor
     """[n, 6]."""
     F_target: Tensor
-    """F* [n, c, h, w], what the base should predict."""
+    """F* [n, c, h, w], what the base should predict; of `predicted` rows only once the base was asked."""
+    predicted: int
+    """How many rows, the last ones, are to be as the base itself predicts them: those of prior mode `predict`."""
     w: Tensor
     """[n], the weight of each row's squared error."""
     mask: Tensor | None
@@ -80,9 +84,18 @@ class Training:
         cls, spec: JobSpec, base: LoadedBase, cache: Path | None = None, process_group: Ranks | None = None
     ) -> Training:
         """Reads the images and draws the first parameters. Raises DataError."""
-        recipe = spec.recipe
-        trainable = TrainableState.new(recipe, base, generator_for(recipe.seed, "init"))
-        objective, dataset = build_objective(base.base, recipe), Dataset.open(spec, base, cache)
+        return InPieces(partial(cls.preparing, spec, base, cache, process_group)).finish()
+
+    @classmethod
+    def preparing(
+        cls, spec: JobSpec, base: LoadedBase, cache: Path | None, process_group: Ranks | None, thread: Executor
+    ) -> Pieces[Training]:
+        """The same in pieces."""
+        recipe, draws = spec.recipe, generator_for(spec.recipe.seed, "init")
+        factors = yield from awaited(thread.submit(new_factors, recipe, base, draws))
+        trainable = TrainableState.with_factors(factors, recipe, base, draws)
+        objective = build_objective(base.base, recipe)
+        dataset = yield from Dataset.opening(spec, base, cache, thread)
         optimizer = optimizer_for(recipe, trainable)
         return cls(
             spec=spec,
@@ -116,12 +129,8 @@ class Training:
     def draw_ahead(self, index: int) -> None:
         """Draws a micro-batch before it is asked for, while the device is busy with others.
 
-        One that cannot be drawn raises when it is asked for. In prior mode `predict` none is drawn ahead: its target
-        may depend on tokens that the present step changes.
+        One that cannot be drawn raises when it is asked for.
         """
-        prior = self.spec.recipe.prior
-        if prior is not None and prior.mode == "predict":
-            return
         with suppress(DataError):
             self._ahead = (index, self._drawn(index))
 
@@ -132,18 +141,13 @@ class Training:
         sigma = self.objective.draw(len(batch.z), self._generator("levels", index))
         drawn = self.objective.noisy(batch.z, n_input, sigma)
         send = partial(to_device, device=self.base.device)
-        noisy, time_ids = replace(drawn, x=send(drawn.x), t=send(drawn.t)), send(batch.time_ids)
-        F_target = send(self.objective.target(batch.z, n, sigma))
-        if batch.predicted.any():
-            predicted = batch.predicted.nonzero().flatten()
-            captions, rows = [batch.captions[row] for row in predicted.tolist()], send(predicted)
-            F_target = F_target.index_copy(0, rows, self._base_output(noisy, time_ids, captions, rows).to(F_target))
         return MicroBatch(
-            noisy=noisy,
+            noisy=replace(drawn, x=send(drawn.x), t=send(drawn.t)),
             captions=batch.captions,
             chunks=self.prompts.chunks(batch.captions),
-            time_ids=time_ids,
-            F_target=F_target,
+            time_ids=send(batch.time_ids),
+            F_target=send(self.objective.target(batch.z, n, sigma)),
+            predicted=batch.predicted,
             w=send(batch.weights * self.objective.weight(sigma)),
             mask=None if batch.mask is None else send(batch.mask),
             dropout=(self.spec.recipe.dropout, self._generator("dropout", index).initial_seed()),
@@ -220,11 +224,6 @@ class Training:
             perturbation = torch.randn(z.shape, generator=self._generator("perturbation", index))
             n_input = n + recipe.input_perturbation * perturbation
         return n, n_input
-
-    @torch.no_grad()
-    def _base_output(self, noisy: Noisy, time_ids: Tensor, captions: list[str], rows: Tensor) -> Tensor:
-        """F of the base without the adapter for the rows of prior mode `predict`, whose target it is."""
-        return self.base.predict(noisy.x[rows], noisy.t[rows], self.prompts.of_base(captions), time_ids[rows])
 
     def _generator(self, purpose: str, index: int) -> torch.Generator:
         return generator_for(self.spec.recipe.seed, purpose, index)

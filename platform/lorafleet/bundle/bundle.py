@@ -3,7 +3,7 @@
     <bundle>/pytorch_lora_weights.safetensors   LoRA or DoRA under diffusers' names; rank and alpha in the metadata;
                                                 not with learned tokens alone
              embeddings.safetensors             clip_l [n, w1], clip_g [n, w2]; only with learned tokens
-             preview.png                        base | scale 0 | adapter, fixed seeds
+             preview.png                        base | words only | adapter, fixed seeds
              README.md                          model card
              adapter.json                       the card
 

@@ -10,6 +10,8 @@ refuses to know where bundles come from (`download` is passed in) and what is in
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import shutil
@@ -114,9 +116,33 @@ class BundleCache:
         finally:
             self._unpin(digest)
 
+    def entries(self) -> list[Entry]:
+        """What is in the cache now."""
+        entries = []
+        for path in self.root.glob("[!.]*"):
+            try:
+                used = (self.root / LOCKS / f"{path.name}.pin").stat().st_mtime
+                entries.append(Entry(path.name, sum(file.stat().st_size for file in path.iterdir()), used))
+            except (FileNotFoundError, NotADirectoryError):  # dropped meanwhile, or not ours
+                continue
+        return entries
+
+    def jobs(self) -> dict[str, str]:
+        """The id of the job that made each entry, by digest, as far as its card can be read."""
+        found = {}
+        for entry in self.entries():
+            with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+                found[entry.digest] = str(json.loads((self.root / entry.digest / CARD).read_bytes())["job_id"])
+        return found
+
+    def remove(self, digest: str) -> bool:
+        """Removes an entry and what is left of downloads of it; False if somebody fetches or uses it now."""
+        self._sweep()
+        return not (self.root / digest).exists() or self._drop(digest)
+
     def stats(self) -> CacheStats:
         """The counts of this process, and the bytes of all entries."""
-        return replace(self._stats, bytes=sum(entry.bytes for entry in self._entries()))
+        return replace(self._stats, bytes=sum(entry.bytes for entry in self.entries()))
 
     # ---------------------------------------------------------------------------------------------------------------
 
@@ -144,7 +170,7 @@ class BundleCache:
     def _make_room(self, kept: str) -> None:
         with locked(self._lock("evicting")):
             self._sweep()
-            entries = sorted(self._entries(), key=lambda entry: entry.used)
+            entries = sorted(self.entries(), key=lambda entry: entry.used)
             total = sum(entry.bytes for entry in entries)
             for entry in entries:
                 if total <= self.capacity:
@@ -175,16 +201,6 @@ class BundleCache:
                     shutil.rmtree(left, ignore_errors=True)
             except BlockingIOError:
                 continue
-
-    def _entries(self) -> list[Entry]:
-        entries = []
-        for path in self.root.glob("[!.]*"):
-            try:
-                used = (self.root / LOCKS / f"{path.name}.pin").stat().st_mtime
-                entries.append(Entry(path.name, sum(file.stat().st_size for file in path.iterdir()), used))
-            except (FileNotFoundError, NotADirectoryError):  # dropped meanwhile, or not ours
-                continue
-        return entries
 
     def _count(self, **more: int) -> None:
         with self._guard:

@@ -6,6 +6,7 @@ Knows the bundle's card. Refuses to know weights: a bundle is verified when it i
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,13 @@ class FolderRegistry:
     def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
         """Whether the bundle is still there; nothing drops folders, so nothing is locked."""
         return nullcontext((adapter.path / CARD).is_file())
+
+    def gone(self, adapters: Collection[AdapterVersion]) -> tuple[AdapterVersion, ...]:
+        """Those of these bundles that are not there any more."""
+        return tuple(adapter for adapter in adapters if not (adapter.path / CARD).is_file())
+
+    def drop_unregistered(self) -> None:
+        """Nothing: folders are served without a copy."""
 
     def cache_stats(self) -> CacheStats:
         """Zeros: folders are served without a copy."""

@@ -5,7 +5,7 @@ Protocols only. `lorafleet.tracking` has the MLflow side; `Null*` are the null o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,11 +49,27 @@ class RunEntry:
     step: int
     """Of the training; for `attempt` and `end` the number of the attempt."""
     value: str = ""
-    """A metric's number as `repr` writes it, or an end's `RunEnd` as JSON."""
+    """A metric's number as `repr` writes it, an end's `RunEnd` or a picture's `Caption` as JSON, or nothing."""
     picture: bytes | None = None
     """PNG."""
     milliseconds: int = 0
     """Since the epoch, when it was recorded first."""
+
+
+Shown = Literal["adapter", "words only", "base", "by step"]
+"""What made a validation picture: the trained adapter, its learned words at LoRA scale 0, the base asked for any of the
+class, or the adapter as it was at a step."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What a validation picture shows."""
+
+    name: str
+    """Of its prompt, the same for all subjects."""
+    prompt: str
+    shows: Shown
+    seed: int
 
 
 class JobTracker(Protocol):
@@ -62,8 +78,11 @@ class JobTracker(Protocol):
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Records one step's numbers in one call."""
 
-    def image(self, key: str, step: int, image: Image) -> None:
-        """Records a picture under a key that is the same for all jobs, so that they compare."""
+    def image(self, key: str, step: int, image: Image, caption: Caption | None = None) -> None:
+        """Records a picture under a key that is the same for all jobs, so that they compare.
+
+        One with a caption also has a row in the run's table of pictures.
+        """
 
 
 @dataclass(frozen=True)
@@ -105,6 +124,12 @@ class AdapterRegistry(Protocol):
 
     def hold(self, adapter: AdapterVersion) -> AbstractContextManager[bool]:
         """Keeps a resolved bundle from being dropped inside the block; says at once whether it is still there."""
+
+    def gone(self, adapters: Collection[AdapterVersion]) -> tuple[AdapterVersion, ...]:
+        """Those of these versions that are registered no longer; no copy of them stays in this machine's cache."""
+
+    def drop_unregistered(self) -> None:
+        """Removes from this machine's cache what no registered version is, whoever fetched it."""
 
     def cache_stats(self) -> CacheStats:
         """What the cache on this machine's disk did and holds."""

@@ -1,8 +1,7 @@
-"""The commands `adapters ls`, `show` and `export`, and `ui`."""
+"""The commands `adapters ls`, `show` and `export`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,12 +9,9 @@ import typer
 from rich.table import Table
 
 from lorafleet.bundle.bundle import read_bundle
-from lorafleet.console import err, note, out, print_json
-from lorafleet.errors import UnreachableError
+from lorafleet.console import note, out, print_json
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry
-from lorafleet.tracking.client import connect
-from lorafleet.util.child_server import run_server
 
 if TYPE_CHECKING:
     from lorafleet.bundle.bundle import AdapterCard
@@ -101,27 +97,6 @@ def export(
         return 0
     for path in written:
         out.print(str(path), markup=False)
-    return 0
-
-
-def ui(port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 5000) -> int:
-    """Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted."""
-    home = Home.from_environment()
-    if home.tracking_uri.startswith(("http://", "https://")):
-        err.print(f"runs are kept by the MLflow server at {home.tracking_uri}", markup=False)
-        return 0
-    home.artifacts.mkdir(parents=True, exist_ok=True)
-    connect(home.tracking_uri)  # a missing database is made here, under a lock, and not by the server without one
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", home.tracking_uri, "--artifacts-destination", home.artifacts.as_uri(),
-    ]  # fmt: skip
-    err.print(f"MLflow: http://127.0.0.1:{port} (it takes some seconds to answer; Ctrl-C ends it)", markup=False)
-    log = home.root / "mlflow-server.log"
-    with log.open("ab") as stream:
-        code = run_server(command, stream)
-    if code:
-        raise UnreachableError(f"MLflow's server ended with exit code {code}; see {log}")
     return 0
 
 

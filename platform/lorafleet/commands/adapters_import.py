@@ -29,13 +29,16 @@ def import_file(
         ),
     ] = None,
     licence: Annotated[str, typer.Option("--licence", help="The file's licence.")] = "unknown",
+    forgotten_too: Annotated[
+        bool, typer.Option("--forgotten-too", help="Also what was forgotten here (lorafleet forget).")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Register a LoRA file (.safetensors of kohya, OneTrainer, ComfyUI, PEFT, diffusers) as an adapter, to serve it."""
     from lorafleet.formats.importing import Import, import_adapter  # imports torch, which --help is spared
 
     asked = {"file": file, "name": name, "base": base, "words": words, "embeddings": embeddings, "licence": licence}
-    made = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment())
+    made = import_adapter(parse(Import, asked, "adapters import", BundleError), Home.from_environment(), forgotten_too)
     for text in made.notes:
         note(text)
     if as_json:

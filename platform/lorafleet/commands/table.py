@@ -15,8 +15,8 @@ DEMO = Command(
 )
 UI = Command(
     "ui",
-    "lorafleet.commands.adapters:ui",
-    "Open MLflow's pages (runs, curves, pictures, registry) on 127.0.0.1, until interrupted.",
+    "lorafleet.commands.ui_command:ui",
+    "Open MLflow's pages on 127.0.0.1, until interrupted: a submission's runs side by side, or an adapter's versions.",
     REVIEW,
 )
 ADAPTERS = (
@@ -45,6 +45,11 @@ ADAPTERS = (
         "verify",
         "lorafleet.commands.adapters_promote:verify",
         "Check that adapters are whole: every file's hash, shapes, and that the base is here.",
+    ),
+    Command(
+        "rm",
+        "lorafleet.commands.adapters_rm:rm",
+        "Remove an adapter, or one version of it, with its bundles; its run stays. Exit code 3: there is none.",
     ),
     Command(
         "import",

@@ -27,7 +27,8 @@ class SubjectSpec(Strict):
     name: Name | None = None
     """The subject's name; the folder's own name by default."""
     images: str | None = None
-    """A folder, relative to the manifest."""
+    """A folder or a zip file, relative to the manifest; or the address of one, s3://, gs:// or hf://. A zip file is
+    unpacked and an address is fetched once, into the home."""
     glob: str | None = None
     """A pattern of folders, relative to the manifest; each becomes a subject named after it. `{class}` and `{name}` in
     it are parts of a folder's name: photos/{class}-{name} makes a dog called rex of photos/dog-rex."""

@@ -46,6 +46,7 @@ from lorafleet.formats.imported_tokens import embeddings_file, learned_tokens, t
 from lorafleet.formats.lora_files import ForeignLoRA, check_size, read_lora, scales_beside
 from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
+from lorafleet.removal.forgotten import refuse_forgotten
 from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from lorafleet.tracking import MlflowTracking
 
@@ -113,12 +114,15 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_adapter(wanted: Import, home: Home) -> Imported:
+def import_adapter(wanted: Import, home: Home, forgotten_too: bool = False) -> Imported:
     """Registers a file as the newest version of an adapter, unless it was there already.
 
-    The same contents under the same name are one version, however often imported. Raises BundleError,
-    BaseModelError or UnreachableError; then nothing is registered.
+    The same contents under the same name are one version, however often imported. Raises BundleError, also for an
+    adapter that was forgotten here unless `forgotten_too`, BaseModelError or UnreachableError; then nothing is
+    registered.
     """
+    if not forgotten_too:
+        refuse_forgotten([wanted.file, *([wanted.embeddings] if wanted.embeddings is not None else [])], home)
     job_id = identity(wanted, find_base(wanted.base))
     tracking = MlflowTracking(home.tracking_uri, home.artifacts)
     there = tracking.registered(wanted.name, job_id)

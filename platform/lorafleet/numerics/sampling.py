@@ -49,15 +49,22 @@ def sample(
     time_ids: Tensor,
     guidance: float,
 ) -> Tensor:
-    """Clean latents [n, c, h, w] from standard noise, with classifier-free guidance (Ho & Salimans 2022, eq. 6)."""
+    """Clean latents [n, c, h, w] from standard noise, with classifier-free guidance (Ho & Salimans 2022, eq. 6).
+
+    `predict` is called with 2n rows, of which those of a picture are neighbours, the negative one first: so each
+    picture may carry an adapter of its own (`numerics.rowlora`).
+    """
     x = noise.draw() * table.init_noise_sigma
-    pair = Conditioning.cat([negative, positive])
-    ids = torch.cat([time_ids, time_ids])
+    pairs = Conditioning(
+        torch.stack([negative.context, positive.context], dim=1).flatten(0, 1),
+        torch.stack([negative.pooled, positive.pooled], dim=1).flatten(0, 1),
+    )
+    ids = time_ids.repeat_interleave(2, dim=0)
     x0_prev = torch.zeros_like(x)
     for i in range(len(table)):
         x_in = table.c_in[i].float() * x
         t = table.t[i].float().repeat(2 * len(x))
-        uncond, cond = predict(torch.cat([x_in, x_in]), t, pair, ids).chunk(2)
+        uncond, cond = predict(x_in.repeat_interleave(2, dim=0), t, pairs, ids).unflatten(0, (-1, 2)).unbind(dim=1)
         output = uncond + guidance * (cond - uncond)
         x0 = table.c_skip[i].float() * x + table.c_out[i].float() * output
         x = table.A[i].float() * x + table.B[i].float() * x0 + table.C[i].float() * x0_prev

@@ -5,6 +5,8 @@
     links     descriptions that lead from a run to its relatives
     sending   a job's numbers and pictures on their way into its run, each once however often they are sent
     registry  adapter versions, found by name and fetched
+    presence  which versions are registered, asked about many at once
+    removal   versions and runs taken out for good
     client    how MLflow is reached, and what its errors mean
 
 Only `MlflowClient` is used, never the fluent API, whose notion of an active run is a thread's. Knows bundles and

@@ -45,10 +45,20 @@ def connect(uri: str) -> Any:
             return MlflowClient(uri, registry_uri=uri)
         with file_lock(_lock_of(uri, database)):  # MLflow makes its tables without one
             if database is not None:
+                is_new = not database.exists()
                 sqlite3.connect(database).close()  # MLflow itself would go on trying for minutes
+                if is_new:
+                    _make_tables(uri, database)
             return MlflowClient(uri, registry_uri=uri)
     except (sqlite3.Error, SQLAlchemyError) as problem:
         raise UnreachableError(advice(uri, problem)) from None
+
+
+def _make_tables(uri: str, database: Path) -> None:
+    """Makes MLflow's tables as MLflow does, its experiment `Default` beside them and not in the current folder."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(uri, database.with_name("artifacts").resolve().as_uri())
 
 
 def _lock_of(uri: str, database: Path | None) -> Path:

@@ -1,4 +1,4 @@
-"""What a child run says about its job: the resolved recipe, flat, and the data set's fingerprint."""
+"""What a child run says about its job: the parameters a reviewer compares, the whole recipe, and the data set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
-
-from lorafleet.config import Recipe
 
 
 @dataclass(frozen=True)
@@ -22,18 +19,13 @@ class JobInfo:
     job_id: str
     subject: str
     adapter: str
-    base: str
-    steps: int
-    recipe: Recipe
+    params: Mapping[str, str]
+    """Few: MLflow prints them above each picture of the run."""
+    recipe_yaml: str
+    """The whole recipe."""
     folder: str
     images: int
     dataset_fingerprint: str
-
-    @property
-    def params(self) -> dict[str, str]:
-        """The resolved recipe, flat, and what else shapes the result."""
-        flat = _flat(self.recipe.model_dump(mode="json"))
-        return {**flat, "base": self.base, "subject": self.subject, "steps": str(self.steps)}
 
     @property
     def dataset(self) -> DatasetInput:
@@ -44,13 +36,3 @@ class JobInfo:
         profile = json.dumps({"images": self.images})
         data = Dataset(self.subject, digest, source_type="local", source=source, profile=profile)
         return DatasetInput(data, [InputTag("mlflow.data.context", "training")])
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = "none" if value is None else str(value)
-    return flat

@@ -7,7 +7,6 @@ has an alias of its own for that base, `champion-<base>`. `decide` is pure; the 
 
 from __future__ import annotations
 
-import getpass
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from lorafleet.bundle.ports import CHALLENGER, CHAMPION, Score
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import NotFoundError, RequestError
 from lorafleet.tracking.client import ABSENT
+from lorafleet.util.machine import this_user
 
 OURS = "lorafleet.{alias}"
 """The model's tag with the version that a submission pointed an alias at; one that is elsewhere a person has moved."""
@@ -119,7 +119,7 @@ def promote(client: Any, name: str, number: int, alias: str | None = None) -> st
     before = dict(model.aliases).get(alias)
     if OURS.format(alias=alias) in model.tags:
         client.delete_registered_model_tag(name, OURS.format(alias=alias))
-    _point(client, version, alias, getpass.getuser(), "by hand")
+    _point(client, version, alias, this_user(), "by hand")
     if str(dict(model.aliases).get(CHALLENGER)) == str(number) and alias.startswith(CHAMPION):
         client.delete_registered_model_alias(name, CHALLENGER)
     was = "nobody was" if before is None else f"it was {name}@{before}"

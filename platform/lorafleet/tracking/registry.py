@@ -24,12 +24,13 @@ from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking.client import PRESENT, REFUSED, connect, reaching
+from lorafleet.tracking.description import describe
+from lorafleet.tracking.facts import DIGEST, FACTS, facts_of
+from lorafleet.tracking.presence import is_open, pages, registered_jobs, still_registered, unregistered
 from lorafleet.tracking.promotion import alias_of_base, find_version, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
-DIGEST = "card_sha256"
-PAGE = 1000
 log = logging.getLogger(__name__)
 
 
@@ -42,14 +43,15 @@ def register(client: Any, bundle: Bundle, run_id: str, policy: Promotion | None 
     version = _version_of_job(client, card.name, card.job_id)
     if version is None:
         _ensure_model(client, card.name)
-        tags = {
-            "base": card.base, "base_fingerprint": card.base_fingerprint, "job_id": card.job_id,
-            "triggers": json.dumps([trigger.trigger for trigger in card.triggers]), "path": str(bundle.path.resolve()),
+        facts = {
+            "base_fingerprint": card.base_fingerprint, "triggers": [trigger.trigger for trigger in card.triggers],
+            "path": str(bundle.path.resolve()), DIGEST: sha256_of(bundle.path / CARD),
             "artifact_uri": f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
-            DIGEST: sha256_of(bundle.path / CARD),
         }  # fmt: skip
+        tags = {"base": card.base, "job_id": card.job_id, FACTS: json.dumps(facts)}
         source = f"runs:/{run_id}/{ARTIFACT}"
         version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
+    describe(client, version, card, run_id)
     standing = ""
     if version.tags.get("published") != "true":  # new, or its registration was interrupted
         standing = "" if policy is None else settle(client, version, policy)
@@ -62,14 +64,14 @@ def published(client: Any, name: str, job_id: str) -> AdapterVersion | None:
     version = _version_of_job(client, name, job_id)
     if version is None or version.tags.get("published") != "true":
         return None
-    return _with_path(version, _aliases(client, name), Path(version.tags["path"]))
+    return _with_path(version, _aliases(client, name), Path(facts_of(version)["path"]))
 
 
 def aliases_of(client: Any, names: Collection[str]) -> dict[str, dict[str, int]]:
     """The aliases of these registered names, each with its version."""
     return {
         model.name: {alias: int(number) for alias, number in dict(model.aliases).items()}
-        for model in _pages(client.search_registered_models)
+        for model in pages(client.search_registered_models)
         if model.name in names
     }
 
@@ -102,8 +104,8 @@ class MlflowRegistry:
         if self._is_empty():
             return []
         with reaching(self.uri):
-            versions = [version for version in _pages(self.client.search_model_versions) if "job_id" in version.tags]
-            aliases = {model.name: dict(model.aliases) for model in _pages(self.client.search_registered_models)}
+            versions = [version for version in pages(self.client.search_model_versions) if "job_id" in version.tags]
+            aliases = {model.name: dict(model.aliases) for model in pages(self.client.search_registered_models)}
         versions.sort(key=lambda version: (version.name, -int(version.version)))
         return [_with_path(version, aliases.get(version.name, {}), self._place(version)) for version in versions]
 
@@ -130,6 +132,41 @@ class MlflowRegistry:
             return self.bundles.pinned(adapter.path.name)
         return nullcontext((adapter.path / CARD).is_file())
 
+    def gone(self, adapters: Collection[AdapterVersion]) -> tuple[AdapterVersion, ...]:
+        """Those of these versions that are registered no longer, which leave the cache. Raises UnreachableError."""
+        with reaching(self.uri):
+            present = set() if self._is_empty() else still_registered(self.client, adapters)
+        missing = tuple(one for one in adapters if (one.name, one.version, one.run_id) not in present)
+        for adapter in missing:
+            if adapter.path.parent == self.cache:
+                self.bundles.remove(adapter.path.name)
+        return missing
+
+    def published_jobs(self) -> set[str]:
+        """The ids of the jobs that have a registered version. Raises UnreachableError."""
+        if self._is_empty():
+            return set()
+        with reaching(self.uri):
+            return registered_jobs(self.client)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is a run that is not marked as deleted. Raises UnreachableError."""
+        with reaching(self.uri):
+            return not self._is_empty() and is_open(self.client, run_id)
+
+    def drop_unregistered(self) -> None:
+        """Removes from the cache what no registered version is, unless it is in use. Raises UnreachableError."""
+        for digest in self.unregistered():
+            self.bundles.remove(digest)
+
+    def unregistered(self) -> tuple[str, ...]:
+        """The digests in the cache of bundles that no registered version has. Raises UnreachableError."""
+        cards = self.bundles.jobs()
+        if not cards or self._is_empty():
+            return (*cards,)
+        with reaching(self.uri):
+            return unregistered(self.client, cards)
+
     def cache_stats(self) -> CacheStats:
         """What the disk cache did and holds."""
         return self.bundles.stats()
@@ -155,11 +192,12 @@ class MlflowRegistry:
 
     def _own(self, version: Any) -> tuple[Path, ...]:
         """Folders of this machine where the bundle was put when it was published, the artifact's first."""
-        places = (_local_path(version.tags.get("artifact_uri", "")), Path(version.tags.get("path", "")))
+        facts = facts_of(version)
+        places = (_local_path(facts.get("artifact_uri", "")), Path(facts.get("path", "")))
         return tuple(path for path in places if path is not None and path.is_absolute() and path.is_dir())
 
     def _place(self, version: Any) -> Path:
-        cached = self.cache / str(version.tags.get(DIGEST, f"{version.name}@{version.version}"))
+        cached = self.cache / str(facts_of(version).get(DIGEST, f"{version.name}@{version.version}"))
         return next(iter(self._own(version)), cached)
 
     def _fetch(self, version: Any) -> Path:
@@ -181,8 +219,8 @@ class MlflowRegistry:
 
     def _digest(self, version: Any) -> str:
         """Of the version's card; from the card itself where the version was registered without it."""
-        if DIGEST in version.tags:
-            return str(version.tags[DIGEST])
+        if DIGEST in (facts := facts_of(version)):
+            return str(facts[DIGEST])
         with tempfile.TemporaryDirectory() as folder:
             return sha256_of(self._download(version, f"{ARTIFACT}/{CARD}", Path(folder)))
 
@@ -200,8 +238,8 @@ class MlflowRegistry:
 
 def _is_of(bundle: Bundle, version: Any) -> bool:
     """Whether a bundle is the registered one, and not one of the same job trained again."""
-    if DIGEST in version.tags:
-        return bool(sha256_of(bundle.path / CARD) == version.tags[DIGEST])
+    if DIGEST in (facts := facts_of(version)):
+        return bool(sha256_of(bundle.path / CARD) == facts[DIGEST])
     return bool(bundle.card.job_id == version.tags["job_id"])
 
 
@@ -227,7 +265,7 @@ def _ensure_model(client: Any, name: str) -> None:
 
 
 def _version_of_job(client: Any, name: str, job_id: str) -> Any:
-    versions = _pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
+    versions = pages(lambda **page: client.search_model_versions(f"name = '{name}'", **page))
     return next((version for version in versions if version.tags.get("job_id") == job_id), None)
 
 
@@ -235,20 +273,14 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
     return dict(client.get_registered_model(name).aliases)
 
 
-def _pages(search: Any) -> list[Any]:
-    items: list[Any] = []
-    token = None
-    while True:
-        page = search(max_results=PAGE, page_token=token)
-        items += page
-        token = page.token
-        if not token:
-            return items
-
-
 def _local_path(uri: str) -> Path | None:
     parts = urlsplit(uri)
     return Path(unquote(parts.path)) if parts.scheme in ("", "file") and parts.path else None
+
+
+def _triggers(version: Any) -> tuple[str, ...]:
+    said = facts_of(version).get("triggers", [])
+    return tuple(json.loads(said) if isinstance(said, str) else said)  # JSON in a tag of its own, as it once was
 
 
 def _with_path(version: Any, aliases: dict[str, str], path: Path) -> AdapterVersion:
@@ -258,7 +290,7 @@ def _with_path(version: Any, aliases: dict[str, str], path: Path) -> AdapterVers
         version=number,
         aliases=tuple(sorted(alias for alias, at in aliases.items() if int(at) == number)),
         base=version.tags.get("base", ""),
-        triggers=tuple(json.loads(version.tags.get("triggers", "[]"))),
+        triggers=_triggers(version),
         path=path,
         run_id=version.run_id,
         score=score_of(version),

@@ -6,6 +6,7 @@ entries wait while MLflow is away.
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import time
@@ -22,20 +23,27 @@ from mlflow.exceptions import MlflowException
 from lorafleet.bundle.bundle import Bundle
 from lorafleet.bundle.ports import AdapterVersion, RunEnd, RunEntry, Score
 from lorafleet.config.promotion_policy import Promotion
-from lorafleet.errors import UnreachableError
-from lorafleet.tracking import promotion, registry
+from lorafleet.errors import NotFoundError, UnreachableError
+from lorafleet.tracking import description, flavour, promotion, registry
 from lorafleet.tracking.client import PRESENT, connect, reaching, reaching_run
 from lorafleet.tracking.jobinfo import JobInfo
-from lorafleet.tracking.links import NOTE, Child, child_note, parent_note
+from lorafleet.tracking.links import NOTE, Child, child_note, made_note, named, parent_note
 from lorafleet.tracking.sending import RunWriter, end_run
+from lorafleet.util.machine import this_user
 from lorafleet.util.tracking_server import is_server
 
 OPEN = ("RUNNING", "SCHEDULED")
 PARENT = "mlflow.parentRunId"
+SUBMISSION = "submission"
 HOME = "lorafleet.home"
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
 VERSION = "adapter_version"
+SHOWN = "lorafleet.shown"
+"""The parent's tag with the runs that its table shows, as JSON, where they are not simply its children."""
 IMPORTS = "imports"
+RECIPE = "recipe.yaml"
+USER = "mlflow.user"
+"""The tag that MLflow's tables show as who made a run."""
 PAGE = 1000
 log = logging.getLogger(__name__)
 
@@ -58,22 +66,23 @@ class MlflowTracking:
     def start_submission(self, name: str, submission: str, params: Mapping[str, str], manifest_yaml: str) -> str:
         """Opens the parent run in the experiment `name`, with the manifest as an artifact; returns its run id."""
         with reaching(self.uri):
-            mine = {"submission": submission, HOME: f"{socket.gethostname()}:{self.artifact_root.resolve()}"}
+            mine = {SUBMISSION: submission, HOME: f"{socket.gethostname()}:{self.artifact_root.resolve()}"}
             parent = self._opened(self._experiment(name), f"{name} {submission[:8]}", mine)
             self.client.log_batch(parent, params=[Param(key, value) for key, value in params.items()])
             self.client.log_text(parent, manifest_yaml, "manifest.yaml")
         return parent
 
     def start_job(self, parent: str, job: JobInfo) -> str:
-        """Opens a child run that waits for its lane: tags, the flat recipe, the data set; returns its run id."""
+        """Opens a child run that waits for its lane: tags, parameters, recipe, data set; returns its run id."""
         with reaching(self.uri):
             above = self._parent(parent)
             tags = {
                 "subject": job.subject, "adapter": job.adapter,
-                NOTE: child_note(above.experiment_id, parent, above.run_name, job.adapter),
+                NOTE: child_note(above.experiment_id, parent, above.run_name),
             }  # fmt: skip
             child = self._opened(above.experiment_id, job.name, {"job_id": job.job_id, PARENT: parent}, tags)
             self.client.log_batch(child, params=[Param(key, value) for key, value in job.params.items()])
+            self.client.log_text(child, job.recipe_yaml, RECIPE)
             self.client.log_inputs(child, [job.dataset])
             self.client.update_run(child, status="SCHEDULED")
         return child
@@ -82,6 +91,14 @@ class MlflowTracking:
         """Opens the run of an adapter that was not trained here, in the experiment `imports`; returns its run id."""
         with reaching(self.uri):
             return self._opened(self._experiment(IMPORTS), name, {"job_id": job_id}, tags)
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether MLflow has a run that nobody has deleted. Raises UnreachableError."""
+        try:
+            with reaching_run(self.uri, run_id):
+                return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
+        except NotFoundError:
+            return False
 
     def check_run(self, run_id: str) -> None:
         """Raises NotFoundError if MLflow answers that it has no such run; an outage passes, it may be over in time."""
@@ -128,17 +145,26 @@ class MlflowTracking:
                 closed += 1
         return closed
 
-    def link(self, parent: str) -> None:
-        """Writes the ways between a submission's run, its jobs' runs and their versions into their descriptions."""
+    def link(self, parent: str, states: Mapping[str, str]) -> None:
+        """Writes the ways between a submission's run, its jobs' runs and their versions into their descriptions.
+
+        `states` says of each job's run, that of another submission's among them, how the job stands.
+        """
         above = self._parent(parent)
-        children = [self._linked(run, above) for run in self._children(parent)]
+        runs = {run.info.run_id: run for run in self._children(parent)}
         with reaching(self.uri):
-            self.client.set_tag(parent, NOTE, parent_note(above.experiment_id, parent, children))
+            known = [(runs.get(run_id) or self.client.get_run(run_id), state) for run_id, state in states.items()]
+        children = [self._linked(run, above, state) for run, state in known]
+        with reaching(self.uri):
+            note = RunTag(NOTE, parent_note(above.experiment_id, parent, children))
+            shown = RunTag(SHOWN, json.dumps(named(above.experiment_id, children)))
+            self.client.log_batch(parent, tags=[note, shown])
 
     def log_bundle(self, run_id: str, path: Path) -> None:
-        """Uploads the folder of a bundle under `adapter/`; doing it twice changes nothing."""
+        """Uploads the folder of a bundle under `adapter/`, as a model that MLflow loads; twice changes nothing."""
         with reaching_run(self.uri, run_id):
             self.client.log_artifacts(run_id, str(path), registry.ARTIFACT)
+            self.client.log_text(run_id, flavour.model_file(run_id), f"{registry.ARTIFACT}/{flavour.FILE}")
 
     def log_text(self, run_id: str, text: str, name: str) -> None:
         """Uploads a text as the artifact `name`, in place of the one before."""
@@ -167,12 +193,17 @@ class MlflowTracking:
         """Makes a registered version champion or challenger; returns a sentence about it. Raises UnreachableError."""
         with reaching(self.uri):
             said: str = promotion.settle_version(self.client, name, version, policy, score)
+            description.rescore(self.client, name, version)
         return said
 
     def write_score(self, name: str, version: int, score: Score) -> None:
-        """Writes a score on a registered version, in place of the one before. Raises UnreachableError."""
+        """Writes a score on a registered version, in place of the one before, and all of its run's into its text.
+
+        Raises UnreachableError.
+        """
         with reaching(self.uri):
             promotion.write_score(self.client, name, version, score)
+            description.rescore(self.client, name, version)
 
     def promote(self, name: str, version: int, alias: str | None = None) -> str:
         """Points an alias at a version for a person; returns a sentence. Raises NotFoundError, RequestError."""
@@ -199,7 +230,7 @@ class MlflowTracking:
         for run in self.client.search_runs([experiment], f"tags.`{key}` = '{value}'", max_results=PAGE):
             if run.info.status in OPEN and run.info.run_name == name and mine.items() <= run.data.tags.items():
                 return str(run.info.run_id)
-        tags = {"mlflow.source.name": "lorafleet", **mine, **tags}
+        tags = {"mlflow.source.name": "lorafleet", USER: this_user(), **mine, **tags}
         return str(self.client.create_run(experiment, run_name=name, tags=tags).info.run_id)
 
     def _experiment(self, name: str) -> str:
@@ -238,15 +269,17 @@ class MlflowTracking:
                     break
         return children
 
-    def _linked(self, run: Any, above: Any) -> Child:
-        """A job's run for its parent's table; its own description names the version it made."""
+    def _linked(self, run: Any, above: Any, state: str) -> Child:
+        """A job's run for its submission's table; its own description names the version it made."""
         run_id, tags = run.info.run_id, run.data.tags
+        reused = tags.get(PARENT) != above.run_id
         adapter, version = tags.get("adapter", ""), tags.get(VERSION)
-        if version is None and run.info.status == "FINISHED":
+        if version is None and run.info.status == "FINISHED" and not reused:
             with reaching(self.uri):
                 made = self.client.search_model_versions(f"run_id = '{run_id}'")
                 if made:
                     version = str(made[0].version)
-                    note = child_note(above.experiment_id, above.run_id, above.run_name, adapter, version)
+                    back = child_note(above.experiment_id, above.run_id, above.run_name)
+                    note = made_note(back, run_id, adapter, version)
                     self.client.log_batch(run_id, tags=[RunTag(VERSION, version), RunTag(NOTE, note)])
-        return Child(run_id, run.info.run_name, run.info.status, adapter, version)
+        return Child(run_id, run.info.experiment_id, run.info.run_name, state, adapter, version, reused)

@@ -22,8 +22,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
 from PIL import Image
 
-from lorafleet.bundle.ports import RunEnd, RunEntry
+from lorafleet.bundle.ports import Caption, RunEnd, RunEntry
 from lorafleet.tracking.client import ABSENT, REFUSED
+from lorafleet.tracking.picture_table import Row, add_rows, row_of
 
 MOST_METRICS = 1000
 """Metrics in one call; MLflow's limit."""
@@ -45,6 +46,8 @@ class RunWriter:
     run_id: str
     refused: list[RunEntry] = field(default_factory=list)
     """What MLflow will never take."""
+    _rows: list[Row] = field(default_factory=list)
+    """Of pictures that have been sent, and are not in the run's table yet."""
 
     def write(self, entries: Sequence[RunEntry]) -> None:
         """Writes entries in their order; what MLflow refuses is left out, with one warning a run."""
@@ -53,6 +56,9 @@ class RunWriter:
             at_once = MOST_METRICS if kind == "metric" else 1
             for start in range(0, len(same), at_once):
                 self._tolerantly(same[start : start + at_once])
+            if self._rows:  # before whoever sends takes their pictures for sent
+                add_rows(self.client, self.run_id, self._rows)
+                self._rows = []
 
     def _tolerantly(self, batch: Sequence[RunEntry]) -> None:
         try:
@@ -95,6 +101,9 @@ class RunWriter:
             for file in sorted(Path(folder).iterdir(), key=lambda path: path.suffix):  # the thumbnail last
                 self.client.log_artifact(self.run_id, str(file), IMAGES)
         self.client.set_tag(self.run_id, HAS_IMAGES, "True")
+        if entry.value:
+            caption = Caption(**json.loads(entry.value))
+            self._rows.append(row_of(caption, entry.step, f"{IMAGES}/{name}.png", f"{IMAGES}/{name}{THUMBNAIL}"))
 
 
 def picture_name(run_id: str, entry: RunEntry) -> str:

@@ -1,7 +1,8 @@
-"""Names the machine a figure was measured on."""
+"""Names the machine a figure was measured on, and who works at it."""
 
 from __future__ import annotations
 
+import getpass
 import os
 import platform
 from pathlib import Path
@@ -13,3 +14,11 @@ def describe_machine() -> str:
     lines = info.read_text().splitlines() if info.is_file() else []
     model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return f"{model or platform.machine()}, {os.cpu_count()} cores"
+
+
+def this_user() -> str:
+    """The name of the user whose process this is; its number where the system knows no name, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter from Python 3.13 on
+        return str(os.getuid())

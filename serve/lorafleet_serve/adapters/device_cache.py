@@ -67,8 +67,12 @@ class Slots:
         for key in keys:
             self.held[key].pins -= 1
 
+    def unpinned(self, folders: Collection[str]) -> list[Key]:
+        """The slots of adapters from these bundle folders that no lease holds."""
+        return [key for key, slot in self.held.items() if key[0] in folders and not slot.pins]
+
     def drop(self, keys: Collection[Key]) -> None:
-        """Removes the slots of adapters that could not be loaded."""
+        """Removes slots, of adapters that could not be loaded or that are not to stay."""
         for key in keys:
             del self.held[key]
 
@@ -113,6 +117,14 @@ class DeviceAdapterCache:
         """Ends one lease of these adapters."""
         with self._lock:
             self._slots.unpin(_wanted(hosts))
+
+    def evict(self, folders: Collection[str]) -> None:
+        """Frees the adapters of these bundle folders, but for those that are leased now."""
+        with self._lock:
+            unpinned = self._slots.unpinned(folders)
+            self._slots.drop(unpinned)
+            for key in unpinned:
+                del self._tensors[key]
 
     def get(self, host: HostAdapter) -> FlatAdapter:
         """A leased adapter's tensors on the device."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +89,12 @@ class HostAdapterCache:
             if key in self._held:
                 self._held.move_to_end(key)
             return held
+
+    def evict(self, folders: Collection[str]) -> None:
+        """Drops the adapters of these bundle folders; requests that hold one already keep it until they end."""
+        with self._lock:
+            for key in [key for key in self._held if key[0] in folders]:
+                del self._held[key]
 
     def held(self) -> set[Key]:
         """The keys of the adapters in host memory."""

@@ -1,8 +1,9 @@
 """From names to adapter versions, for a server: the registry's answers are cached, and each name is asked for once.
 
 An alias is asked for again after `alias_ttl` seconds, so that promoting a version reaches later requests; a number
-always means the same version. Serving outlives the registry: while it does not answer, its last answers are used for
-another `stale_for` seconds. Knows the registry's port; refuses to know bundles, engines and event loops.
+means the same version until that is removed, of which `drop` is told. Serving outlives the registry: while it does not
+answer, its last answers are used for another `stale_for` seconds. Knows the registry's port; refuses to know bundles,
+engines and event loops.
 """
 
 from __future__ import annotations
@@ -122,6 +123,17 @@ class Resolver:
         """Makes the next `find` ask the registry again, which checks the bundle again."""
         with self._lock:
             self._answers.pop((name, version or CHAMPION), None)
+
+    def drop(self, name: str) -> None:
+        """Makes the next `find` of this name ask the registry again, whichever version it is about."""
+        with self._lock:
+            for key in [key for key in self._answers if key[0] == name]:
+                del self._answers[key]
+
+    def known(self) -> set[AdapterVersion]:
+        """The versions that it would answer with, or has."""
+        with self._lock:
+            return {answer.adapter for answer in self._answers.values() if answer.adapter is not None}
 
     def stats(self) -> ResolverStats:
         """The counts so far."""

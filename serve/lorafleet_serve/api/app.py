@@ -9,9 +9,9 @@ from fastapi.responses import Response
 import lorafleet
 from lorafleet.errors import NotFoundError
 from lorafleet_serve.api.a1111.routes import add_a1111
+from lorafleet_serve.api.edits import add_edits
 from lorafleet_serve.api.error_replies import add_error_replies
 from lorafleet_serve.api.generation import LINKS, Generation
-from lorafleet_serve.api.json_bodies import JsonByDefault
 from lorafleet_serve.api.lists import (
     MOST_LISTED,
     AdapterList,
@@ -24,6 +24,7 @@ from lorafleet_serve.api.lists import (
 from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
 from lorafleet_serve.api.schemas import ErrorReply, ImagesReply, ImagesRequest
 from lorafleet_serve.api.service import Backend
+from lorafleet_serve.api.words.json_bodies import JsonByDefault
 
 Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many at most.")]
 After = Annotated[str | None, Query(max_length=200, description="The last one of the page before.")]
@@ -38,6 +39,7 @@ def build_app(backend: Backend, ingress: str = "0", accept_any_model: bool = Fal
     app.add_middleware(Metered, metrics=metrics)
     app.add_middleware(JsonByDefault)
     _add_images(app, generation)
+    add_edits(app, generation)
     _add_lists(app, backend)
     add_a1111(app, generation)
     _add_monitoring(app, backend, metrics)

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from lorafleet.config.manifest import MAX_ADAPTERS, Name
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import RequestError
-from lorafleet_serve.api.foreign_names import in_our_names
+from lorafleet_serve.api.words.foreign_names import in_our_names
 from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
 from lorafleet_serve.engine.requests import MAX_SEED, ImageOptions, Prompt, Scale, Size, check_adapter_count
 
@@ -26,8 +26,12 @@ UNUSED = {
     "background": ("auto", "opaque"),
     "moderation": ("auto",),
     "partial_images": (0,),
+    "input_fidelity": (),
 }
-"""Fields of OpenAI's that mean nothing here, and their values that ask for nothing else than what is done."""
+"""Fields of OpenAI's that mean nothing here, and their values that ask for nothing else than what is done.
+
+The last is one of edits.
+"""
 
 
 class Body(Strict):
@@ -70,7 +74,7 @@ class ImagesRequest(ImageOptions):
     """The quality of a JPEG or WebP: 100 is the best and largest; 95 if absent. A PNG loses nothing, and has none."""
     user: str | None = None
     """Accepted for OpenAI's clients; not used."""
-    stream: Literal[False] | None = None
+    stream: bool | None = None
     """Accepted for OpenAI's clients; images come whole, so true is refused."""
     partial_images: int | None = None
     """Accepted for OpenAI's clients; not used, which the answer notes."""
@@ -99,8 +103,15 @@ class ImagesRequest(ImageOptions):
     def _names_of_others_are_understood(cls, body: Any) -> Any:
         if not isinstance(body, Mapping):
             return body
-        ours = in_our_names(body)
-        return {name: value for name, value in ours.items() if value is not None or name not in cls.model_fields}
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: value for key, value in in_our_names(body).items() if value is not None or key not in optional}
+
+    @field_validator("stream")
+    @classmethod
+    def _images_come_whole(cls, value: bool | None) -> bool | None:
+        if value:
+            raise ValueError("images come whole; leave it out")
+        return value
 
     @field_validator("size", "original_size", "target_size")
     @classmethod
@@ -112,7 +123,7 @@ class ImagesRequest(ImageOptions):
 
 def unused_notes(request: ImagesRequest) -> tuple[str, ...]:
     """Which fields of OpenAI's a request gives that mean nothing here."""
-    given = [name for name, usual in UNUSED.items() if getattr(request, name) not in (None, *usual)]
+    given = [name for name, usual in UNUSED.items() if getattr(request, name, None) not in (None, *usual)]
     notes = [f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} not used here"] if given else []
     if request.output_format == "png" and request.output_compression not in (None, 100):
         notes.append("output_compression is not used for a PNG; ask for output_format jpeg or webp")

@@ -19,6 +19,7 @@ from lorafleet.bundle.ports import AdapterRegistry, AdapterVersion
 from lorafleet.config.manifest import MAX_ADAPTERS
 from lorafleet.errors import BundleError, BusyError, NotFoundError, UnreachableError
 from lorafleet_serve.adapters.resolver import Freshness, Resolver
+from lorafleet_serve.api.edit_inputs import InitImages
 from lorafleet_serve.api.lists import (
     FIRST_PAGE,
     AdapterList,
@@ -42,8 +43,8 @@ from lorafleet_serve.api.model_ids import (
     unknown_model,
     with_model,
 )
+from lorafleet_serve.api.removed import RemovalWatch
 from lorafleet_serve.api.replies import reply_to
-from lorafleet_serve.api.sampler_names import sampler_named
 from lorafleet_serve.api.schemas import (
     AdapterChoice,
     ImagesReply,
@@ -51,7 +52,9 @@ from lorafleet_serve.api.schemas import (
     parse_size,
     unused_notes,
 )
+from lorafleet_serve.api.words.sampler_names import sampler_named
 from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.init_image import InitImage
 from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
 from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest, ImageOptions
 from lorafleet_serve.stats import retry_after_seconds
@@ -103,20 +106,21 @@ class EngineService:
     ) -> None:
         self.engine, self.registry, self.replica, self.auto_adapters = engine, registry, replica, auto_adapters
         self.resolver = Resolver(registry, freshness or Freshness())
-        self._folders: dict[str, str] = {}  # by adapter name: the bundle's folder, of all adapters that were asked for
+        self.removals = RemovalWatch(engine, registry, self.resolver)
         self._started = int(time.time())
+        self._init_images = InitImages(engine.model.base)
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Queues the images and awaits them; if one fails or the caller leaves, the request's others are cancelled."""
         request, warnings = await self._understood(request)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
-        unnamed = self._unnamed(request)
+        unnamed, init = self._unnamed(request), await self._init_images.of(request)
         with ExitStack() as held:
             uses = await self._uses(request, held)
             try:
                 for i in range(request.n):
-                    futures.append(self.engine.submit(to_engine(request, uses, seed + i)))
+                    futures.append(self.engine.submit(to_engine(request, uses, seed + i, init)))
                 images = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
             except BusyError as problem:
                 problem.retry_after_s = retry_after_seconds(self.engine.stats())
@@ -187,9 +191,7 @@ class EngineService:
 
     def held(self) -> set[str]:
         """Names of the adapters in the engine's memory."""
-        in_memory = self.engine.adapters_held()
-        self._folders = {name: folder for name, folder in self._folders.items() if folder in in_memory}
-        return set(self._folders)
+        return {adapter.name for adapter in self.removals.held()}
 
     async def _understood(self, request: ImagesRequest) -> tuple[ImagesRequest, tuple[str, ...]]:
         """The request with its model among its adapters and this base's name of its scheduler, and warnings."""
@@ -223,7 +225,7 @@ class EngineService:
             resolving = self.resolver.find(choice.name, _version(choice))
             adapter = await asyncio.shield(asyncio.wrap_future(resolving))  # other requests may wait for the same one
             if held.enter_context(self.registry.hold(adapter)):
-                self._folders[adapter.name] = str(adapter.path.resolve())
+                self.removals.used(adapter)
                 return adapter
             self.resolver.forget(choice.name, _version(choice))  # it was evicted from the disk cache: fetched again
         raise UnreachableError(
@@ -263,13 +265,16 @@ def _version(choice: AdapterChoice) -> str | None:
     return None if choice.version is None else str(choice.version)
 
 
-def to_engine(request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int) -> GenerateRequest:
+def to_engine(
+    request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int, init: InitImage | None = None
+) -> GenerateRequest:
     """The engine's request for one image of an API request."""
     width, height = parse_size(request.size) or (None, None)
     return GenerateRequest(
         **request.model_dump(include=set(ImageOptions.model_fields)),
         seed=seed,
         adapters=uses,
+        init=init,
         width=width,
         height=height,
         original_size=parse_size(request.original_size),

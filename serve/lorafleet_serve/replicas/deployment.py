@@ -47,6 +47,7 @@ class EngineDeployment(EngineService):
         freshness = Freshness(alias_ttl=args.alias_ttl, stale_for=args.stale_for)
         replica = serve.get_replica_context().replica_id.unique_id
         super().__init__(engine, args.registry(), freshness, replica, args.auto_adapters)
+        self.removals.start(args.alias_ttl)
 
     async def record_routing_stats(self) -> dict[str, Any]:
         """Called by Ray Serve for the router."""
@@ -63,6 +64,7 @@ class EngineDeployment(EngineService):
     async def __del__(self) -> None:
         """Called by Ray Serve before the replica ends: lets accepted requests finish."""
         if hasattr(self, "engine"):  # the constructor may have failed
+            self.removals.close()
             await asyncio.to_thread(self.engine.close)
 
 

@@ -54,7 +54,7 @@ class ServeArgs(Strict):
     cache_gib: Annotated[float, Field(gt=0)] = CAPACITY / GIB
     """Size of that folder, in GiB; the least recently used bundles are dropped first, those in use never."""
     alias_ttl: Annotated[float, Field(ge=0)] = Freshness.alias_ttl
-    """Seconds after which an alias such as `champion` is looked up again, and so until a promotion reaches requests."""
+    """Seconds after which aliases such as `champion` are looked up again, and removed versions are noticed."""
     stale_for: Annotated[float, Field(ge=0)] = Freshness.stale_for
     """Seconds for which the last answers are used while the registry does not answer."""
     accept_any_model: bool = False

@@ -71,7 +71,8 @@ def test_check_without_the_base_says_what_it_leaves_out(here: Path, capsys: pyte
     out, err = capsys.readouterr()
     assert json.loads(out)["ok"] is True
     assert err.startswith(
-        "note: D004 (low resolution) and D029 (long captions) cannot be judged: base 'someone/never-fetched' is not here"
+        "note: D004 (low resolution) and D029 (long captions) cannot be judged: "
+        "base 'someone/never-fetched' is not here"
     )
 
 
@@ -95,7 +96,7 @@ def test_many_images_are_opened_by_several_processes_with_the_same_result(
 
 
 def test_a_check_of_many_says_at_once_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    from lorafleet_jobs.cli.ticking import MANY, Ticking
+    from lorafleet_jobs.cli.terminal.ticking import MANY, Ticking
 
     few = Ticking()
     few(0, MANY - 1)

@@ -10,8 +10,9 @@ from PIL import Image
 
 from lorafleet.cli import new_app, run
 from lorafleet.home import Home
+from lorafleet.tracking.client import connect
 from lorafleet_jobs.cli.commands import register
-from lorafleet_jobs.cli.watch import PlainLines, line
+from lorafleet_jobs.cli.terminal.watch import PlainLines, line
 from lorafleet_jobs.intake.prepare import prepare
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import open_store
@@ -48,10 +49,14 @@ def lorafleet(*arguments):
 
 
 def succeed(home, submission):
-    store = open_store(home)
+    """As a lane leaves it: rows that succeeded, and versions that are registered."""
+    store, client = open_store(home), connect(home.tracking_uri)
     while (row := store.lease(submission, "a", time.time())) is not None:
         progress(store, submission, row.id, row.attempts, 1, 0.25, time.time())
         finish(store, submission, row.id, row.attempts, "succeeded", time.time(), version=1)
+        client.create_registered_model(row.spec.adapter)
+        tags = {"job_id": row.id, "published": "true"}
+        client.create_model_version(row.spec.adapter, f"runs:/{row.run_id}/adapter", run_id=row.run_id, tags=tags)
 
 
 @pytest.mark.parametrize("command", [("status",), ("status", "kitchen"), ("watch", "kitchen")])

@@ -9,7 +9,7 @@ from rich.console import Console
 from lorafleet.bundle.bundle import PREVIEW
 from lorafleet.config import Recipe, Resources, Validation
 from lorafleet.home import Home
-from lorafleet_jobs.cli.watch import board, jobs_that_fit, lane_line, previews, remark
+from lorafleet_jobs.cli.terminal.watch import board, jobs_that_fit, lane_line, previews, remark
 from lorafleet_jobs.jobqueue.eta import all_seconds_left, clock, elapsed, seconds_left, speed
 from lorafleet_jobs.jobqueue.job_state import JobRow
 from lorafleet_jobs.jobqueue.status import Submission, failures

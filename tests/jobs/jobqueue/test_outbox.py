@@ -96,13 +96,14 @@ def test_the_queue_says_when_an_attempt_begins_and_how_it_ends(database):
     lease = queue.lease("a", ())
     assert queue.record("job0", lease.attempt, [RunEntry("metric", "loss", 1, "0.5")])
     assert queue.finish("job0", lease.attempt, "stopped", None, "its score is below the bar")
-    begun, number, ended = box.waiting("run0")
+    begun, *numbers, ended = box.waiting("run0")
     assert (begun.kind, begun.step) == ("attempt", 1)
-    assert (number.kind, ended.kind, ended.step) == ("metric", "end", 1)
+    assert sorted(number.key for number in numbers) == ["loss", "perf/train_seconds"]
+    assert (ended.kind, ended.step) == ("end", 1)
     end = json.loads(ended.value)
-    assert (end["status"], end["tags"]["lorafleet.stopped"]) == ("FINISHED", "its score is below the bar")
+    assert (end["status"], end["tags"]["lorafleet.stopped"]) == ("KILLED", "its score is below the bar"), "no winner"
     assert queue.finish("job0", lease.attempt, "stopped", None, "its score is below the bar"), "said again"
-    assert len(box.waiting("run0")) == 3
+    assert len(box.waiting("run0")) == 4
     assert not queue.record("job0", lease.attempt, [RunEntry("metric", "loss", 2, "0.5")]), "it has ended"
     second = queue.lease("a", ())
     assert queue.fail("job1", second.attempt, "non-finite", "loss nan", 1) == "queued"
@@ -117,7 +118,7 @@ def test_within_one_moment_an_attempt_begins_first_and_ends_last(database):
         queue.record("job0", lease.attempt, [RunEntry("metric", "loss", step, "0.5")])
     queue.finish("job0", lease.attempt, "stopped", None, "enough")
     assert [(entry.kind, entry.step) for entry in box.waiting("run0")] == [
-        ("attempt", 1), ("metric", 1), ("metric", 2), ("end", 1)
+        ("attempt", 1), ("metric", 0), ("metric", 1), ("metric", 2), ("end", 1)
     ]  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def test_a_change_and_what_it_tells_happen_together_or_not_at_all(database, monk
             queue.fail("job0", lease.attempt, "data", "no picture", 1)
     assert job(store, "job0").state == "running"
     assert queue.finish("job0", lease.attempt, "stopped", None, "enough")
-    assert [entry.kind for entry in box.waiting("run0")] == ["end"]
+    assert [entry.kind for entry in box.waiting("run0")] == ["metric", "end"]
 
 
 SPEAKER = """

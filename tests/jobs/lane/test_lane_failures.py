@@ -69,12 +69,12 @@ def test_a_job_that_does_not_fit_alone_fails_and_names_the_remedy(home, tracking
 class Diverges(JobQueue):
     """With this seed the loss becomes no number; between two leases the driver opens runs that are missing."""
 
-    def __init__(self, url, submission, tracking, seeds):
-        super().__init__(url, submission)
-        self.tracking, self.seeds, self.seed = tracking, seeds, None
+    def __init__(self, home, submission, tracking, seeds):
+        super().__init__(store_url(home), submission)
+        self.home, self.tracking, self.seeds, self.seed = home, tracking, seeds, None
 
     def lease(self, lane, holding):
-        open_runs(self._store, self.tracking, self.submission)
+        open_runs(self._store, self.tracking, self.submission, self.home)
         lease = super().lease(lane, holding)
         self.seed = lease.spec.recipe.seed if lease else None
         return lease
@@ -88,7 +88,7 @@ class Diverges(JobQueue):
 def test_a_loss_that_is_no_number_is_tried_once_with_another_seed_and_a_run_of_its_own(home, tracking, recorded):
     submission = recorded(home, "wild", "cup", checkpoint_seconds=0)
     before = jobs_of(home, submission)["cup"]
-    lane(home, tracking, Diverges(store_url(home), submission, tracking, {seed_of("wild")}))
+    lane(home, tracking, Diverges(home, submission, tracking, {seed_of("wild")}))
     job = jobs_of(home, submission)["cup"]
     assert (job.state, job.attempts, job.seed_shift) == ("succeeded", 2, 1)
     assert tracking.client.get_run(before.run_id).info.status == "FAILED"
@@ -102,7 +102,7 @@ def test_a_loss_that_is_no_number_is_tried_once_with_another_seed_and_a_run_of_i
 
 def test_a_loss_that_is_no_number_twice_fails(home, tracking, recorded):
     submission = recorded(home, "wilder", "cup")
-    lane(home, tracking, Diverges(store_url(home), submission, tracking, {seed_of("wilder"), seed_of("wilder") + 1}))
+    lane(home, tracking, Diverges(home, submission, tracking, {seed_of("wilder"), seed_of("wilder") + 1}))
     job = jobs_of(home, submission)["cup"]
     assert (job.state, job.kind, job.attempts) == ("failed", "non-finite", rows.SEEDS)
 

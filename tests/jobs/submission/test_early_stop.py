@@ -84,11 +84,13 @@ def _runs_and_registry_agree(home, done):
     assert registered == {(job.spec.adapter, job.version): job.run_id for job in done.jobs if job.state == "succeeded"}
     for job in done.jobs:
         found = client.get_run(job.run_id)
-        assert found.info.status == "FINISHED"
+        assert found.info.status == ("KILLED" if job.state == "stopped" else "FINISHED")
         assert found.data.tags.get("lorafleet.stopped_at") == (str(job.step) if job.state == "stopped" else None)
         assert "error" not in found.data.tags
         steps = {point.step for point in client.get_metric_history(job.run_id, "eval/score")}
         assert steps == {step for step in (3, 6, 8) if step <= job.step}
     parent = client.get_run(done.row.run_id)
     assert parent.info.status == "FINISHED"
+    stopped, kept = (sum(job.state == state for job in done.jobs) for state in ("stopped", "succeeded"))
+    assert f"{len(done.jobs)} jobs: {stopped} stopped, {kept} succeeded." in parent.data.tags["mlflow.note.content"]
     assert parent.data.metrics["jobs/stopped"] > 0

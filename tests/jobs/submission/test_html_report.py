@@ -166,3 +166,12 @@ def test_writing_again_replaces_the_page_and_leaves_nothing_beside_it(home):
     found, _ = page(home, [job(0, state="succeeded", version=1)])
     assert "1 succeeded" in found.text
     assert [path.name for path in home.report("pets-01").parent.iterdir()] == ["report.html"]
+
+
+def test_the_loss_is_that_of_status(tmp_path):
+    """The curve is smoothed; the number beside it is the one that `status` and `watch` show."""
+    row = job(1, state="succeeded", loss=0.3421)
+    text = write_report(
+        Home(tmp_path), Submission(ROW, (row,)), {row.id: [(n, 1.0) for n in range(90)]}, 1e9
+    ).read_text()
+    assert "loss 0.3421</div>" in text

@@ -199,7 +199,10 @@ def check_curves(direct, server, run_ids, steps):
             history = direct.client.get_metric_history(run_id, key)
             assert [point.step for point in history] == list(range(every, steps + 1, every))
         names = [Path(file.path).name for file in client.list_artifacts(run_id, "images")]
-        assert Counter(int(name.split("+")[2]) for name in names) == {0: 2, steps: 2}
+        assert Counter(int(name.split("+")[2]) for name in names) == {
+            0: 4,
+            steps: 4,
+        }  # photos and base; words and adapter
 
 
 def test_a_server_that_hangs_for_seconds_costs_no_step(server, direct, new_run, warm, photos, tmp_path):

@@ -27,7 +27,7 @@ class Kept:
     def metrics(self, step, values):
         self.values.setdefault(step, {}).update(values)
 
-    def image(self, key, step, image):
+    def image(self, key, step, image, caption=None):
         pass
 
 

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import save
 
 from lorafleet.bundle.bundle import CARD, WEIGHTS, AdapterCard, Trigger, sha256_of, write_bundle
-from lorafleet.config import Recipe
 from lorafleet.errors import BundleError, NotFoundError, UnreachableError
 from lorafleet.tracking import JobInfo, MlflowRegistry
+from lorafleet.tracking.registry import FACTS
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def publish(tracking, home):
 
     def make(name, job_id):
         info = JobInfo(
-            name=name, job_id=job_id, subject=name, adapter=name, base="toy-playground", steps=1, recipe=Recipe(),
+            name=name, job_id=job_id, subject=name, adapter=name, params={}, recipe_yaml="",
             folder="/photos", images=5, dataset_fingerprint="f" * 64,
         )  # fmt: skip
         card = AdapterCard(
@@ -76,7 +76,9 @@ def test_damage_is_fetched_again_and_what_is_held_is_not_dropped(registry, publi
 
 def test_a_version_registered_without_a_digest_is_found_by_its_card(registry, publish, tracking, home):
     publish("old", "d" * 16)
-    tracking.client.delete_model_version_tag("old", "1", "card_sha256")
+    tracking.client.delete_model_version_tag("old", "1", FACTS)
+    tracking.client.set_model_version_tag("old", "1", "triggers", '["<old>"]')  # as it was written at that time
+    assert registry.resolve("old").triggers == ("<old>",)
     assert registry.resolve("old").path.name == sha256_of(home / "bundles" / ("d" * 16) / CARD)
 
 

@@ -5,16 +5,18 @@ import json
 import logging
 import math
 import socket
+from dataclasses import asdict
 
+import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
 from PIL import Image
 from tracked_jobs import job
 
-from lorafleet.bundle.ports import RunEnd, RunEntry
-from lorafleet.config import Recipe
+from lorafleet.bundle.ports import Caption, RunEnd, RunEntry
 from lorafleet.errors import NotFoundError, UnreachableError
 from lorafleet.tracking import MlflowRegistry, MlflowTracking
+from lorafleet.util.machine import this_user
 
 
 def free_port():
@@ -30,10 +32,10 @@ def test_child_runs_are_nested_and_say_what_they_train(tracking, parent, home):
     nested = tracking.client.search_runs([experiment.experiment_id], f"tags.`mlflow.parentRunId` = '{parent}'")
     assert child in [one.info.run_id for one in nested]
     assert run.info.status == "SCHEDULED"
-    assert run.data.params["rank"] == "4"
-    assert run.data.params["pivotal.tokens"] == "2"
-    assert run.data.params["alpha"] == "none"
-    assert run.data.params["steps"] == "12"
+    assert run.data.params == {"base": "toy-playground", "rank": "4", "steps": "12"}, "what somebody chose"
+    with open(tracking.client.download_artifacts(child, "recipe.yaml")) as recipe:
+        assert recipe.read() == "rank: 4\nalpha: 4\n"
+    assert run.data.tags["mlflow.user"] == this_user()
     assert run.inputs.dataset_inputs[0].dataset.digest == "f" * 36
     assert str(home / "artifacts").replace(" ", "%20") in run.info.artifact_uri
     assert tracking.client.get_run(parent).data.params["lanes"] == "2"
@@ -68,10 +70,11 @@ def metric(key, step, value, milliseconds=1_000):
     return RunEntry("metric", key, step, repr(value), milliseconds=milliseconds)
 
 
-def picture(key, step, image, milliseconds=1_000):
+def picture(key, step, image, milliseconds=1_000, caption=None):
     stream = io.BytesIO()
     image.save(stream, "PNG")
-    return RunEntry("picture", key, step, picture=stream.getvalue(), milliseconds=milliseconds)
+    said = "" if caption is None else json.dumps(asdict(caption))
+    return RunEntry("picture", key, step, said, stream.getvalue(), milliseconds)
 
 
 def test_steps_share_a_batch_and_pictures_keep_key_and_step(tracking, parent, monkeypatch):
@@ -91,6 +94,44 @@ def test_steps_share_a_batch_and_pictures_keep_key_and_step(tracking, parent, mo
     with Image.open(tracking.client.download_artifacts(child, full)) as kept:
         assert kept.tobytes() == image.tobytes()
     assert tracking.client.get_run(child).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_pictures_with_captions_are_rows_of_a_table_as_mlflow_writes_one(tracking, parent):
+    """Prompts x runs in MLflow's evaluation view; sent again, or in two calls, each row is there once."""
+    child, image = tracking.start_job(parent, job()), Image.effect_noise((16, 16), 80).convert("RGB")
+    beach, snow = (f"a photo of TOK dog {where}" for where in ("on the beach", "in the snow"))
+    shown = [(beach, "base", 0), (beach, "by step", 4), (snow, "adapter", 8), (beach, "adapter", 8)]
+    entries = [
+        picture(f"{prompt[15:]}/{kind}", step, image, caption=Caption(prompt[15:], prompt, kind, 3))
+        for prompt, kind, step in shown
+    ]
+    tracking.send(child, [picture("training photos", 0, image), *entries[:2]])
+    tracking.send(child, entries[1:])
+    table = table_of(tracking, child)
+    assert [[row[0], *row[2:]] for row in table["data"]] == [
+        ["dog in the snow", snow, "adapter", 8, 3],
+        ["dog on the beach", beach, "adapter", 8, 3],
+        ["dog on the beach (base)", beach, "base", 0, 3],
+        ["dog on the beach (step 4)", beach, "by step", 4, 3],
+    ]
+    for _, cell, *_ in table["data"]:
+        with Image.open(tracking.client.download_artifacts(child, cell["filepath"])) as kept:
+            assert kept.tobytes() == image.tobytes()
+        with Image.open(tracking.client.download_artifacts(child, cell["compressed_filepath"])) as small:
+            assert small.format == "WEBP"
+    stock = tracking.start_job(parent, job("stock"))
+    row = dict.fromkeys(table["columns"], beach) | {"picture": mlflow.Image(image)}
+    tracking.client.log_table(stock, {key: [value] for key, value in row.items()}, "validation.json")
+    tags = [tracking.client.get_run(run).data.tags["mlflow.loggedArtifacts"] for run in (child, stock)]
+    assert tags[0] == tags[1], "MLflow's pages know of both tables"
+    theirs = table_of(tracking, stock)
+    assert (theirs.keys(), theirs["columns"]) == (table.keys(), table["columns"])
+    assert theirs["data"][0][1].keys() == table["data"][0][1].keys()
+
+
+def table_of(tracking, run):
+    with open(tracking.client.download_artifacts(run, "validation.json")) as file:
+        return json.load(file)
 
 
 def test_numbers_that_are_none_arrive_as_what_they_are(tracking, parent):
@@ -139,7 +180,7 @@ def test_a_call_that_failed_half_way_is_made_again_and_leaves_each_step_once(tra
 
 
 def test_more_than_mlflow_takes_at_once_arrives_in_batches(tracking, parent, monkeypatch):
-    child = tracking.start_job(parent, job(recipe=Recipe(rank=4, targets=["x" * 7000])))
+    child = tracking.start_job(parent, job(params={"targets": "x" * 7000}))
     assert len(tracking.client.get_run(child).data.params["targets"]) == 6000
     sizes = counted(monkeypatch, tracking.client)
     tracking.send(child, [metric(f"eval/{n}", step, float(n)) for step in range(3) for n in range(900)])

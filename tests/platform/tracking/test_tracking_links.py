@@ -15,13 +15,19 @@ def test_descriptions_lead_from_a_submission_to_its_jobs_and_versions_and_back(t
     tracking.register(bundle_at(home / "bundles" / "ab", "ab", "ab" * 8), runs[0])
     tracking.finish(runs[0], RunEnd("FINISHED"))
     tracking.finish(runs[1], RunEnd("FAILED", "gone"))
-    tracking.link(parent)
+    tracking.link(parent, {runs[0]: "succeeded", runs[1]: "failed"})
     table = note_of(tracking, parent)
-    assert "2 jobs: 1 failed, 1 finished" in table
+    assert "2 jobs: 1 failed, 1 succeeded" in table
     assert f"| [cd-1](#/experiments/{experiment}/runs/{runs[1]}) | failed | cd |" in table
-    assert f"| [ab-1](#/experiments/{experiment}/runs/{runs[0]}) | finished | [ab@1](#/models/ab/versions/1) |" in table
+    assert (
+        f"| [ab-1](#/experiments/{experiment}/runs/{runs[0]}) | succeeded | [ab@1](#/models/ab/versions/1) |" in table
+    )
     assert table.index("cd-1") < table.index("ab-1"), "failed first"
-    assert note_of(tracking, runs[0]) == f"Part of {back}; made [ab@1](#/models/ab/versions/1)"
+    made, picture = note_of(tracking, runs[0]).split("\n\n", 1)
+    assert made == f"Part of {back}; made [ab@1](#/models/ab/versions/1)"
+    assert picture.startswith(
+        f"![base, words only, adapter](get-artifact?path=adapter%2Fpreview.png&run_uuid={runs[0]})"
+    )
 
 
 def note_of(tracking, run_id):
@@ -29,8 +35,8 @@ def note_of(tracking, run_id):
 
 
 def test_a_table_too_long_for_mlflow_keeps_the_failed_and_says_how_many_are_missing():
-    states = ["FINISHED"] * 150 + ["FAILED"] * 3
-    children = [Child(f"{n:032x}", f"cat-{n}", state, f"cat-{n}", "1") for n, state in enumerate(states)]
+    states = ["succeeded"] * 150 + ["failed"] * 3
+    children = [Child(f"{n:032x}", "1", f"cat-{n}", state, f"cat-{n}", "1") for n, state in enumerate(states)]
     table = parent_note("1", "f" * 32, children)
     assert len(table) <= NOTE_AT_MOST
     rows = [line for line in table.splitlines() if line.startswith("| [")]

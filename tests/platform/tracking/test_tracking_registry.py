@@ -5,7 +5,7 @@ from tracked_jobs import bundle_at, job
 
 from lorafleet.bundle.bundle import WEIGHTS, write_bundle
 from lorafleet.errors import BundleError, NotFoundError
-from lorafleet.tracking import MlflowRegistry, registry
+from lorafleet.tracking import MlflowRegistry, presence
 
 
 def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
@@ -26,7 +26,7 @@ def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
 
 
 def test_more_versions_than_fit_on_a_page_of_mlflows_are_all_found(tracking, parent, home, monkeypatch):
-    monkeypatch.setattr(registry, "PAGE", 2)
+    monkeypatch.setattr(presence, "PAGE", 2)
     child = tracking.start_job(parent, job("ben"))
     ids = [str(n) * 16 for n in range(5)]
     for id_ in ids:

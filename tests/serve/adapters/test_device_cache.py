@@ -50,6 +50,15 @@ class Machine(RuleBasedStateMachine):
     def leave(self, data):
         self.slots.unpin(self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1))))
 
+    @rule(keys=st.sets(st.sampled_from(sorted(SIZES)), min_size=1, max_size=3))
+    def remove(self, keys):
+        pinned = {key for lease in self.leases for key in lease}
+        unpinned = self.slots.unpinned({folder for folder, _ in keys})
+        assert set(unpinned) == (keys & self.there) - pinned
+        self.slots.drop(unpinned)
+        self.there -= set(unpinned)
+        self.used = [key for key in self.used if key in self.there]
+
     @invariant()
     def within_bytes_and_pinned_stay(self):
         assert self.slots.nbytes == sum(SIZES[key] for key in self.there) <= CAPACITY

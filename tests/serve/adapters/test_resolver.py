@@ -117,6 +117,20 @@ def test_a_promotion_arrives_when_the_alias_is_old_enough_and_a_number_is_asked_
     assert resolver.find("rex", "3").result(5) == newer
 
 
+def test_a_removed_version_is_known_by_no_name_once_its_name_is_dropped(resolver, registry):
+    for name, version in (("rex", None), ("rex", "3"), ("mia", None)):
+        resolver.find(name, version).result(5)
+    assert resolver.known() == {REX}
+    registry.says = NOBODY
+    resolver.drop("rex")
+    assert resolver.find("mia").result(5) == REX
+    for version in (None, "3"):
+        with pytest.raises(NotFoundError):
+            resolver.find("rex", version).result(5)
+    resolver.drop("mia")
+    assert resolver.known() == set()
+
+
 def test_a_crowd_asks_once(resolver, registry):
     registry.gate.clear()
     with ThreadPoolExecutor(8) as pool:

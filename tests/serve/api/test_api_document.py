@@ -9,11 +9,11 @@ import pytest
 from lorafleet.config.strict import parse
 from lorafleet_serve.api.a1111.routes import EMPTY
 from lorafleet_serve.api.error_replies import STATUSES
-from lorafleet_serve.api.foreign_names import SAME
 from lorafleet_serve.api.image_links import LINK_BYTES, LINK_SECONDS, MIB
 from lorafleet_serve.api.lists import MOST_LISTED
-from lorafleet_serve.api.sampler_names import sampler_named
 from lorafleet_serve.api.schemas import ImagesRequest
+from lorafleet_serve.api.words.foreign_names import SAME
+from lorafleet_serve.api.words.sampler_names import sampler_named
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lorafleet.bundle.folder_registry import FolderRegistry
-from lorafleet_serve.api.json_bodies import JsonByDefault
+from lorafleet_serve.api.words.json_bodies import JsonByDefault
 
 BASE = "toy-playground"
 REX = "a photo of <dog-rex>"

@@ -9,7 +9,6 @@ import pytest
 
 from lorafleet.bundle.bundle import WEIGHTS
 from lorafleet.bundle.folder_registry import FolderRegistry
-from lorafleet.config import Recipe
 from lorafleet.tracking import JobInfo, MlflowRegistry, MlflowTracking
 from lorafleet_serve.adapters.resolver import Freshness
 from lorafleet_serve.api.app import build_app
@@ -31,7 +30,7 @@ def publish(tracking, tools, playground, tmp_path):
 
     def make(name, job):
         info = JobInfo(
-            name=name, job_id=job, subject=name, adapter=name, base="toy-playground", steps=1, recipe=Recipe(),
+            name=name, job_id=job, subject=name, adapter=name, params={}, recipe_yaml="",
             folder="/photos", images=5, dataset_fingerprint="f" * 64,
         )  # fmt: skip
         card = tools["card_for"](playground.model.base, name, 4, (0,)).with_changes(job_id=job)

@@ -10,7 +10,9 @@ a short job never draws.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +26,7 @@ from lorafleet_jobs.train.data.caption_choice import class_prompt, drawn_caption
 from lorafleet_jobs.train.data.geometry import Size, View, views
 from lorafleet_jobs.train.data.latents import Latents
 from lorafleet_jobs.train.data.loss_masks import Masks
+from lorafleet_jobs.train.data.pieces import InPieces, Pieces, awaited
 from lorafleet_jobs.train.data.prior import class_sources
 from lorafleet_jobs.train.data.sources import Source
 
@@ -42,8 +45,8 @@ class Batch:
     """[n] of each row's loss: the weighted sum is L_instance + prior.weight * L_class, each a mean over its rows."""
     mask: Tensor | None
     """[n, 1, h, w] weight of each latent pixel's loss; None if no row has one. No row is all zeros."""
-    predicted: Tensor
-    """[n] bool: rows whose target is the base's own prediction."""
+    predicted: int
+    """How many rows, the last ones, have the base's own prediction as their target."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +80,37 @@ class Dataset:
         `cache` is the home's folder of latents and class images; None keeps them in memory only. Raises DataError if
         an image is gone, damaged, or not the one that was planned with.
         """
+        return InPieces(partial(cls.opening, spec, loaded, cache)).finish()
+
+    @classmethod
+    def opening(cls, spec: JobSpec, loaded: LoadedBase, cache: Path | None, thread: Executor) -> Pieces[Dataset]:
+        """The same in pieces: none is longer than the VAE takes for a picture, or the base to make a class image."""
         recipe, base = spec.recipe, loaded.base
         side = recipe.resolution or base.resolution
-        sources = [Source.open(Path(spec.folder), image) for image in spec.images]
+        sources = yield from awaited(thread.submit(Source.open_all, Path(spec.folder), spec.images))
         dataset = cls(
             spec,
             loaded,
             Latents(loaded, cache),
             Masks(recipe.masked_loss, base.vae_factor) if recipe.masked_loss is not None else None,
             _in_buckets(sources, bucket_sizes(side) if recipe.buckets else [Size(side, side)]),
-            class_sources(spec, loaded, sources, cache),
+            (yield from class_sources(spec, loaded, sources, cache, thread)),
         )
         if recipe.crop == "center":
-            for bucket in dataset.buckets:
-                for source in bucket.sources:
-                    for view in dataset._views(source, bucket.window):
-                        dataset.latents.posterior(source.file, view)
+            shown = dataset._shown()
+            yield from dataset.latents.prepare([(source.file, view) for source, view in shown], thread)
+            if dataset.masks is not None:
+                yield from awaited(thread.submit(dataset.masks.prepare, shown))
         return dataset
+
+    def _shown(self) -> list[tuple[Source, View]]:
+        """Every view of the subject's images."""
+        return [
+            (source, view)
+            for bucket in self.buckets
+            for source in bucket.sources
+            for view in self._views(source, bucket.window)
+        ]
 
     def __len__(self) -> int:
         """Images in an epoch, repeats counted."""
@@ -115,14 +132,13 @@ class Dataset:
         if self.masks is not None and any(row.source.mask is not None for row in all_rows):
             mask, factors = self.masks.of([(row.source, row.view) for row in all_rows])
             weights = [weight * factor for weight, factor in zip(weights, factors, strict=True)]
-        predicted = prior is not None and prior.mode == "predict"
         return Batch(
             z=self.loaded.scale.to_model(mean + std * noise),
             captions=[row.caption for row in all_rows],
             time_ids=torch.cat([row.view.time_ids(row.source.size) for row in all_rows]),
             weights=torch.tensor(weights),
             mask=mask,
-            predicted=torch.tensor([False] * len(rows) + [predicted] * len(classes)),
+            predicted=len(classes) if prior is not None and prior.mode == "predict" else 0,
         )
 
     def _rows(self, index: int) -> tuple[list[_Row], list[_Row]]:

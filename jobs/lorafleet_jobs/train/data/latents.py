@@ -7,6 +7,9 @@ cache is ever out of date, and it holds a hash of its tensors: one that does not
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +22,18 @@ from torch import Tensor
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.train.data.cache_files import write_whole
 from lorafleet_jobs.train.data.geometry import View, pixels
+from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data.sources import File
 
 FIT_CODE = "2"
 """To be raised when `geometry` or the reading of a picture changes a view's pixels; part of every file's name."""
+HASHES = "sha256"
+"""The key, in a file's metadata, of its tensors' hash and that of the picture they were made of: one key, because
+safetensors writes several in no fixed order."""
 CACHED = 1024
 """Posteriors in memory, the least recently used dropped first; at 1024 pixels one takes 512 KiB."""
+AHEAD = 2
+"""Pictures that are opened before the VAE is free for them; at 1024 pixels one takes 12 MiB."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +63,46 @@ class Latents:
     def posterior(self, file: File, view: View) -> Posterior:
         """The posterior of one view of a picture. Raises DataError if its file must be read and is not as planned."""
         key = (file.sha256, view)
-        posterior: Posterior | None = self._memory.get(key)
-        if posterior is not None:
-            return posterior
-        path = self._path(file.sha256, view)
-        posterior = _read(path) if path is not None else None
-        if posterior is None:
-            posterior = self._encode(file, view)
-            if path is not None:
-                tensors = {"mean": posterior.mean, "std": posterior.std}
-                write_whole(path, save(tensors, {"sha256": posterior.digest()}))
-        self._memory[key] = posterior
+        if key not in self._memory:
+            self._keep(file, view, self._opened(file, view))
+        posterior: Posterior = self._memory[key]
         return posterior
 
+    def prepare(self, wanted: Iterable[tuple[File, View]], thread: Executor) -> Pieces[None]:
+        """Works out the posteriors of these views, one a piece: the thread opens the pictures, at most AHEAD early.
+
+        Raises what `posterior` raises.
+        """
+        left = deque({(file.sha256, view): (file, view) for file, view in wanted}.values())
+        opened: deque[tuple[File, View, Future[Tensor | Posterior]]] = deque()
+        while left or opened:
+            while left and len(opened) < AHEAD:
+                file, view = left.popleft()
+                opened.append((file, view, thread.submit(self._opened, file, view)))
+            file, view, future = opened.popleft()
+            self._keep(file, view, (yield from awaited(future)))
+            yield None
+
+    def _opened(self, file: File, view: View) -> Tensor | Posterior:
+        """A view's pixels, or its posterior if that is on disk; touches neither this memory nor the VAE."""
+        path = self._path(file.sha256, view)
+        kept = _read(path) if path is not None else None
+        return pixels(file.picture(), view) if kept is None else kept
+
+    def _keep(self, file: File, view: View, opened: Tensor | Posterior) -> None:
+        if isinstance(opened, Posterior):
+            posterior = opened
+        else:
+            posterior, path = self._encode(opened), self._path(file.sha256, view)
+            if path is not None:
+                tensors = {"mean": posterior.mean, "std": posterior.std}
+                write_whole(path, save(tensors, {HASHES: f"{posterior.digest()} {file.sha256}"}))
+        self._memory[file.sha256, view] = posterior
+
     @torch.no_grad()
-    def _encode(self, file: File, view: View) -> Posterior:
+    def _encode(self, shown: Tensor) -> Posterior:
         """Encodes one picture at a time, so that its latents do not depend on others."""
-        encoded = self.loaded.vae.encode(pixels(file.picture(), view).to(self.loaded.device)).latent_dist
+        encoded = self.loaded.vae.encode(shown.to(self.loaded.device)).latent_dist
         return Posterior(encoded.mean.float().cpu().contiguous(), encoded.std.float().cpu().contiguous())
 
     def _path(self, sha256: str, view: View) -> Path | None:
@@ -81,12 +113,27 @@ class Latents:
         return self.cache / "latents" / name[:2] / f"{name}.safetensors"
 
 
+def cached_of(cache: Path, pictures: Collection[str]) -> Iterator[Path]:
+    """The cache's files that were made of pictures with these sha256s, and those of which nobody can say that.
+
+    The latter were written by an early release, or are damaged; whoever needs them makes them again.
+    """
+    for path in sorted((cache / "latents").glob("*/*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                picture = (file.metadata() or {}).get(HASHES, "").partition(" ")[2]
+        except (OSError, SafetensorError):
+            picture = ""
+        if not picture or picture in pictures:
+            yield path
+
+
 def _read(path: Path) -> Posterior | None:
     """The posterior in a cache file; None if there is no such file, or it is damaged in any way."""
     try:
         with safe_open(path, "pt") as file:
             posterior = Posterior(file.get_tensor("mean"), file.get_tensor("std"))
-            sound = (file.metadata() or {}).get("sha256") == posterior.digest()
+            sound = (file.metadata() or {}).get(HASHES, "").partition(" ")[0] == posterior.digest()
     except (OSError, SafetensorError):
         return None
     return posterior if sound else None

@@ -41,6 +41,11 @@ class Masks:
             weights.append(1.0 if any_subject else self.floor)
         return torch.cat(masks), weights
 
+    def prepare(self, shown: Sequence[tuple[Source, View]]) -> None:
+        """Reads the masks of these views, before they are asked for. Raises DataError."""
+        for source, view in shown:
+            self._grey(source, view)
+
     def _grey(self, source: Source, view: View) -> Tensor:
         if source.mask is None:
             return torch.ones(1, 1, view.window.height // self.factor, view.window.width // self.factor)

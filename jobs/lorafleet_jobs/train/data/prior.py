@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,22 +25,25 @@ from lorafleet_jobs.jobspec import CLASS_IMAGES_CARD as CARD
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.data.cache_files import only_process, write_whole
 from lorafleet_jobs.train.data.caption_choice import class_prompt
+from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data.sources import File, Source
 
 MAKING_CODE = "1"
 """To be raised when the same settings give other pictures; part of their key."""
 
 
-def class_sources(spec: JobSpec, loaded: LoadedBase, own: list[Source], cache: Path | None) -> list[Source]:
+def class_sources(
+    spec: JobSpec, loaded: LoadedBase, own: list[Source], cache: Path | None, thread: Executor
+) -> Pieces[list[Source]]:
     """The class images of a job with prior preservation, `own` being the subject's. Raises DataError."""
     prior = spec.recipe.prior
     if prior is None:
         return []
     if prior.mode == "generate":
-        return [Source.of_file(file) for file in Maker.of(spec, loaded).files(prior.count, cache)]
-    if spec.class_images is not None:
-        folder = Path(spec.class_images.folder)
-        return [Source.open(folder, image) for image in spec.class_images.images]
+        files = yield from Maker.of(spec, loaded).files(prior.count, cache, thread)
+        return (yield from awaited(thread.submit(lambda: [Source.of_file(file) for file in files])))
+    if (images := spec.class_images) is not None:
+        return (yield from awaited(thread.submit(Source.open_all, Path(images.folder), images.images)))
     return [Source(source.file, source.size) for source in own]
 
 
@@ -67,21 +72,23 @@ class Maker:
             **licence,
         }  # fmt: skip
 
-    def files(self, count: int, cache: Path | None) -> list[File]:
+    def files(self, count: int, cache: Path | None, thread: Executor) -> Pieces[list[File]]:
         """The first `count` images; those that are not in the cache are made, while other processes wait for them."""
         if cache is None:
-            made = [self.make(seed) for seed in range(count)]
+            made = []
+            for seed in range(count):
+                made.append(self.make(seed))
+                yield None
             return [File(data, hashlib.sha256(data).hexdigest()) for data in made]
         key = hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:32]
-        folder = cache / "prior" / key
-        with only_process(cache / "prior" / f"{key}.lock"):
-            return self._kept(count, folder)
+        with (yield from only_process(cache / "prior" / f"{key}.lock", thread)):
+            return (yield from self._kept(count, cache / "prior" / key, thread))
 
-    def _kept(self, count: int, folder: Path) -> list[File]:
+    def _kept(self, count: int, folder: Path, thread: Executor) -> Pieces[list[File]]:
         hashes = _hashes(folder / CARD)
         for seed in range(count):
             path = folder / _name(seed)
-            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == hashes.get(path.name):
+            if (yield from awaited(thread.submit(_is_kept, path, hashes))):
                 continue
             data = self.make(seed)
             write_whole(path, data)
@@ -99,6 +106,10 @@ class Maker:
         file = BytesIO()
         to_image(pixels[0]).save(file, "PNG")
         return file.getvalue()
+
+
+def _is_kept(path: Path, hashes: Mapping[str, str]) -> bool:
+    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == hashes.get(path.name)
 
 
 def _hashes(card: Path) -> dict[str, str]:

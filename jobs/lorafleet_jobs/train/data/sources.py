@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +57,11 @@ class Source:
         if mask is not None:
             mask.picture()
         return cls.of_file(File(folder / image.file, image.sha256), image.caption, mask)
+
+    @classmethod
+    def open_all(cls, folder: Path, images: Sequence[ImageSpec]) -> list[Source]:
+        """All images of a folder. Raises DataError."""
+        return [cls.open(folder, image) for image in images]
 
     @classmethod
     def of_file(cls, file: File, caption: str | None = None, mask: File | None = None) -> Source:

@@ -16,7 +16,7 @@ from fastapi import APIRouter, FastAPI, Request
 from lorafleet_serve.api.a1111.txt2img import Txt2Img, Txt2ImgReply, to_ours, to_reply
 from lorafleet_serve.api.generation import Generation
 from lorafleet_serve.api.lists import AdapterModel, ModelInfo
-from lorafleet_serve.api.sampler_names import A1111_SAMPLERS, other_names
+from lorafleet_serve.api.words.sampler_names import A1111_SAMPLERS, other_names
 
 EMPTY: dict[str, Any] = {
     "upscalers": [{"name": "None", "model_name": None, "model_path": None, "model_url": None, "scale": 1}],

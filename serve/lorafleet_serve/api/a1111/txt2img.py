@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from lorafleet.config.strict import parse
 from lorafleet.errors import RequestError
 from lorafleet_serve.api.lists import ModelInfo
-from lorafleet_serve.api.sampler_names import A1111_SAMPLERS, is_known, sampler_named
 from lorafleet_serve.api.schemas import MAX_IMAGES, ImagesReply, ImagesRequest
+from lorafleet_serve.api.words.sampler_names import A1111_SAMPLERS, is_known, sampler_named
 
 UNUSED = ("enable_hr", "restore_faces", "tiling", "styles", "alwayson_scripts", "script_name", "subseed_strength",
           "refiner_checkpoint", "infotext")  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lorafleet.basefiles.from_folder import add_folder
@@ -22,6 +23,7 @@ from lorafleet.home import Home
 from lorafleet.loaded import LoadedBase
 from lorafleet_jobs.jobspec import ImageSpec, JobSpec
 from lorafleet_jobs.train.data import Dataset
+from lorafleet_jobs.train.data.latents import cached_of
 from lorafleet_jobs.train.data.prior import CARD, Maker
 
 sys.path.append(str(Path(__file__).parents[3] / "platform"))
@@ -48,6 +50,23 @@ def job(folder, **recipe):
 
 def stamps(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_ino for path in folder.rglob("*") if path.suffix in (".safetensors", ".png", ".json")}
+
+
+def test_latents_are_found_by_their_picture_and_those_of_an_early_release_belong_to_anybody(loaded, tmp_path):
+    cache = tmp_path / "cache"
+    spec = job(tmp_path / "one")
+    Dataset.open(spec, loaded, cache).batch(0)
+    [path] = stamps(cache)
+    assert list(cached_of(cache, {spec.images[0].sha256})) == [path]
+    assert list(cached_of(cache, {"0" * 64})) == []
+    with safe_open(path, "pt") as file:
+        digest = file.metadata()["sha256"].split()[0]
+    save_file(load_file(path), path, {"sha256": digest})
+    before = stamps(cache)
+    Dataset.open(spec, loaded, cache).batch(0)
+    assert stamps(cache) == before, "it is still used"
+    assert list(cached_of(cache, {"0" * 64})) == [path]
+    assert list(cached_of(tmp_path / "none", {"0" * 64})) == []
 
 
 def test_latents_are_shared_between_jobs_of_the_same_picture(loaded, tmp_path):

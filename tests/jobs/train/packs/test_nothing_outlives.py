@@ -12,7 +12,8 @@ from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.targets import PARTS, TEXT_PARTS, UNET
 from lorafleet_jobs.train.pack import train_step
-from lorafleet_jobs.train.validate import Validator
+from lorafleet_jobs.train.previews.pictures_together import PictureMaker
+from lorafleet_jobs.train.previews.validate import Validator
 
 EVERYTHING = {
     "rank": 2, "batch_size": 2, "dropout": 0.2, "text_encoder_lora": {"rank": 2},
@@ -96,13 +97,13 @@ def test_a_backward_pass_that_breaks_leaves_nothing(loaded, training):
 def test_a_validation_picture_leaves_nothing(loaded, photos, breaking, part):
     spec = spec_of(loaded, photos, **EVERYTHING | {"seed": 1})
     training = prepared(loaded, spec.with_changes(validation=spec.validation.with_changes(steps=1)))
-    validator = Validator(training.spec, loaded, training.prompts, training.trainable)
+    wanted, maker = Validator(training.spec, training.prompts).adapted(), PictureMaker(loaded)
     if part is None:
-        validator.picture("a photo of TOK dog", 1.0)
+        maker.make(wanted)
     else:
         breaking(parts_of(loaded)[part])
         with pytest.raises(BrokenError):
-            validator.picture("a photo of TOK dog", 1.0)
+            maker.make(wanted)
     assert nothing_is_left_on(loaded)
 
 

@@ -63,8 +63,10 @@ def specs(loaded, photos, count, **recipe):
 
 def test_halves_are_asked_after_the_failed_call_has_let_its_memory_go(loaded, photos):
     jobs = [(prepared(loaded, spec), 1) for spec in specs(loaded, photos, 4)]
+    batching = DynamicBatching()
     with device_of(loaded, 3) as calls:
-        outcomes = train_step(jobs, DynamicBatching())
+        outcomes = train_step(jobs, batching)
+    assert batching.most_rows == 2, "of calls that fitted"
     assert all(isinstance(outcome, float) for outcome in outcomes)
     assert calls == [4, 2, 2], "two jobs fit at once, so one by one would be a failed call's memory still held"
 

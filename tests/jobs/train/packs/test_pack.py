@@ -13,7 +13,8 @@ from lorafleet.errors import NonFiniteError
 from lorafleet.loaded import LoadedBase
 from lorafleet.numerics.captured import CapturedCalls
 from lorafleet_jobs.train.batching import CompiledBatching, DynamicBatching, StaticBatching
-from lorafleet_jobs.train.pack import JobStep, forward_backward, train_step, train_step_alone
+from lorafleet_jobs.train.job_step import JobStep
+from lorafleet_jobs.train.pack import forward_backward, train_step, train_step_alone
 
 EXACT, CLOSE = 1e-9, 1e-3
 

@@ -16,6 +16,7 @@ RECIPES = (
     {"dora": True, "text_encoder_lora": {}},
     {"targets": "all-linear", "min_snr_gamma": 5.0, "noise_offset": 0.1},
     {"gradient_checkpointing": True},
+    {"prior": {"mode": "predict"}},
 )
 
 

@@ -4,12 +4,16 @@ import itertools
 
 import numpy as np
 import pytest
-from packs_here import prepared, spec_of
+from packs_here import alone, compare, double, prepared, spec_of
 
 from lorafleet.bases import find_base
 from lorafleet.config import Validation
 from lorafleet.loaded import LoadedBase
-from lorafleet_jobs.train.validate import Validator, new_base_pictures
+from lorafleet.numerics.captured import CapturedCalls
+from lorafleet_jobs.train.batching import DynamicBatching, ExactBatching, StaticBatching
+from lorafleet_jobs.train.pack import train_step
+from lorafleet_jobs.train.previews.pictures_together import PictureMaker
+from lorafleet_jobs.train.previews.validate import Validator
 
 
 @pytest.fixture(scope="module")
@@ -26,45 +30,41 @@ def calls(loaded):
     handle.remove()
 
 
-def validator(loaded, photos, shared, adapter="rex", **recipe):
+def validator(loaded, photos, adapter="rex", validation=None, **recipe):
     training = prepared(loaded, spec_of(loaded, photos, 2, rank=2, **recipe))
-    spec = training.spec.with_changes(adapter=adapter, validation=Validation(steps=2))
-    training.prompts.spec = spec
-    return Validator(spec, loaded, training.prompts, training.trainable, shared)
+    spec = training.spec.with_changes(adapter=adapter, validation=Validation(**{"steps": 2} | (validation or {})))
+    return Validator(spec, training.prompts)
+
+
+def same(one, other):
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, other, strict=True))
 
 
 def test_the_base_s_pictures_are_made_once_for_all_jobs_of_a_class(loaded, photos, calls):
-    shared = new_base_pictures()
-    first = validator(loaded, photos, shared, pivotal=None)
-    made = [first.base_picture(first.texts[0]), first.words_only(first.texts[0])]
+    maker, first = PictureMaker(loaded), validator(loaded, photos, pivotal=None)
+    made = maker.make([*first.of_base(), *first.words_only()])
     taken = len(calls)
-    second = validator(loaded, photos, shared, seed=7, pivotal=None)
-    again = [second.base_picture(second.texts[0]), second.words_only(second.texts[0])]
+    second = validator(loaded, photos, seed=7, pivotal=None)
+    assert same(maker.make([*second.of_base(), *second.words_only()]), made)
     assert len(calls) == taken
-    alone = validator(loaded, photos, None, pivotal=None)
-    right = [alone.picture("a photo of a dog", None), alone.picture(alone.texts[0], 0.0)]
-    for one, other in zip([*made, *again], [*right, *right], strict=True):
-        assert np.array_equal(np.asarray(one), np.asarray(other))
+    assert same(PictureMaker(loaded).make(first.words_only()), made[1:])
+    assert not same(made[:1], made[1:])
 
 
 def test_a_learned_token_s_picture_is_the_job_s_own(loaded, photos, calls):
-    shared = new_base_pictures()
-    one, other = (validator(loaded, photos, shared, seed=seed, pivotal={"tokens": 1}) for seed in (1, 2))
-    one.words_only(one.texts[0])
+    maker = PictureMaker(loaded)
+    one, other = (validator(loaded, photos, seed=seed, pivotal={"tokens": 1}) for seed in (1, 2))
+    made = maker.make(one.words_only())
     taken = len(calls)
-    other.words_only(other.texts[0])
+    assert not same(maker.make(other.words_only()), made)
     assert len(calls) > taken
-    assert len(shared) == 0
 
 
-def test_another_size_seed_or_prompt_is_another_picture(loaded, photos):
-    shared = new_base_pictures()
-    for recipe, validation in itertools.product([{}, {"resolution": 48}], [{"seed": 0}, {"seed": 1}, {"steps": 3}]):
-        own = validator(loaded, photos, shared, **recipe)
-        own.spec = own.spec.with_changes(validation=Validation(**({"steps": 2} | validation)))
-        own.base_picture(own.texts[0])
-        own.base_picture("a photo of TOK dog in the snow")
-    assert len(shared) == 12
+def test_another_size_seed_or_prompt_is_another_picture(loaded, photos, calls):
+    maker, prompts = PictureMaker(loaded), ["a photo of TOK dog", "a photo of TOK dog in the snow"]
+    for recipe, own in itertools.product([{}, {"resolution": 48}], [{"seed": 0}, {"seed": 1}, {"steps": 3}]):
+        maker.make(validator(loaded, photos, validation=own | {"prompts": prompts}, **recipe).of_base())
+    assert sum(calls) == 2 * 2 * 2 * (2 + 2 + 3), "two rows a step, two prompts, two sizes"
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,35 @@ def test_captions_of_the_class_are_encoded_once_without_the_job_s_adapter(loaded
     right = training.prompts.encode(["a photo of a dog", ""], weight=0)
     for ours in (first.context[:2], again.context.flip(0)):
         assert np.allclose(ours.detach(), right.context.detach(), atol=1e-5)
+
+
+PRIOR = {"mode": "predict", "batch_size": 2}
+JOBS = (
+    {"batch_size": 1, "pivotal": None},
+    {"batch_size": 2, "pivotal": {"tokens": 2}},
+    {"batch_size": 1, "pivotal": {"tokens": 1}, "prior": PRIOR | {"prompt": "a photo of TOK dog"}},
+    {"batch_size": 1, "pivotal": None, "text_encoder_lora": {"rank": 2}, "prior": PRIOR | {"prompt": "an animal"}},
+    {"batch_size": 1, "pivotal": None, "prior": PRIOR | {"batch_size": 1}},
+    {"batch_size": 1, "pivotal": None, "prior": None},
+)
+
+
+@pytest.mark.parametrize(
+    ("batching", "asked"),
+    [(DynamicBatching, [1, 1, 2, 4, 8, 9]), (ExactBatching, [1, 1, 2, 2, 2, 2, 2, 3, 3, 3, 4]), (None, None)],
+    ids=["shared", "exact", "recorded"],
+)
+def test_the_base_s_own_predictions_of_a_pack_are_asked_in_one_call_for_each_shape(photos, batching, asked):
+    """And each job learns what it learns alone, also where its class prompt has a token that it is still learning."""
+    loaded, seen = double(LoadedBase.load(find_base("toy-playground"))), []
+    specs = [spec_of(loaded, photos, 3, rank=2, seed=i, **{"prior": PRIOR} | job) for i, job in enumerate(JOBS)]
+    jobs = [prepared(loaded, spec) for spec in specs]
+    plan = StaticBatching(CapturedCalls(loaded.device)) if batching is None else batching()
+    handle = loaded.unet.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    for step in (1, 2, 3):
+        assert all(isinstance(loss, float) for loss in train_step([(job, step) for job in jobs], plan))
+        if step == 1 and asked is not None:
+            assert sorted(seen) == asked
+    handle.remove()
+    for spec, job in zip(specs, jobs, strict=True):
+        compare(job, alone(loaded, spec)[0], 1e-9)

@@ -19,18 +19,19 @@ def cores() -> int:
 
 
 class Ticking:
-    """Tells how many subjects have been looked at; says nothing of a check that is over at once."""
+    """Tells how many subjects have been looked at, or what else is done; says nothing of what is over at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "subjects are looked at") -> None:
+        self._what = what
         self._next = time.monotonic() + (FIRST_SECONDS if err.is_terminal else PLAIN_SECONDS)
         self._said = False
 
     def __call__(self, done: int, count: int) -> None:
-        """Called before the first subject and after each."""
+        """Called before the first and after each."""
         if done == count:
             self._wipe()
         elif time.monotonic() >= self._next or (done == 0 and count >= MANY):
-            self._say(f"{done} of {count} subjects are looked at")
+            self._say(f"{done} of {count} {self._what}")
 
     def _say(self, text: str) -> None:
         if err.is_terminal:

@@ -24,6 +24,7 @@ from lorafleet_jobs.submission.follow import Show
 
 COLOURS: dict[State, str] = {
     "queued": "dim", "running": "cyan", "succeeded": "green", "stopped": "blue", "failed": "red", "cancelled": "yellow",
+    "forgotten": "dim",
 }  # fmt: skip
 COLUMNS = ("job", "lane", "state", "", "step", "loss", "it/s", "ETA", "")
 NUMBERS = frozenset(COLUMNS[4:8])

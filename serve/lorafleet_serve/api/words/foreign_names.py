@@ -37,7 +37,7 @@ def in_our_names(body: Mapping[str, Any]) -> dict[str, Any]:
     _join_sides(ours)
     _take_loras(ours)
     _take_scale(ours)
-    if ours.get("seed") == -1:  # everywhere but here a wish for any seed
+    if ours.get("seed") in (-1, "-1"):  # everywhere but here a wish for any seed
         del ours["seed"]
     if ours.get("output_format") == "jpg":
         ours["output_format"] = "jpeg"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lorafleet_jobs.cli.completions import submissions
+from lorafleet_jobs.cli.terminal.completions import submissions
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 SubmissionId = Annotated[
