@@ -39,6 +39,12 @@ MaxReplicasOption = Annotated[
 ]
 GpusOption = Annotated[float, typer.Option(help="GPUs of each engine; with a fraction several share one.")]
 BundlesOption = Annotated[Path | None, typer.Option(help="Serve this folder of bundles instead of MLflow's registry.")]
+AnyModelOption = Annotated[
+    bool, typer.Option("--accept-any-model", help="Clients' usual models, as dall-e-3 and gpt-image-1, mean the base.")
+]
+AutoAdaptersOption = Annotated[
+    bool, typer.Option("--auto-adapters", help="An adapter's trigger in a prompt, as <dog-rex>, adds the adapter.")
+]
 AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster; by default one is started here.")]
 DebugOption = Annotated[bool, typer.Option(help="Show Ray's logs.")]
 
@@ -96,6 +102,8 @@ def serve(
     max_replicas: MaxReplicasOption = None,
     gpus_per_replica: GpusOption = 1.0,
     bundles: BundlesOption = None,
+    accept_any_model: AnyModelOption = False,
+    auto_adapters: AutoAdaptersOption = False,
     address: AddressOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -116,6 +124,8 @@ def serve(
         "max_replicas": max_replicas,
         "gpus_per_replica": gpus_per_replica,
         "bundles": None if bundles is None else str(bundles.resolve()),
+        "accept_any_model": accept_any_model,
+        "auto_adapters": auto_adapters,
     }
     args = parse(ServeArgs, options, "serve", RequestError)
     which = f", loaded from the {found.files_choice}," if found.files_choice else ""

@@ -172,12 +172,12 @@ def test_serve_yaml_is_what_ray_and_the_builder_accept(request):
     assert module == deployment.__name__
     built = call_user_app_builder_with_args_if_necessary(getattr(deployment, attribute), application.args)
     assert built._bound_deployment.name == "ingress"
-    (engine,) = built._bound_deployment.init_args
+    engine, _ = built._bound_deployment.init_args
     assert engine._bound_deployment.num_replicas == application.args["replicas"]
 
 
 def engine_of(**arguments):
-    (engine,) = deployment.build(ServeArgs(**arguments))._bound_deployment.init_args
+    engine, _ = deployment.build(ServeArgs(**arguments))._bound_deployment.init_args
     return engine._bound_deployment
 
 

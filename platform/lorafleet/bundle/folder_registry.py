@@ -34,6 +34,7 @@ def version_of(path: Path) -> AdapterVersion:
         triggers=tuple(trigger.trigger for trigger in card.triggers),
         path=path.resolve(),
         run_id=card.run_id,
+        base_fingerprint=card.base_fingerprint,
     )
 
 

@@ -1,115 +1,92 @@
-"""The HTTP API: routes, and one JSON body for every error. Knows a `Backend`; refuses to know engines and Ray."""
+"""The HTTP API: its routes. Knows a `Backend`; refuses to know engines and Ray."""
 
-import logging
 import math
-from collections.abc import Awaitable, Callable
-from http import HTTPStatus
+from typing import Annotated
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from starlette.exceptions import HTTPException
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import Response
 
 import lorafleet
-from lorafleet.config.strict import parse
-from lorafleet.errors import (
-    BundleError,
-    BusyError,
-    LorafleetError,
-    NonFiniteError,
-    NotFoundError,
-    RequestError,
-    UnreachableError,
-    WrongBaseError,
-)
+from lorafleet.errors import NotFoundError
+from lorafleet_serve.api.a1111.routes import add_a1111
 from lorafleet_serve.api.edits import add_edits
-from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
-from lorafleet_serve.api.model_ids import with_model
-from lorafleet_serve.api.schemas import (
+from lorafleet_serve.api.error_replies import add_error_replies
+from lorafleet_serve.api.generation import LINKS, Generation
+from lorafleet_serve.api.lists import (
+    MOST_LISTED,
     AdapterList,
     AdapterModel,
     AdapterVersions,
-    ErrorBody,
-    ErrorReply,
-    ImagesReply,
-    ImagesRequest,
     ModelInfo,
     ModelList,
-    with_tags,
+    Page,
 )
+from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
+from lorafleet_serve.api.schemas import ErrorReply, ImagesReply, ImagesRequest
 from lorafleet_serve.api.service import Backend
+from lorafleet_serve.api.words.json_bodies import JsonByDefault
 
-RETRY_AFTER_SECONDS = 5
-STATUSES: tuple[tuple[type[LorafleetError], int, str], ...] = (
-    (NotFoundError, HTTPStatus.NOT_FOUND, "not_found"),
-    (WrongBaseError, HTTPStatus.CONFLICT, "wrong_base"),
-    (BundleError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_bundle"),
-    (RequestError, HTTPStatus.UNPROCESSABLE_ENTITY, "bad_request"),
-    (NonFiniteError, HTTPStatus.UNPROCESSABLE_ENTITY, "not_finite"),
-    (BusyError, HTTPStatus.TOO_MANY_REQUESTS, "busy"),
-    (UnreachableError, HTTPStatus.SERVICE_UNAVAILABLE, "unreachable"),
-)
-"""HTTP status and code by kind of error. The first match wins, so a subclass stands before its parent."""
+Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many at most.")]
+After = Annotated[str | None, Query(max_length=200, description="The last one of the page before.")]
+Search = Annotated[str | None, Query(max_length=200, description="Letters of a name or of a trigger.")]
 
 
-def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
+def build_app(backend: Backend, ingress: str = "0", accept_any_model: bool = False) -> FastAPI:
     """The application on a backend, which its handlers await. `ingress` names this process in the metrics."""
-    metrics = HttpMetrics(ingress)
+    metrics, generation = HttpMetrics(ingress), Generation(backend, accept_any_model)
     app = FastAPI(title="lorafleet", version=lorafleet.__version__, responses={"4XX": {"model": ErrorReply}})
-    app.add_exception_handler(LorafleetError, _on_our_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid_body)
-    app.add_exception_handler(HTTPException, _on_unknown_route)
-    app.add_exception_handler(Exception, _on_unexpected_error)
+    add_error_replies(app)
     app.add_middleware(Metered, metrics=metrics)
-    served = _remembered(backend.base)
+    app.add_middleware(JsonByDefault)
+    _add_images(app, generation)
+    add_edits(app, generation)
+    _add_lists(app, backend)
+    add_a1111(app, generation)
+    _add_monitoring(app, backend, metrics)
+    return app
+
+
+def _add_images(app: FastAPI, generation: Generation) -> None:
+    """Adds what makes images in OpenAI's way."""
 
     @app.post("/v1/images/generations")
-    async def generate(body: ImagesRequest) -> ImagesReply:
+    async def generate(body: ImagesRequest, request: Request) -> ImagesReply:
         """Makes images. Each request has its own adapters and options; requests share batches."""
-        request = with_tags(body)
-        if request.model is not None:  # its adapter must be known here, where a replica is chosen
-            request = with_model(request, await served())
-        return await backend.generate(request)
+        return await generation.make(body, str(request.base_url))
 
-    add_edits(app, backend, served)
+    @app.head(f"/{LINKS}/{{file}}", include_in_schema=False)
+    @app.get(f"/{LINKS}/{{file}}", response_class=Response)
+    async def linked(file: str) -> Response:
+        """The image of a link in an answer."""
+        kept = generation.image(file)
+        if kept is None:
+            raise NotFoundError(f"there is no image here now; links last {generation.links.seconds / 60:g} minutes")
+        caching = {"Cache-Control": f"private, max-age={math.ceil(generation.links.seconds)}"}
+        return Response(kept.data, media_type=kept.media_type, headers=caching | {"X-Content-Type-Options": "nosniff"})
+
+
+def _add_lists(app: FastAPI, backend: Backend) -> None:
+    """Adds what says which models and adapters there are."""
 
     @app.get("/v1/adapters")
-    async def adapters() -> AdapterList:
-        """The registered adapters."""
-        return await backend.adapters()
+    async def adapters(limit: Limit = MOST_LISTED, after: After = None, search: Search = None) -> AdapterList:
+        """The registered adapters: every version by name, the newest first."""
+        return await backend.adapters(Page(limit, after, search))
 
     @app.get("/v1/adapters/{name}")
     async def versions(name: str) -> AdapterVersions:
         """The versions of one adapter, the newest first."""
-        own = tuple(each for each in (await backend.adapters()).adapters if each.name == name)
-        if not own:
-            raise NotFoundError(f"there is no adapter {name!r}; GET /v1/adapters lists them")
-        return AdapterVersions(name=name, versions=own)
+        return await backend.versions(name)
 
     @app.get("/v1/models")
-    async def models() -> ModelList:
+    async def models(limit: Limit = MOST_LISTED, after: After = None, search: Search = None) -> ModelList:
         """The served base, and the adapters on it: each can be a request's `model`."""
-        return await backend.models()
+        return await backend.models(Page(limit, after, search))
 
     @app.get("/v1/models/{model:path}")
     async def one_model(model: str) -> ModelInfo | AdapterModel:
         """The served base, or an adapter on it: NAME, NAME@VERSION or NAME@ALIAS."""
         return await backend.model(model)
-
-    _add_monitoring(app, backend, metrics)
-    return app
-
-
-def _remembered(ask: Callable[[], Awaitable[str]]) -> Callable[[], Awaitable[str]]:
-    """Asks once for what does not change."""
-    known: list[str] = []
-
-    async def answer() -> str:
-        if not known:
-            known.append(await ask())
-        return known[0]
-
-    return answer
 
 
 def _add_monitoring(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> None:
@@ -130,48 +107,3 @@ def _add_monitoring(app: FastAPI, backend: Backend, metrics: HttpMetrics) -> Non
     async def counters() -> Response:
         """Metrics in Prometheus' text format, of every replica and of this ingress."""
         return Response(exposition(metrics, await backend.stats()), media_type=CONTENT_TYPE)
-
-
-def error_reply(status: int, code: str, message: str, wait: float = RETRY_AFTER_SECONDS) -> JSONResponse:
-    """The reply for an error, with Retry-After in whole seconds where waiting helps."""
-    kind = "invalid_request_error" if status < HTTPStatus.TOO_MANY_REQUESTS else "server_error"
-    if status == HTTPStatus.TOO_MANY_REQUESTS:
-        kind = "rate_limit_error"
-    waiting_helps = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    body = ErrorReply(error=ErrorBody(code=code, message=message, type=kind))
-    return JSONResponse(
-        body.model_dump(), status_code=status, headers={"Retry-After": str(math.ceil(wait))} if waiting_helps else None
-    )
-
-
-async def _on_our_error(_: Request, problem: Exception) -> JSONResponse:
-    for kind, status, code in STATUSES:
-        if isinstance(problem, kind):
-            wait = problem.retry_after_s if isinstance(problem, BusyError) else RETRY_AFTER_SECONDS
-            return error_reply(status, code, str(problem), wait)
-    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", str(problem))
-
-
-async def _on_invalid_body(request: Request, problem: Exception) -> JSONResponse:
-    """Describes the first problem of a body in one sentence, with the nearest known key."""
-    message = "the body is not valid JSON; send an object with at least a prompt"
-    body = getattr(problem, "body", None)
-    if isinstance(body, dict):
-        try:
-            parse(ImagesRequest, body, "body", RequestError)
-        except RequestError as described:
-            message = str(described)
-    return error_reply(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_request", message)
-
-
-async def _on_unknown_route(request: Request, problem: Exception) -> JSONResponse:
-    status = getattr(problem, "status_code", int(HTTPStatus.NOT_FOUND))
-    code = HTTPStatus(status).name.lower()
-    return error_reply(status, code, f"{request.method} {request.url.path}: {HTTPStatus(status).phrase}; see /docs")
-
-
-async def _on_unexpected_error(_: Request, problem: Exception) -> JSONResponse:
-    logging.getLogger(__name__).error("unexpected error", exc_info=problem)
-    return error_reply(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected error; the server's log has the details"
-    )

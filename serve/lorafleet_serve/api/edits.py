@@ -12,9 +12,8 @@ from starlette.types import Message
 from lorafleet.config.strict import parse
 from lorafleet.errors import RequestError
 from lorafleet_serve.api.edit_schemas import EditsRequest
-from lorafleet_serve.api.model_ids import with_model
-from lorafleet_serve.api.schemas import ImagesReply, with_tags
-from lorafleet_serve.api.service import Backend
+from lorafleet_serve.api.generation import Generation
+from lorafleet_serve.api.schemas import ImagesReply
 from lorafleet_serve.api.uploads import MAX_BYTES
 
 MAX_BODY = 3 * MAX_BYTES
@@ -25,16 +24,14 @@ NESTED = ("adapters", "crop")
 FORM, JSON = "multipart/form-data", "application/json"
 
 
-def add_edits(app: FastAPI, backend: Backend, served: Callable[[], Awaitable[str]]) -> None:
-    """Adds the route. `served` gives the served base's name."""
+def add_edits(app: FastAPI, generation: Generation) -> None:
+    """Adds the route."""
 
     @app.post("/v1/images/edits", openapi_extra={"requestBody": _documented()})
     async def edit(request: Request) -> ImagesReply:
         """Makes images from a picture: all of it, or what a mask says. Otherwise as POST /v1/images/generations."""
-        edits = with_tags(parse(EditsRequest, await body_of(request), "body", RequestError))
-        if edits.model is not None:
-            edits = with_model(edits, await served())
-        return await backend.generate(edits)
+        edits = parse(EditsRequest, await body_of(request), "body", RequestError)
+        return await generation.make(edits, str(request.base_url))
 
 
 async def body_of(request: Request) -> dict[str, Any]:

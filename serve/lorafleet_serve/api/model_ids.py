@@ -4,6 +4,8 @@
     rex  rex@3  rex@champion  an adapter on it, as in `adapters`
     toy-playground:rex        the same, as clients write it that keep a base and its variants apart
 
+    dall-e-3                  what clients send that were told nothing; the base, where the server is told to take it
+
 Knows names. Refuses to know the registry: whether there is such an adapter is found out where it is resolved.
 """
 
@@ -12,11 +14,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from lorafleet.bases import Base
 from lorafleet.bundle.ports import CHAMPION, AdapterVersion
 from lorafleet.config.wording import NAME_PATTERN
 from lorafleet.errors import NotFoundError
-from lorafleet_serve.api.schemas import AdapterChoice, AdapterModel, ImagesRequest
-from lorafleet_serve.engine.requests import check_adapter_count
+from lorafleet_serve.api.lists import AdapterModel, ModelInfo
+from lorafleet_serve.api.schemas import AdapterChoice, ImagesRequest
+from lorafleet_serve.engine.requests import check_adapter_count, most_clip_skip, recommended_sizes
+
+USUAL_DEFAULTS = re.compile(r"(openai/)?(dall-e-[23]|gpt-image-[0-9.]+(-mini)?|chatgpt-image-latest)")
+"""What clients ask for that nobody told a model."""
+LINKLESS = re.compile(r"(openai/)?gpt-image-")
+"""Models of OpenAI's whose answers never have links."""
+
+
+def is_usual_default(model: str) -> bool:
+    """Whether a client may ask for this model because nobody told it another."""
+    return USUAL_DEFAULTS.fullmatch(model) is not None
 
 
 def with_model(request: ImagesRequest, base: str) -> ImagesRequest:
@@ -58,14 +72,39 @@ def trigger_note(request: ImagesRequest, adapters: Iterable[AdapterVersion]) -> 
     return f"the prompt does not name what {name} has learned; write {word}, as in: a photo of {word}"
 
 
-def adapter_models(versions: Iterable[AdapterVersion], base: str, created: int) -> tuple[AdapterModel, ...]:
+def is_on(adapter: AdapterVersion, base: Base) -> bool:
+    """Whether an adapter was made for a base: for the same weights, under whatever name."""
+    if not adapter.base_fingerprint:  # it was registered before fingerprints were
+        return adapter.base == base.name
+    return base.is_named(adapter.base_fingerprint)
+
+
+def adapter_models(versions: Iterable[AdapterVersion], base: Base, created: int) -> tuple[AdapterModel, ...]:
     """One model for each adapter of a base: its champion, or its newest version where none is champion."""
     chosen: dict[str, AdapterVersion] = {}
     for version in versions:
         known = chosen.get(version.name)
-        if version.base == base and (known is None or _rank(version) > _rank(known)):
+        if is_on(version, base) and (known is None or _rank(version) > _rank(known)):
             chosen[version.name] = version
     return tuple(adapter_model(chosen[name], version=None, created=created) for name in sorted(chosen))
+
+
+def base_model(base: Base, samplers: tuple[str, ...], created: int) -> ModelInfo:
+    """The served base as a model."""
+    return ModelInfo(
+        id=base.name,
+        created=created,
+        prediction=base.prediction,
+        licence=base.licence,
+        fingerprint=base.fingerprint,
+        resolution=base.resolution,
+        sizes=tuple(f"{width}x{height}" for width, height in recommended_sizes(base)),
+        schedulers=samplers,
+        default_steps=base.default_steps,
+        default_guidance_scale=base.default_guidance,
+        default_guidance_scales={name: base.guidance_with(name) for name in samplers},
+        max_clip_skip=most_clip_skip(base),
+    )
 
 
 def adapter_model(adapter: AdapterVersion, version: str | None, created: int) -> AdapterModel:

@@ -8,20 +8,9 @@ import json
 from PIL.PngImagePlugin import PngInfo
 
 import lorafleet
+from lorafleet_serve.api.words.sampler_names import A1111_SAMPLERS
 from lorafleet_serve.engine.init_image import InitImage
 from lorafleet_serve.engine.requests import GeneratedImage, Settings
-
-A1111_SAMPLERS = {
-    "euler": "Euler",
-    "euler-ancestral": "Euler a",
-    "dpmpp-2m": "DPM++ 2M",
-    "dpmpp-2m-karras": "DPM++ 2M Karras",
-    "ddim": "DDIM",
-    "lcm": "LCM",
-    "tcd": "TCD",
-    "edm-euler": "EDM Euler",
-    "edm-dpmpp-2m": "EDM DPM++ 2M",
-}
 
 
 def png_bytes(made: GeneratedImage) -> bytes:

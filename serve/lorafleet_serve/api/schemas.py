@@ -6,20 +6,32 @@ The text below a field is its description in the API's documentation.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from lorafleet.config.manifest import MAX_ADAPTERS, Name
 from lorafleet.config.strict import Strict, parse
 from lorafleet.errors import RequestError
+from lorafleet_serve.api.words.foreign_names import in_our_names
 from lorafleet_serve.engine.prompt_tags import check_untagged, read_tags
 from lorafleet_serve.engine.requests import MAX_SEED, ImageOptions, Prompt, Scale, Size, check_adapter_count
 
 SIZE = re.compile(r"^([1-9]\d{0,4})x([1-9]\d{0,4})$")
 MAX_IMAGES = 10
-UNUSED = ("quality", "style", "background", "moderation", "input_fidelity")
-"""Fields of OpenAI's that mean nothing here; the last is one of edits."""
+UNUSED = {
+    "quality": ("auto", "standard"),
+    "style": (),
+    "background": ("auto", "opaque"),
+    "moderation": ("auto",),
+    "partial_images": (0,),
+    "input_fidelity": (),
+}
+"""Fields of OpenAI's that mean nothing here, and their values that ask for nothing else than what is done.
+
+The last is one of edits.
+"""
 
 
 class Body(Strict):
@@ -53,9 +65,19 @@ class ImagesRequest(ImageOptions):
     """How many images to make, with consecutive seeds."""
     size: str | None = None
     """Width and height of the image in pixels, as in `1024x1024`; `auto` or absent is the base's own size."""
-    response_format: Literal["b64_json"] = "b64_json"
+    response_format: Literal["b64_json", "url"] | None = None
+    """`b64_json`: the images are in the answer. `url`: the answer has links on this server, which last ten minutes. If
+    absent, both; for a `model` called gpt-image-..., whose answers never have links, `b64_json`."""
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    """The images' file format. Each says how it was made: PNG in text chunks, JPEG and WebP in EXIF."""
+    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
+    """The quality of a JPEG or WebP: 100 is the best and largest; 95 if absent. A PNG loses nothing, and has none."""
     user: str | None = None
     """Accepted for OpenAI's clients; not used."""
+    stream: bool | None = None
+    """Accepted for OpenAI's clients; images come whole, so true is refused."""
+    partial_images: int | None = None
+    """Accepted for OpenAI's clients; not used, which the answer notes."""
     quality: str | None = None
     """Accepted for OpenAI's clients; not used, which the answer notes. Say `steps` and `guidance_scale`."""
     style: str | None = None
@@ -76,6 +98,21 @@ class ImagesRequest(ImageOptions):
     seed: Annotated[int, Field(ge=0, le=MAX_SEED - MAX_IMAGES)] | None = None
     """The seed of the first image; image i has seed + i. If absent, one is drawn and returned."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_others_are_understood(cls, body: Any) -> Any:
+        if not isinstance(body, Mapping):
+            return body
+        optional = {name for name, field in cls.model_fields.items() if not field.is_required()}
+        return {key: value for key, value in in_our_names(body).items() if value is not None or key not in optional}
+
+    @field_validator("stream")
+    @classmethod
+    def _images_come_whole(cls, value: bool | None) -> bool | None:
+        if value:
+            raise ValueError("images come whole; leave it out")
+        return value
+
     @field_validator("size", "original_size", "target_size")
     @classmethod
     def _size_is_width_by_height(cls, value: str | None) -> str | None:
@@ -84,10 +121,13 @@ class ImagesRequest(ImageOptions):
         return value
 
 
-def unused_note(request: ImagesRequest) -> str | None:
-    """Which fields of OpenAI's a request gives that mean nothing here; None if there are none."""
-    given = [name for name in UNUSED if getattr(request, name, None) not in (None, "auto")]
-    return f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} not used here" if given else None
+def unused_notes(request: ImagesRequest) -> tuple[str, ...]:
+    """Which fields of OpenAI's a request gives that mean nothing here."""
+    given = [name for name, usual in UNUSED.items() if getattr(request, name, None) not in (None, *usual)]
+    notes = [f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} not used here"] if given else []
+    if request.output_format == "png" and request.output_compression not in (None, 100):
+        notes.append("output_compression is not used for a PNG; ask for output_format jpeg or webp")
+    return tuple(notes)
 
 
 def with_tags(request: ImagesRequest) -> ImagesRequest:
@@ -120,10 +160,17 @@ class AppliedAdapter(Body):
     run_id: str | None
 
 
-class ImageData(Body):
-    """One image: a PNG in base64, and the seed that makes it again."""
+Maybe = Annotated[str | None, Field(exclude_if=lambda value: value is None)]
+"""Left out where there is none: clients look which keys are there."""
 
-    b64_json: str
+
+class ImageData(Body):
+    """One image, and the seed that makes it again."""
+
+    b64_json: Maybe = None
+    """The file in base64; absent where links alone were asked for."""
+    url: Maybe = None
+    """Where the file is for ten minutes; absent where it was not asked for."""
     seed: int
 
 
@@ -141,86 +188,20 @@ class ImagesReply(Body):
     steps: int
     guidance_scale: float
     scheduler: str
-    notes: tuple[str, ...] = ()
-    """Hints at possible mistakes, such as the trigger of an adapter that the request does not name."""
-
-
-class AdapterInfo(Body):
-    """One registered adapter version."""
-
-    name: str
-    version: int
-    aliases: tuple[str, ...]
-    base: str
-    triggers: tuple[str, ...]
-    run_id: str | None
-
-
-class AdapterList(Body):
-    """What GET /v1/adapters answers."""
-
-    adapters: tuple[AdapterInfo, ...]
-
-
-class ModelInfo(Body):
-    """The served base, with OpenAI's fields first."""
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "lorafleet"
-    prediction: str
-    licence: str
-    resolution: int
-    sizes: tuple[str, ...]
-    """Sizes that the base was trained on, its own square first. Others are allowed: sides from a quarter of the
-    resolution to twice it, in multiples of 8."""
-    schedulers: tuple[str, ...]
-    """The samplers that can be asked for, the base's own first."""
-    default_steps: int
-    default_guidance_scale: float
-    """With the base's own scheduler."""
-    default_guidance_scales: dict[str, float]
-    """With each of the schedulers."""
-    max_clip_skip: int
-    """The largest `clip_skip` that is allowed."""
-
-
-class AdapterModel(Body):
-    """An adapter as a model, with OpenAI's fields first."""
-
-    id: str
-    """Its name, which means its champion; or as it was asked for, `NAME@VERSION`."""
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "lorafleet"
-    base: str
-    version: int
-    aliases: tuple[str, ...]
-    triggers: tuple[str, ...]
-    """The words of a prompt that stand for what it has learned."""
-
-
-class ModelList(Body):
-    """What GET /v1/models answers: the served base, then the adapters on it by name."""
-
-    object: Literal["list"] = "list"
-    data: tuple[ModelInfo | AdapterModel, ...]
-
-
-class AdapterVersions(Body):
-    """What GET /v1/adapters/NAME answers: its versions, the newest first."""
-
-    name: str
-    versions: tuple[AdapterInfo, ...]
+    output_format: str = "png"
+    warnings: tuple[str, ...] = ()
+    """What the request asks for in vain, and hints at possible mistakes, such as the trigger of an adapter that the
+    request does not name."""
 
 
 class ErrorBody(Body):
-    """What went wrong: `code` for programs, `message` for people, `type` in OpenAI's terms."""
+    """What went wrong: `code` for programs, `message` for people, `type` and `param` in OpenAI's terms."""
 
-    code: str
     message: str
     type: str
+    param: str | None = None
+    """The field of the body that is wrong, where it is known."""
+    code: str
 
 
 class ErrorReply(Body):

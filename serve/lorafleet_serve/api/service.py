@@ -1,4 +1,4 @@
-"""From an API request to images: resolves adapters, draws seeds, awaits the engine, makes PNGs.
+"""From an API request to images: resolves adapters, draws seeds, awaits the engine, makes image files.
 
 Knows the engine, the registry and the API's bodies; refuses to know HTTP and Ray. `Backend` is what the routes need;
 `EngineService` implements it on an engine in this process.
@@ -7,7 +7,6 @@ Knows the engine, the registry and the API's bodies; refuses to know HTTP and Ra
 from __future__ import annotations
 
 import asyncio
-import base64
 import logging
 import secrets
 import time
@@ -17,45 +16,47 @@ from contextlib import ExitStack
 from typing import Protocol
 
 from lorafleet.bundle.ports import AdapterRegistry, AdapterVersion
+from lorafleet.config.manifest import MAX_ADAPTERS
 from lorafleet.errors import BundleError, BusyError, NotFoundError, UnreachableError
 from lorafleet_serve.adapters.resolver import Freshness, Resolver
 from lorafleet_serve.api.edit_inputs import InitImages
+from lorafleet_serve.api.lists import (
+    FIRST_PAGE,
+    AdapterList,
+    AdapterModel,
+    AdapterVersions,
+    ModelInfo,
+    ModelList,
+    Page,
+    adapter_info,
+    adapter_page,
+    model_page,
+)
 from lorafleet_serve.api.metrics import ReplicaStats
 from lorafleet_serve.api.model_ids import (
     adapter_model,
     adapter_models,
+    base_model,
     choice_of,
+    is_on,
     trigger_note,
     unknown_model,
     with_model,
 )
-from lorafleet_serve.api.png import png_bytes
 from lorafleet_serve.api.removed import RemovalWatch
+from lorafleet_serve.api.replies import reply_to
 from lorafleet_serve.api.schemas import (
     AdapterChoice,
-    AdapterInfo,
-    AdapterList,
-    AdapterModel,
-    AppliedAdapter,
-    ImageData,
     ImagesReply,
     ImagesRequest,
-    ModelInfo,
-    ModelList,
     parse_size,
-    unused_note,
+    unused_notes,
 )
+from lorafleet_serve.api.words.sampler_names import sampler_named
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.init_image import InitImage
 from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
-from lorafleet_serve.engine.requests import (
-    AdapterUse,
-    GeneratedImage,
-    GenerateRequest,
-    ImageOptions,
-    most_clip_skip,
-    recommended_sizes,
-)
+from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest, ImageOptions
 from lorafleet_serve.stats import retry_after_seconds
 
 log = logging.getLogger(__name__)
@@ -70,17 +71,20 @@ class Backend(Protocol):
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Makes the images asked for."""
 
-    async def adapters(self) -> AdapterList:
-        """Every registered adapter version."""
+    async def adapters(self, page: Page = FIRST_PAGE) -> AdapterList:
+        """The registered adapter versions."""
 
-    async def models(self) -> ModelList:
+    async def versions(self, name: str) -> AdapterVersions:
+        """The versions of one adapter; NotFoundError."""
+
+    async def models(self, page: Page = FIRST_PAGE) -> ModelList:
         """The served base, and the adapters on it."""
 
     async def model(self, model: str) -> ModelInfo | AdapterModel:
         """The served base, or an adapter on it, by its id as a model; NotFoundError."""
 
-    async def base(self) -> str:
-        """The served base's name."""
+    async def base(self) -> ModelInfo:
+        """The served base."""
 
     async def ready(self) -> None:
         """Returns if requests can be taken now, else raises UnreachableError."""
@@ -93,9 +97,14 @@ class EngineService:
     """A `Backend` on an engine in this process."""
 
     def __init__(
-        self, engine: StepEngine, registry: AdapterRegistry, freshness: Freshness | None = None, replica: str = "0"
+        self,
+        engine: StepEngine,
+        registry: AdapterRegistry,
+        freshness: Freshness | None = None,
+        replica: str = "0",
+        auto_adapters: bool = False,
     ) -> None:
-        self.engine, self.registry, self.replica = engine, registry, replica
+        self.engine, self.registry, self.replica, self.auto_adapters = engine, registry, replica, auto_adapters
         self.resolver = Resolver(registry, freshness or Freshness())
         self.removals = RemovalWatch(engine, registry, self.resolver)
         self._started = int(time.time())
@@ -103,7 +112,7 @@ class EngineService:
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Queues the images and awaits them; if one fails or the caller leaves, the request's others are cancelled."""
-        request = with_model(request, self.engine.model.base.name)
+        request, warnings = await self._understood(request)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
         unnamed, init = self._unnamed(request), await self._init_images.of(request)
@@ -122,32 +131,41 @@ class EngineService:
             finally:
                 for future in futures:
                     future.cancel()
-        hints = (trigger_note(request, [use.adapter for use in uses]), unused_note(request))
-        notes = (*await asyncio.to_thread(_notes, unnamed), *(hint for hint in hints if hint is not None))
-        return await asyncio.to_thread(self._reply, list(images), notes)
+        warnings += await asyncio.to_thread(_notes, unnamed)
+        if (hint := trigger_note(request, [use.adapter for use in uses])) is not None:
+            warnings += (hint,)
+        return await asyncio.to_thread(reply_to, request, list(images), warnings)
 
-    async def adapters(self) -> AdapterList:
-        """Every registered adapter version; asks the registry in another thread."""
+    async def adapters(self, page: Page = FIRST_PAGE) -> AdapterList:
+        """The registered adapter versions; asks the registry in another thread."""
+        return adapter_page(await asyncio.to_thread(self.registry.list), page)
+
+    async def versions(self, name: str) -> AdapterVersions:
+        """The versions of one adapter, the newest first. NotFoundError, UnreachableError."""
         versions = await asyncio.to_thread(self.registry.list)
-        return AdapterList(adapters=tuple(_info(version) for version in versions))
+        own = sorted((each for each in versions if each.name == name), key=lambda each: -each.version)
+        if not own:
+            raise NotFoundError(f"there is no adapter {name!r}; GET /v1/adapters lists them")
+        return AdapterVersions(name=name, versions=tuple(adapter_info(each) for each in own))
 
-    async def base(self) -> str:
-        """The name of the one base that this engine holds."""
-        return self.engine.model.base.name
+    async def base(self) -> ModelInfo:
+        """The one base that this engine holds."""
+        model = self.engine.model  # the first time its weights are read for their fingerprint
+        return await asyncio.to_thread(base_model, model.base, model.samplers, self._started)
 
-    async def models(self) -> ModelList:
+    async def models(self, page: Page = FIRST_PAGE) -> ModelList:
         """The base, then the adapters on it. While the registry does not answer, the base alone."""
-        base = self._base_info()
         try:
             versions = await asyncio.to_thread(self.registry.list)
         except UnreachableError as problem:
             log.warning("adapters are not listed: %s", problem)
             versions = []
-        return ModelList(data=(base, *adapter_models(versions, base.id, self._started)))
+        adapters = await asyncio.to_thread(adapter_models, versions, self.engine.model.base, self._started)
+        return model_page(await self.base(), adapters, page)
 
     async def model(self, model: str) -> ModelInfo | AdapterModel:
         """The base, or an adapter on it, by its id as a model. NotFoundError, UnreachableError."""
-        base = self._base_info()
+        base = await self.base()
         if model == base.id:
             return base
         choice = choice_of(model, base.id)
@@ -156,22 +174,6 @@ class EngineService:
         except NotFoundError as problem:
             raise unknown_model(model, base.id, problem) from None
         return adapter_model(adapter, _version(choice), self._started)
-
-    def _base_info(self) -> ModelInfo:
-        base = self.engine.model.base
-        return ModelInfo(
-            id=base.name,
-            created=self._started,
-            prediction=base.prediction,
-            licence=base.licence,
-            resolution=base.resolution,
-            sizes=tuple(f"{width}x{height}" for width, height in recommended_sizes(base)),
-            schedulers=self.engine.model.samplers,
-            default_steps=base.default_steps,
-            default_guidance_scale=base.default_guidance,
-            default_guidance_scales={name: base.guidance_with(name) for name in self.engine.model.samplers},
-            max_clip_skip=most_clip_skip(base),
-        )
 
     async def ready(self) -> None:
         """UnreachableError if a thread of the engine died or hangs."""
@@ -190,6 +192,21 @@ class EngineService:
     def held(self) -> set[str]:
         """Names of the adapters in the engine's memory."""
         return {adapter.name for adapter in self.removals.held()}
+
+    async def _understood(self, request: ImagesRequest) -> tuple[ImagesRequest, tuple[str, ...]]:
+        """The request with its model among its adapters and this base's name of its scheduler, and warnings."""
+        request = with_model(request, self.engine.model.base.name)
+        if request.scheduler is not None:
+            named = sampler_named(request.scheduler, self.engine.model.samplers)
+            request = request.with_changes(scheduler=named)
+        warnings = unused_notes(request)
+        for name, resolving in self._unnamed(request).items() if self.auto_adapters else ():
+            adapter = await _found(resolving)
+            if adapter is None or not is_on(adapter, self.engine.model.base) or len(request.adapters) >= MAX_ADAPTERS:
+                continue  # it is noted like any trigger that is plain text
+            request = request.with_changes(adapters=(*request.adapters, AdapterChoice(name=name)))
+            warnings += (f"adapter {name!r} was added at scale 1, because <{name}> is in the prompt",)
+        return request, warnings
 
     async def _uses(self, request: ImagesRequest, held: ExitStack) -> tuple[AdapterUse, ...]:
         """The request's adapters, all resolved at once; their bundles stay on this machine until `held` is closed."""
@@ -225,23 +242,13 @@ class EngineService:
         for choice in request.adapters:
             self.resolver.forget(choice.name, _version(choice))
 
-    def _reply(self, images: list[GeneratedImage], notes: tuple[str, ...]) -> ImagesReply:
-        settings = images[0].settings
-        return ImagesReply(
-            created=int(time.time()),
-            data=tuple(
-                ImageData(b64_json=base64.b64encode(png_bytes(image)).decode(), seed=image.settings.request.seed)
-                for image in images
-            ),
-            seed=settings.request.seed,
-            model=settings.base.name,
-            adapters=tuple(_applied(use) for use in settings.request.adapters),
-            size=f"{settings.width}x{settings.height}",
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            scheduler=settings.scheduler,
-            notes=notes,
-        )
+
+async def _found(resolving: Future[AdapterVersion]) -> AdapterVersion | None:
+    """The adapter that is being resolved; None if there is no such."""
+    try:
+        return await asyncio.shield(asyncio.wrap_future(resolving))  # other requests may wait for the same one
+    except NotFoundError:
+        return None
 
 
 def _notes(unnamed: Mapping[str, Future[AdapterVersion]]) -> tuple[str, ...]:
@@ -272,20 +279,4 @@ def to_engine(
         height=height,
         original_size=parse_size(request.original_size),
         target_size=parse_size(request.target_size),
-    )
-
-
-def _applied(use: AdapterUse) -> AppliedAdapter:
-    adapter = use.adapter
-    return AppliedAdapter(name=adapter.name, version=adapter.version, scale=use.scale, run_id=adapter.run_id)
-
-
-def _info(adapter: AdapterVersion) -> AdapterInfo:
-    return AdapterInfo(
-        name=adapter.name,
-        version=adapter.version,
-        aliases=adapter.aliases,
-        base=adapter.base,
-        triggers=adapter.triggers,
-        run_id=adapter.run_id,
     )

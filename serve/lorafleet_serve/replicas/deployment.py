@@ -45,7 +45,8 @@ class EngineDeployment(EngineService):
             host_bytes=int(args.host_gib * GIB),
         )
         freshness = Freshness(alias_ttl=args.alias_ttl, stale_for=args.stale_for)
-        super().__init__(engine, args.registry(), freshness, serve.get_replica_context().replica_id.unique_id)
+        replica = serve.get_replica_context().replica_id.unique_id
+        super().__init__(engine, args.registry(), freshness, replica, args.auto_adapters)
         self.removals.start(args.alias_ttl)
 
     async def record_routing_stats(self) -> dict[str, Any]:
@@ -70,12 +71,13 @@ class EngineDeployment(EngineService):
 class Ingress:
     """The HTTP routes on a handle of the engine's deployment; loads no model."""
 
-    def __init__(self, engine: DeploymentHandle) -> None:
-        self._backend = remote_service(engine)
+    def __init__(self, engine: DeploymentHandle, accept_any_model: bool) -> None:
+        self._backend, self._accept_any_model = remote_service(engine), accept_any_model
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve on the replica, after the constructor."""
-        return build_app(self._backend, serve.get_replica_context().replica_id.unique_id)
+        ingress = serve.get_replica_context().replica_id.unique_id
+        return build_app(self._backend, ingress, self._accept_any_model)
 
 
 def build(args: ServeArgs) -> serve.Application:
@@ -102,7 +104,7 @@ def build(args: ServeArgs) -> serve.Application:
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Ingress))
-    application: serve.Application = ingress.bind(engine.bind(args))
+    application: serve.Application = ingress.bind(engine.bind(args), args.accept_any_model)
     return application
 
 

@@ -12,6 +12,7 @@ from ray.serve.config import AutoscalingContext
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from lorafleet_serve.api.schemas import ImagesRequest
+from lorafleet_serve.engine.prompt_tags import unnamed_triggers
 from lorafleet_serve.replicas.routing import Replica, ranked
 from lorafleet_serve.stats import replicas_wanted
 
@@ -46,10 +47,11 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]
 
 
 def wanted(pending: PendingRequest | None) -> frozenset[str]:
-    """The names of the adapters that a call asks for; none for calls that make no image."""
+    """The names of the adapters that a call asks for, or may wear by its prompt; none for calls that make no image."""
     arguments: list[Any] = [] if pending is None else pending.args
     requests = [argument for argument in arguments if isinstance(argument, ImagesRequest)]
-    return frozenset(choice.name for request in requests for choice in request.adapters)
+    named = {choice.name for request in requests for choice in request.adapters}
+    return frozenset(named.union(*(unnamed_triggers(request.prompt, named) for request in requests)))
 
 
 class RowsPolicy:

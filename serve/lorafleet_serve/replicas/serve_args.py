@@ -57,6 +57,10 @@ class ServeArgs(Strict):
     """Seconds after which aliases such as `champion` are looked up again, and removed versions are noticed."""
     stale_for: Annotated[float, Field(ge=0)] = Freshness.stale_for
     """Seconds for which the last answers are used while the registry does not answer."""
+    accept_any_model: bool = False
+    """Names of models that clients send when nobody told them one, as dall-e-3 and gpt-image-1, mean the base."""
+    auto_adapters: bool = False
+    """The trigger of a registered adapter in a prompt, as `<dog-rex>`, adds the adapter at scale 1."""
     home: str | None = None
     """The home in which added bases have their names; this process's by default."""
     bundles: str | None = None

@@ -17,10 +17,12 @@ def test_a_job_is_registered_once_and_becomes_champion(tracking, parent, home):
     again = tracking.register(bundle, child)
     assert first == again == tracking.registered("rex", "a" * 16)
     assert (first.version, first.aliases, first.triggers) == (1, ("champion",), ("<rex>",))
+    assert first.base_fingerprint == bundle.card.base_fingerprint
     second = tracking.register(bundle_at(home / "bundles" / ("b" * 16), job_id="b" * 16), child)
     assert (second.version, second.aliases) == (2, ("challenger",))
     listed = MlflowRegistry(tracking.uri, home / "cache").list()
     assert [(one.version, one.aliases) for one in listed] == [(2, ("challenger",)), (1, ("champion",))]
+    assert {one.base_fingerprint for one in listed} == {bundle.card.base_fingerprint}
 
 
 def test_more_versions_than_fit_on_a_page_of_mlflows_are_all_found(tracking, parent, home, monkeypatch):

@@ -99,7 +99,7 @@ def test_openai_s_client_edits_with_a_mask_and_an_adapter(app, playground, use):
         )
         alone = np.asarray(playground.submit(request).result(60).image).astype(int)
         assert np.abs(pixels(item.model_dump()) - alone).max() <= 2
-    assert made.notes == ["input_fidelity is not used here"]
+    assert made.warnings == ["input_fidelity is not used here"]
 
 
 def test_a_form_and_json_under_either_name_are_one(ask):
@@ -115,7 +115,7 @@ def test_a_form_and_json_under_either_name_are_one(ask):
     for reply in replies:
         assert reply.status_code == 200, reply.text
     one, other = (reply.json() for reply in replies)
-    assert one["data"] == other["data"]
+    assert opened(one["data"][0]).tobytes() == opened(other["data"][0]).tobytes()
     assert one["adapters"] == other["adapters"] == [
         {"name": "plain", "version": 1, "scale": 0.5, "run_id": "run-plain"}
     ]  # fmt: skip
@@ -213,7 +213,7 @@ SMALL_MASK = file(Image.new("L", (16, 16), 255))
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_one_line(ask, changes, says):
     reply = ask(json={**BODY, "image": coded(PHOTO), **changes})
-    assert reply.status_code == 422, reply.text[:300]
+    assert reply.status_code == 400, reply.text[:300]
     error = reply.json()["error"]
     assert error["code"] == "bad_request"
     assert says in error["message"]
@@ -224,7 +224,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(ask, changes, says):
 @pytest.mark.parametrize(("how", "says"), [
     ({"json": ["a"]}, "send an object"),
     ({"json": BODY}, "'image' is missing"),
-    ({"content": b"{"}, "send a form, multipart/form-data, or application/json"),
+    ({"content": b"{", "headers": {"content-type": "application/xml"}}, "send a form, multipart/form-da"),
     ({"content": b"{", "headers": {"content-type": "application/json"}}, "not valid JSON"),
     ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, "the form cannot be read"),
     ({"data": {**BODY, "adapters": "plain"}, "files": {"image": PHOTO}}, 'write it so: [{"name": "dog-rex"'),
@@ -235,7 +235,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(ask, changes, says):
 ], ids=lambda value: str(value)[:30])  # fmt: skip
 def test_bodies_that_are_none_are_refused_too(ask, how, says):
     reply = ask(**how)
-    assert reply.status_code == 422, reply.text[:300]
+    assert reply.status_code == 400, reply.text[:300]
     assert says in reply.json()["error"]["message"]
 
 

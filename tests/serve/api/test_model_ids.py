@@ -5,6 +5,7 @@ import asyncio
 import httpx
 import pytest
 
+from lorafleet.bases import find_base
 from lorafleet.bundle.folder_registry import FolderRegistry
 from lorafleet.bundle.ports import AdapterVersion
 from lorafleet.errors import NotFoundError, UnreachableError
@@ -33,7 +34,11 @@ def ask(playground, registry):
 
 
 def image(ask, **body):
-    reply = ask("POST", URL, json={"prompt": "a photo of <dog-rex> dog", "steps": 2, "seed": 5, **body})
+    reply = ask(
+        "POST",
+        URL,
+        json={"prompt": "a photo of <dog-rex> dog", "steps": 2, "seed": 5, "response_format": "b64_json", **body},
+    )
     assert reply.status_code == 200, reply.text
     return reply.json()
 
@@ -45,7 +50,7 @@ def test_a_model_is_an_adapter_at_scale_one(ask, model):
     assert worn["data"] == right["data"]
     assert [(each["name"], each["version"], each["scale"]) for each in worn["adapters"]] == [("dog-rex", 1, 1.0)]
     assert worn["model"] == BASE
-    assert worn["notes"] == []
+    assert worn["warnings"] == []
 
 
 def test_other_adapters_and_a_scale_of_its_own_stay(ask):
@@ -58,11 +63,11 @@ def test_other_adapters_and_a_scale_of_its_own_stay(ask):
 
 
 def test_who_does_not_name_the_subject_is_told_how(ask):
-    (note,) = image(ask, model="dog-rex", prompt="a dog")["notes"]
+    (note,) = image(ask, model="dog-rex", prompt="a dog")["warnings"]
     assert note == "the prompt does not name what dog-rex has learned; write <dog-rex>, as in: a photo of <dog-rex>"
-    assert image(ask, model="dog-rex", prompt="a photo of TOK")["notes"] == []
-    assert image(ask, model=BASE, prompt="a dog")["notes"] == []
-    assert image(ask, adapters=[{"name": "dog-rex"}], prompt="a dog")["notes"] == []
+    assert image(ask, model="dog-rex", prompt="a photo of TOK")["warnings"] == []
+    assert image(ask, model=BASE, prompt="a dog")["warnings"] == []
+    assert image(ask, adapters=[{"name": "dog-rex"}], prompt="a dog")["warnings"] == []
 
 
 @pytest.mark.parametrize(
@@ -127,7 +132,7 @@ def test_a_name_means_its_champion_else_its_newest_version():
         version("b", 2),
         version("c", 1, base="x"),
     ]
-    assert [(each.id, each.version) for each in adapter_models(versions, BASE, 0)] == [("a", 2), ("b", 2)]
+    assert [(each.id, each.version) for each in adapter_models(versions, find_base(BASE), 0)] == [("a", 2), ("b", 2)]
 
 
 def test_the_same_again_changes_nothing():

@@ -65,8 +65,28 @@ def test_what_openai_s_models_take_and_this_does_not_is_noted(with_client):
         )  # fmt: skip
 
     made = with_client(do)
-    assert made.notes == ["quality and style and moderation are not used here"]
+    assert made.warnings == ["quality and style and moderation are not used here"]
     assert len(made.data) == 1
+
+
+def test_links_and_other_formats(with_client):
+    async def do(client):
+        link = await client.images.generate(
+            model="dog-rex", prompt="a photo of <dog-rex> dog", size="32x32", response_format="url",
+            extra_body={"seed": 5, "steps": 1},
+        )  # fmt: skip
+        photo = await client.images.generate(
+            model="dog-rex", prompt="a photo of <dog-rex> dog", size="32x32", output_format="jpeg",
+            output_compression=80, extra_body={"seed": 5, "steps": 1},
+        )  # fmt: skip
+        return link, photo, await client.models.list()
+
+    link, photo, listed = with_client(do)
+    assert link.data[0].url.startswith("http://test/v1/images/links/")
+    assert link.data[0].b64_json is None
+    assert Image.open(io.BytesIO(base64.b64decode(photo.data[0].b64_json))).format == "JPEG"
+    assert photo.output_format == "jpeg"
+    assert not listed.has_more
 
 
 def test_errors_are_the_client_s_own(with_client):
@@ -76,7 +96,7 @@ def test_errors_are_the_client_s_own(with_client):
         return told.value
 
     async def wrong(client):
-        with pytest.raises(openai.UnprocessableEntityError, match="steps") as told:
+        with pytest.raises(openai.BadRequestError, match="steps") as told:
             await client.images.generate(model=BASE, prompt="a dog", extra_body={"steps": 0})
         return told.value
 

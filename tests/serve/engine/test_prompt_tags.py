@@ -93,7 +93,9 @@ def ask(playground, registry, **body):
     async def send():
         transport = httpx.ASGITransport(build_app(EngineService(playground, registry)))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post("/v1/images/generations", json={"seed": 3, "steps": 2, **body})
+            return await client.post(
+                "/v1/images/generations", json={"seed": 3, "steps": 2, "response_format": "b64_json", **body}
+            )
 
     return asyncio.run(send())
 
@@ -103,7 +105,7 @@ def test_a_tag_is_the_adapter_named_otherwise_and_survives_its_own_parameters(pl
     tagged = ask(playground, registry, prompt="a <dog-rex> dog <lora:dog-rex:0.5>").json()
     assert tagged["data"] == named["data"]
     assert tagged["adapters"] == named["adapters"]
-    assert tagged["notes"] == []
+    assert tagged["warnings"] == []
     with Image.open(io.BytesIO(base64.b64decode(tagged["data"][0]["b64_json"]))) as image:
         parameters = image.text["parameters"].splitlines()[0]
     assert parameters == "a <dog-rex> dog <lora:dog-rex:0.5>"
@@ -113,14 +115,14 @@ def test_a_tag_is_the_adapter_named_otherwise_and_survives_its_own_parameters(pl
 
 def test_what_a_tag_cannot_mean_is_an_error_over_http(playground, registry):
     twice = ask(playground, registry, prompt="a dog <lora:dog-rex:1>", adapters=[{"name": "dog-rex"}])
-    assert (twice.status_code, "named twice" in twice.text) == (422, True)
+    assert (twice.status_code, "named twice" in twice.text) == (400, True)
     nobody = ask(playground, registry, prompt="a dog <lora:nobody:1>")
     assert (nobody.status_code, "nobody" in nobody.text) == (404, True)
 
 
 def test_a_trigger_of_an_adapter_that_is_not_named_is_noted(playground, registry):
     prompt = "a photo of <mug-red> beside <nobody> and <dog-rex>"
-    (note,) = ask(playground, registry, prompt=prompt, adapters=[{"name": "dog-rex"}]).json()["notes"]
+    (note,) = ask(playground, registry, prompt=prompt, adapters=[{"name": "dog-rex"}]).json()["warnings"]
     assert note.startswith("<mug-red> in the prompt is plain text, since the request does not name adapter 'mug-red'; ")
     assert note.endswith("add <lora:mug-red:1> to the prompt, or name it among the adapters")
 
