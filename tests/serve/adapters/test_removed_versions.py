@@ -8,7 +8,6 @@ import pytest
 
 from lorafleet.bases import find_base
 from lorafleet.bundle.bundle import CARD
-from lorafleet.config import Recipe
 from lorafleet.home import Home
 from lorafleet.removal.receipt import Receipt
 from lorafleet.removal.versions import remove_versions
@@ -45,7 +44,7 @@ def publish(tracking, tools, home, engine):
 
     def make(name, letter, here=True):
         info = JobInfo(
-            name=name, job_id=letter * 16, subject=name, adapter=name, base="toy-playground", steps=1, recipe=Recipe(),
+            name=name, job_id=letter * 16, subject=name, adapter=name, params={}, recipe_yaml="",
             folder="/photos", images=5, dataset_fingerprint="f" * 64,
         )  # fmt: skip
         card = tools["card_for"](engine.model.base, name, 4, (0,)).with_changes(job_id=letter * 16)
