@@ -22,6 +22,9 @@ from lorafleet.errors import (
     UnreachableError,
     WrongBaseError,
 )
+from lorafleet_serve.api.image_jobs.image_jobs import ImageJobs
+from lorafleet_serve.api.image_jobs.job_limits import JobLimits
+from lorafleet_serve.api.image_jobs.job_routes import add_jobs
 from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
 from lorafleet_serve.api.model_ids import with_model
 from lorafleet_serve.api.schemas import (
@@ -51,24 +54,29 @@ STATUSES: tuple[tuple[type[LorafleetError], int, str], ...] = (
 """HTTP status and code by kind of error. The first match wins, so a subclass stands before its parent."""
 
 
-def build_app(backend: Backend, ingress: str = "0") -> FastAPI:
-    """The application on a backend, which its handlers await. `ingress` names this process in the metrics."""
+def build_app(backend: Backend, ingress: str = "0", limits: JobLimits | None = None) -> FastAPI:
+    """The application on a backend, which its handlers await. `ingress` names this process in metrics and jobs' ids."""
     metrics = HttpMetrics(ingress)
     app = FastAPI(title="lorafleet", version=lorafleet.__version__, responses={"4XX": {"model": ErrorReply}})
-    app.add_exception_handler(LorafleetError, _on_our_error)
+    app.add_exception_handler(LorafleetError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_body)
     app.add_exception_handler(HTTPException, _on_unknown_route)
-    app.add_exception_handler(Exception, _on_unexpected_error)
+    app.add_exception_handler(Exception, _on_error)
     app.add_middleware(Metered, metrics=metrics)
     served = _remembered(backend.base)
+
+    async def understood(body: ImagesRequest) -> ImagesRequest:
+        request = with_tags(body)
+        if request.model is not None:  # its adapter must be known here, where a replica is chosen
+            request = with_model(request, await served())
+        return request
 
     @app.post("/v1/images/generations")
     async def generate(body: ImagesRequest) -> ImagesReply:
         """Makes images. Each request has its own adapters and options; requests share batches."""
-        request = with_tags(body)
-        if request.model is not None:  # its adapter must be known here, where a replica is chosen
-            request = with_model(request, await served())
-        return await backend.generate(request)
+        return await backend.generate(await understood(body))
+
+    add_jobs(app, ImageJobs(backend, error_of, ingress, limits), understood)
 
     @app.get("/v1/adapters")
     async def adapters() -> AdapterList:
@@ -141,12 +149,26 @@ def error_reply(status: int, code: str, message: str, wait: float = RETRY_AFTER_
     )
 
 
-async def _on_our_error(_: Request, problem: Exception) -> JSONResponse:
+def reply_to(problem: BaseException) -> JSONResponse:
+    """The reply for an exception; one that is not ours is logged, and its words stay here."""
     for kind, status, code in STATUSES:
         if isinstance(problem, kind):
             wait = problem.retry_after_s if isinstance(problem, BusyError) else RETRY_AFTER_SECONDS
             return error_reply(status, code, str(problem), wait)
-    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", str(problem))
+    message = str(problem)
+    if not isinstance(problem, LorafleetError):
+        logging.getLogger(__name__).error("unexpected error", exc_info=problem)
+        message = "unexpected error; the server's log has the details"
+    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
+
+
+def error_of(problem: BaseException) -> ErrorBody:
+    """What the reply for an exception says."""
+    return ErrorReply.model_validate_json(bytes(reply_to(problem).body)).error
+
+
+async def _on_error(_: Request, problem: Exception) -> JSONResponse:
+    return reply_to(problem)
 
 
 async def _on_invalid_body(request: Request, problem: Exception) -> JSONResponse:
@@ -165,10 +187,3 @@ async def _on_unknown_route(request: Request, problem: Exception) -> JSONRespons
     status = getattr(problem, "status_code", int(HTTPStatus.NOT_FOUND))
     code = HTTPStatus(status).name.lower()
     return error_reply(status, code, f"{request.method} {request.url.path}: {HTTPStatus(status).phrase}; see /docs")
-
-
-async def _on_unexpected_error(_: Request, problem: Exception) -> JSONResponse:
-    logging.getLogger(__name__).error("unexpected error", exc_info=problem)
-    return error_reply(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected error; the server's log has the details"
-    )

@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.adapters.resolver import Freshness
 from lorafleet_serve.api.app import build_app
+from lorafleet_serve.api.image_jobs.job_limits import JobLimits
 from lorafleet_serve.api.service import EngineService
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
@@ -70,12 +71,12 @@ class EngineDeployment(EngineService):
 class Ingress:
     """The HTTP routes on a handle of the engine's deployment; loads no model."""
 
-    def __init__(self, engine: DeploymentHandle) -> None:
-        self._backend = remote_service(engine)
+    def __init__(self, engine: DeploymentHandle, limits: JobLimits) -> None:
+        self._backend, self._limits = remote_service(engine), limits
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve on the replica, after the constructor."""
-        return build_app(self._backend, serve.get_replica_context().replica_id.unique_id)
+        return build_app(self._backend, serve.get_replica_context().replica_id.unique_id, self._limits)
 
 
 def build(args: ServeArgs) -> serve.Application:
@@ -99,10 +100,12 @@ def build(args: ServeArgs) -> serve.Application:
     )(EngineDeployment)
     ingress = serve.deployment(
         name="ingress",
+        num_replicas=1,  # jobs live in its memory
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Ingress))
-    application: serve.Application = ingress.bind(engine.bind(args))
+    limits = JobLimits(images_at_once=args.max_rows * args.most_replicas)
+    application: serve.Application = ingress.bind(engine.bind(args), limits)
     return application
 
 
