@@ -165,6 +165,12 @@ class LoadedBase:
         return prediction.to(torch.promote_types(prediction.dtype, torch.float32))
 
     @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and std [1, c, h, w], fp32, of the VAE's latents of one image [1, 3, h, w] in [0, 1]."""
+        posterior = self.vae.encode(2 * pixels.to(self.device, torch.float32) - 1).latent_dist
+        return posterior.mean, posterior.std
+
+    @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Pixels [n, 3, h, w] in [0, 1] from model latents; one image at a time, so that neighbours cannot matter."""
         latents = self.scale.to_vae(z.float())

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from lorafleet_serve.adapters.spec import AdapterSpec
+    from lorafleet_serve.api.edit_inputs import Begun
     from lorafleet_serve.engine.requests import GeneratedImage
 
 DEFAULT_BASE = "toy-playground"
@@ -65,6 +66,18 @@ RescaleOption = Annotated[
 SchedulerOption = Annotated[str | None, typer.Option(help=SCHEDULER_HELP)]
 ClipSkipOption = Annotated[
     int | None, typer.Option(help="How many more of the text encoders' last layers are skipped, as in diffusers.")
+]
+InitOption = Annotated[
+    Path | None,
+    typer.Option(help="A PNG, JPEG or WebP to begin from; the image has its shape, unless --width says another."),
+]
+StrengthOption = Annotated[
+    float | None,
+    typer.Option(help="How much of --init-image is made anew, above 0 to 1; by default 0.6, or 1 with --mask."),
+]
+MaskOption = Annotated[
+    Path | None,
+    typer.Option(help="As large as --init-image: only what is transparent in it, or else white, is made anew."),
 ]
 SeedOption = Annotated[int | None, typer.Option(help="Drawn if absent, and always printed.")]
 PixelsOption = Annotated[int | None, typer.Option(help="Pixels; by default the base's.")]
@@ -130,6 +143,9 @@ def generate(
     seed: SeedOption = None,
     width: PixelsOption = None,
     height: PixelsOption = None,
+    init_image: InitOption = None,
+    strength: StrengthOption = None,
+    mask: MaskOption = None,
     out: OutOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -141,6 +157,7 @@ def generate(
 
     specs = [parse_adapter(text) for text in adapter or []]  # a mistyped one is refused before the slow imports
     check_untagged(negative_prompt)
+    begun = _begun(init_image, mask, strength)
     prompt, tags = read_tags(prompt)
     specs += [AdapterSpec(tag.name, scale=tag.scale) for tag in tags]
     options = {
@@ -154,16 +171,35 @@ def generate(
         "height": height,
     }
     seed = secrets.randbelow(2**32) if seed is None else seed
-    image = _generate(prompt, seed, specs, base, options)
+    image = _generate(prompt, seed, specs, base, options, begun)
     _write(image, out or Path(f"lorafleet-{seed}.png"), json)
 
 
+def _begun(image: Path | None, mask: Path | None, strength: float | None) -> Begun | None:
+    """The pictures that the options name, read before the slow imports."""
+    from lorafleet.errors import RequestError
+    from lorafleet_serve.api.edit_inputs import Begun
+    from lorafleet_serve.api.uploads import picture_file
+
+    if image is not None:
+        return Begun(picture_file(image), None if mask is None else picture_file(mask), strength)
+    if mask is not None or strength is not None:
+        raise RequestError("--mask and --strength say what becomes of a picture; name it with --init-image")
+    return None
+
+
 def _generate(
-    prompt: str, seed: int, specs: Sequence[AdapterSpec], base: str | None, options: Mapping[str, object]
+    prompt: str,
+    seed: int,
+    specs: Sequence[AdapterSpec],
+    base: str | None,
+    options: Mapping[str, Any],
+    begun: Begun | None,
 ) -> GeneratedImage:
     from lorafleet.console import note, working
 
     with working("loading libraries ..."):
+        from lorafleet.bases import find_base
         from lorafleet_serve import local
         from lorafleet_serve.engine.requests import GenerateRequest
     with working("finding adapters ..."):
@@ -172,8 +208,9 @@ def _generate(
     for hint in hints:
         note(hint)
     base = base or local.base_of(uses, DEFAULT_BASE)
+    init = None if begun is None else begun.fitted(find_base(base), options["width"], options["height"])
     with working(f"loading {base}, then making the image ..."):
-        return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, **options), base)
+        return local.generate_image(GenerateRequest(prompt, seed, adapters=uses, init=init, **options), base)
 
 
 def _write(made: GeneratedImage, path: Path, json: bool) -> None:

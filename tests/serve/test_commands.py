@@ -1,5 +1,6 @@
 """`lorafleet generate` and `serve` as a user runs them, and the registry of folders."""
 
+import hashlib
 import json
 
 import pytest
@@ -89,6 +90,51 @@ def test_generate_takes_weights_long_prompts_and_every_knob(lorafleet, capsys):
     assert make(*knobs)[1] == first
     for i in (0, 2, 4):
         assert make(*knobs[:i], *knobs[i + 2 :])[1] != first, knobs[i]
+
+
+def test_generate_begins_from_a_picture(lorafleet, tmp_path, capsys):
+    picture = tmp_path / "photo.jpg"
+    Image.linear_gradient("L").convert("RGB").save(picture)
+    left = Image.new("L", (256, 256))
+    left.paste(255, (0, 0, 128, 256))
+    left.save(tmp_path / "mask.png")
+
+    def make(*arguments):
+        words = ("generate", "a dog", "--base", "toy-sdxl", "--steps", "4", "--seed", "5", "--json")
+        assert lorafleet(*words, "--init-image", "photo.jpg", *arguments) == 0
+        document = json.loads(capsys.readouterr().out)
+        with Image.open(document["path"]) as image:
+            return document, image.tobytes()
+
+    document, whole = make("--strength", "0.5")
+    assert document["init_image_sha256"] == hashlib.sha256(picture.read_bytes()).hexdigest()
+    assert (document["strength"], document["size"]) == (0.5, "32x32")
+    assert make()[0]["strength"] == 0.6
+    masked, part = make("--mask", "mask.png")
+    assert (masked["strength"], masked["size"]) == (1.0, "32x32")
+    assert part != whole
+    assert make("--width", "48")[0]["size"] == "48x32"
+
+
+@pytest.mark.parametrize(("arguments", "says"), [
+    (("--strength", "0.5"), "name it with --init-image"),
+    (("--mask", "photo.png"), "name it with --init-image"),
+    (("--init-image", "nothing.png"), "nothing.png cannot be read (No such file or directory)"),
+    (("--init-image", "text.png"), "text.png is no PNG, JPEG or WebP"),
+    (("--init-image", "photo.png", "--mask", "small.png"), "the mask has 16 x 16 pixels and the picture 32 x 32"),
+    (("--init-image", "photo.png", "--strength", "0.1", "--steps", "4"), "leaves none of 4 steps to take"),
+    (("--init-image", "photo.png", "--strength", "2"), "strength is 2"),
+    (("--init-image", "photo.png", "--width", "33"), "multiples of 8"),
+], ids=str)  # fmt: skip
+def test_mistakes_about_pictures_are_one_line(lorafleet, tmp_path, capsys, arguments, says):
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    Image.new("L", (16, 16)).save(tmp_path / "small.png")
+    (tmp_path / "text.png").write_text("hello")
+    assert lorafleet("generate", "a dog", *arguments) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.glob("lorafleet-*.png"))
 
 
 def test_adapters_of_two_bases_do_not_mix(lorafleet, bundle_root, capsys):

@@ -4,9 +4,11 @@ import threading
 from contextlib import ExitStack
 
 import pytest
+from PIL import Image
 
 from lorafleet.errors import RequestError, UnreachableError
 from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.init_image import InitImage, Picture
 from lorafleet_serve.engine.requests import GenerateRequest
 from lorafleet_serve.engine.stepper import Stepper
 
@@ -32,7 +34,16 @@ def hook():
 
 def parts(engine):
     loaded = engine.model.loaded
-    return {"text": loaded.prompts.encoders[0], "unet": loaded.unet, "vae": loaded.vae.decoder}
+    return {
+        "text": loaded.prompts.encoders[0],
+        "picture": loaded.vae.encoder,
+        "unet": loaded.unet,
+        "vae": loaded.vae.decoder,
+    }
+
+
+def picture(level):
+    return InitImage.of(Picture.of(Image.new("RGB", (32, 32), (level, 90, 200))), (32, 32), 0.5)
 
 
 def test_each_part_of_the_base_has_one_thread(fresh, hook, use):
@@ -42,12 +53,13 @@ def test_each_part_of_the_base_has_one_thread(fresh, hook, use):
     dog, dora = use(fresh, "dog-rex"), use(fresh, "dora")
     asked = [GenerateRequest(f"<dog-rex> {i}", i, adapters=(dog,), steps=3) for i in range(3)]
     asked += [GenerateRequest(f"<dora> {i}", i, adapters=(dora,), steps=2, negative_prompt="blurry") for i in range(3)]
+    asked += [GenerateRequest("a dog", i, steps=3, init=picture(i)) for i in range(3)]
     for future in [fresh.submit(request) for request in asked]:
         future.result(60)
-    assert seen == {"text": {"encoder"}, "unet": {"step-engine"}, "vae": {"decoder"}}
+    assert seen == {"text": {"encoder"}, "picture": {"encoder"}, "unet": {"step-engine"}, "vae": {"decoder"}}
 
 
-@pytest.mark.parametrize(("part", "steps"), [("vae", 2), ("text", 8)])
+@pytest.mark.parametrize(("part", "steps"), [("vae", 2), ("text", 8), ("picture", 8)])
 def test_steps_go_on_while_another_request_is_encoded_or_decoded(fresh, hook, part, steps):
     """The stage stands still until somebody else has taken more steps; it would wait in vain if they waited for it."""
     fresh.submit(GenerateRequest("warm", 1, steps=1)).result(60)
@@ -62,14 +74,14 @@ def test_steps_go_on_while_another_request_is_encoded_or_decoded(fresh, hook, pa
         taken.append(fresh.stats().steps - before)
 
     hook(parts(fresh)[part], stand)
-    fresh.submit(GenerateRequest(f"held up in {part}", 3, steps=steps)).result(60)
+    fresh.submit(GenerateRequest(f"held up in {part}", 3, steps=steps, init=picture(100 + len(part)))).result(60)
     assert calls
     assert not other.done()
     assert min(taken) >= 5
     other.cancel()
 
 
-@pytest.mark.parametrize("part", ["vae", "text"])
+@pytest.mark.parametrize("part", ["vae", "text", "picture"])
 def test_a_stage_s_failure_is_one_request_s(fresh, hook, part):
     alone = fresh.submit(GenerateRequest("fine", 1, steps=3)).result(60).image.tobytes()
     first = []
@@ -81,7 +93,7 @@ def test_a_stage_s_failure_is_one_request_s(fresh, hook, part):
 
     hook(parts(fresh)[part], fail)
     with pytest.raises(RuntimeError, match="for this one"):
-        fresh.submit(GenerateRequest(f"unlucky in {part}", 2, steps=2)).result(60)
+        fresh.submit(GenerateRequest(f"unlucky in {part}", 2, steps=2, init=picture(150 + len(part)))).result(60)
     again = fresh.submit(GenerateRequest("fine", 1, steps=3))
     assert again.result(60).image.tobytes() == alone
     assert (fresh.stats().failed, fresh.stats().images) == (1, 2)

@@ -22,13 +22,13 @@ from lorafleet.numerics.captured import Calls
 from lorafleet.numerics.long_prompts import chunk_ids, lengthened
 from lorafleet.numerics.rowlora import RowDropout
 from lorafleet.numerics.text import Conditioning, split_prompt
+from lorafleet.subject_words import ABSTRACTION
 from lorafleet.targets import TEXT_PARTS
 from lorafleet.text_step import encode_ids
 from lorafleet.util.to_device import to_device
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.trainable_state import PackedFactors, TrainableState
 
-ABSTRACTION = "TOK"
 CACHED = 1024
 """Captions whose conditioning is kept, the least recently used dropped first; one of SDXL takes 0.6 MiB in fp32."""
 

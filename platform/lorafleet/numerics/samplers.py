@@ -32,6 +32,7 @@ from torch import Tensor
 from lorafleet.bases import Base
 from lorafleet.errors import BaseModelError, RequestError
 from lorafleet.numerics import tables
+from lorafleet.numerics.tables import Level
 from lorafleet.numerics.tables import SamplerTable as SamplerTable  # what callers of this module name
 
 TCD_GAMMA = 0.3
@@ -70,31 +71,37 @@ def _schedule(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
 def _euler(scheduler: Any, steps: int) -> SamplerTable:
     t, sigma = _schedule(scheduler, steps)
     network = tables.exploding(sigma[:-1], scheduler.config.prediction_type)
-    return SamplerTable.of(t, network, tables.euler(sigma), float(scheduler.init_noise_sigma))
+    level, update = Level.exploding(sigma[:-1]), tables.euler(sigma)
+    return SamplerTable.of(t, level, network, update, float(scheduler.init_noise_sigma))
 
 
 def _euler_ancestral(scheduler: Any, steps: int) -> SamplerTable:
     t, sigma = _schedule(scheduler, steps)
     network = tables.exploding(sigma[:-1], scheduler.config.prediction_type)
-    return SamplerTable.of(t, network, tables.euler_ancestral(sigma), float(scheduler.init_noise_sigma))
+    level, update = Level.exploding(sigma[:-1]), tables.euler_ancestral(sigma)
+    return SamplerTable.of(t, level, network, update, float(scheduler.init_noise_sigma))
 
 
 def _dpmpp_2m(scheduler: Any, steps: int) -> SamplerTable:
     t, sigma = _schedule(scheduler, steps)
-    network = tables.preserving((1 + sigma[:-1] ** 2).rsqrt(), scheduler.config.prediction_type)
-    return SamplerTable.of(t, network, tables.preserving_2m(sigma), float(scheduler.init_noise_sigma))
+    alpha = (1 + sigma[:-1] ** 2).rsqrt()
+    network = tables.preserving(alpha, scheduler.config.prediction_type)
+    level, update = Level.preserving(alpha), tables.preserving_2m(sigma)
+    return SamplerTable.of(t, level, network, update, float(scheduler.init_noise_sigma))
 
 
 def _edm_euler(scheduler: Any, steps: int) -> SamplerTable:
     t, sigma = _schedule(scheduler, steps)
     network = tables.edm(sigma[:-1], float(scheduler.config.sigma_data))
-    return SamplerTable.of(t, network, tables.euler(sigma), float(scheduler.init_noise_sigma))
+    level, update = Level.exploding(sigma[:-1]), tables.euler(sigma)
+    return SamplerTable.of(t, level, network, update, float(scheduler.init_noise_sigma))
 
 
 def _edm_dpmpp_2m(scheduler: Any, steps: int) -> SamplerTable:
     t, sigma = _schedule(scheduler, steps)
     network = tables.edm(sigma[:-1], float(scheduler.config.sigma_data))
-    return SamplerTable.of(t, network, tables.exploding_2m(sigma), float(scheduler.init_noise_sigma))
+    level, update = Level.exploding(sigma[:-1]), tables.exploding_2m(sigma)
+    return SamplerTable.of(t, level, network, update, float(scheduler.init_noise_sigma))
 
 
 def _ddim(scheduler: Any, steps: int) -> SamplerTable:
@@ -104,7 +111,7 @@ def _ddim(scheduler: Any, steps: int) -> SamplerTable:
     end = torch.as_tensor(scheduler.final_alpha_cumprod).double().sqrt()
     alpha_next = torch.where(before >= 0, alpha[before.clamp(min=0)], end)
     network = tables.preserving(alpha[t], scheduler.config.prediction_type)
-    return SamplerTable.of(t, network, tables.ddim(alpha[t], alpha_next), 1.0)
+    return SamplerTable.of(t, Level.preserving(alpha[t]), network, tables.ddim(alpha[t], alpha_next), 1.0)
 
 
 def _lcm(scheduler: Any, steps: int) -> SamplerTable:
@@ -113,7 +120,7 @@ def _lcm(scheduler: Any, steps: int) -> SamplerTable:
     network = tables.preserving(alpha[t], scheduler.config.prediction_type)
     network = tables.consistency(network, t, float(scheduler.config.timestep_scaling))
     alpha_next = torch.cat([alpha[t[1:]], alpha.new_ones(1)])
-    return SamplerTable.of(t, network, tables.multistep_consistency(alpha_next), 1.0)
+    return SamplerTable.of(t, Level.preserving(alpha[t]), network, tables.multistep_consistency(alpha_next), 1.0)
 
 
 def _tcd(scheduler: Any, steps: int) -> SamplerTable:
@@ -122,7 +129,8 @@ def _tcd(scheduler: Any, steps: int) -> SamplerTable:
     s = torch.floor((1 - TCD_GAMMA) * after).long()
     alpha = scheduler.alphas_cumprod.double().sqrt()
     network = tables.preserving(alpha[t], scheduler.config.prediction_type)
-    return SamplerTable.of(t, network, tables.strategic(alpha[t], alpha[s], alpha[after]), 1.0)
+    update = tables.strategic(alpha[t], alpha[s], alpha[after])
+    return SamplerTable.of(t, Level.preserving(alpha[t]), network, update, 1.0)
 
 
 LATENT: Allowed = {"prediction_type": ("epsilon", "v_prediction"), "thresholding": (False,)}

@@ -9,7 +9,7 @@ alpha of DDPM). All coefficients are float64, one of each for every step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -35,10 +35,30 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Level:
+    """How noisy a latent is, x = alpha z + sigma n, each [n]: of the latent before each of n steps."""
+
+    alpha: Tensor
+    sigma: Tensor
+
+    @classmethod
+    def exploding(cls, sigma: Tensor) -> Level:
+        """Of x = z + sigma n."""
+        return cls(torch.ones_like(sigma), sigma)
+
+    @classmethod
+    def preserving(cls, alpha: Tensor) -> Level:
+        """Of x = alpha z + sqrt(1 - alpha^2) n."""
+        return cls(alpha, (1 - alpha**2).sqrt())
+
+
+@dataclass(frozen=True)
 class SamplerTable:
     """The coefficients of `n` steps, each [n] float64, and the scale of the first latent's noise."""
 
     t: Tensor  # what the UNet takes as timestep
+    alpha: Tensor  # the latent before the step is alpha z + sigma n
+    sigma: Tensor
     c_in: Tensor
     c_skip: Tensor
     c_out: Tensor
@@ -49,9 +69,28 @@ class SamplerTable:
     init_noise_sigma: float
 
     @classmethod
-    def of(cls, t: Tensor, network: Preconditioning, update: Update, init_noise_sigma: float) -> SamplerTable:
-        """The table of a step's two halves, preconditioning and update."""
-        return cls(t.double(), **vars(network), **vars(update), init_noise_sigma=init_noise_sigma)
+    def of(
+        cls, t: Tensor, level: Level, network: Preconditioning, update: Update, init_noise_sigma: float
+    ) -> SamplerTable:
+        """The table of a latent's level and a step's two halves, preconditioning and update."""
+        return cls(t.double(), **vars(level), **vars(network), **vars(update), init_noise_sigma=init_noise_sigma)
+
+    def begun_at(self, step: int) -> SamplerTable:
+        """The table of the steps from `step` on where sampling begins there: the first has no x0 before it.
+
+        Hence it is of first order: B x0 + C x0_prev of a multistep update is first-order where both x0 are one.
+        """
+        if step == 0:
+            return self
+        names = [field.name for field in fields(self) if field.name != "init_noise_sigma"]
+        cut = replace(self, **{name: getattr(self, name)[step:].clone() for name in names})
+        cut.B[0] += cut.C[0]
+        cut.C[0] = 0
+        return cut
+
+    def noised(self, z: Tensor, n: Tensor, step: int) -> Tensor:
+        """A clean latent with noise, as noisy as the latent before a step is; `z` itself after the last step."""
+        return z if step == len(self) else float(self.alpha[step]) * z + float(self.sigma[step]) * n
 
     @property
     def stochastic(self) -> bool:

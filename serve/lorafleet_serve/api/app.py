@@ -22,6 +22,7 @@ from lorafleet.errors import (
     UnreachableError,
     WrongBaseError,
 )
+from lorafleet_serve.api.edits import add_edits
 from lorafleet_serve.api.image_jobs.image_jobs import ImageJobs
 from lorafleet_serve.api.image_jobs.job_limits import JobLimits
 from lorafleet_serve.api.image_jobs.job_routes import add_jobs
@@ -77,6 +78,7 @@ def build_app(backend: Backend, ingress: str = "0", limits: JobLimits | None = N
         return await backend.generate(await understood(body))
 
     add_jobs(app, ImageJobs(backend, error_of, ingress, limits), understood)
+    add_edits(app, backend, served)
 
     @app.get("/v1/adapters")
     async def adapters() -> AdapterList:

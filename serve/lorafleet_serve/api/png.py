@@ -8,6 +8,7 @@ import json
 from PIL.PngImagePlugin import PngInfo
 
 import lorafleet
+from lorafleet_serve.engine.init_image import InitImage
 from lorafleet_serve.engine.requests import GeneratedImage, Settings
 
 A1111_SAMPLERS = {
@@ -40,10 +41,11 @@ def a1111_parameters(settings: Settings) -> str:
     lines = [request.prompt + tags]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
+    strength = "" if request.init is None else f"Denoising strength: {request.init.strength:g}, "
     lines.append(
         f"Steps: {settings.steps}, Sampler: {A1111_SAMPLERS.get(settings.scheduler, settings.scheduler)}, "
         f"CFG scale: {settings.guidance_scale:g}, Seed: {request.seed}, Size: {settings.width}x{settings.height}, "
-        f"Model hash: {base.fingerprint}, Model: {base.name}, Version: lorafleet {lorafleet.__version__}"
+        f"Model hash: {base.fingerprint}, Model: {base.name}, {strength}Version: lorafleet {lorafleet.__version__}"
     )
     return "\n".join(lines)
 
@@ -66,4 +68,13 @@ def provenance(settings: Settings) -> dict[str, object]:
             }
             for use in settings.request.adapters
         ],
+        **_begun(settings.request.init),
     }
+
+
+def _begun(init: InitImage | None) -> dict[str, object]:
+    """The digests of the files that an image was begun from, and how much of it was made anew."""
+    if init is None:
+        return {}
+    files = {"init_image_sha256": init.sha256, "mask_sha256": init.mask_sha256}
+    return {"strength": init.strength, **{name: digest for name, digest in files.items() if digest is not None}}

@@ -18,8 +18,8 @@ from lorafleet_serve.engine.requests import MAX_SEED, ImageOptions, Prompt, Scal
 
 SIZE = re.compile(r"^([1-9]\d{0,4})x([1-9]\d{0,4})$")
 MAX_IMAGES = 10
-UNUSED = ("quality", "style", "background", "moderation")
-"""Fields of OpenAI's that mean nothing here."""
+UNUSED = ("quality", "style", "background", "moderation", "input_fidelity")
+"""Fields of OpenAI's that mean nothing here; the last is one of edits."""
 
 
 class Body(Strict):
@@ -86,7 +86,7 @@ class ImagesRequest(ImageOptions):
 
 def unused_note(request: ImagesRequest) -> str | None:
     """Which fields of OpenAI's a request gives that mean nothing here; None if there are none."""
-    given = [name for name in UNUSED if getattr(request, name) not in (None, "auto")]
+    given = [name for name in UNUSED if getattr(request, name, None) not in (None, "auto")]
     return f"{' and '.join(given)} {'is' if len(given) == 1 else 'are'} not used here" if given else None
 
 

@@ -19,6 +19,7 @@ from typing import Protocol
 from lorafleet.bundle.ports import AdapterRegistry, AdapterVersion
 from lorafleet.errors import BundleError, BusyError, NotFoundError, UnreachableError
 from lorafleet_serve.adapters.resolver import Freshness, Resolver
+from lorafleet_serve.api.edit_inputs import InitImages
 from lorafleet_serve.api.metrics import ReplicaStats
 from lorafleet_serve.api.model_ids import (
     adapter_model,
@@ -45,6 +46,7 @@ from lorafleet_serve.api.schemas import (
     unused_note,
 )
 from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.init_image import InitImage
 from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
 from lorafleet_serve.engine.requests import (
     AdapterUse,
@@ -97,18 +99,19 @@ class EngineService:
         self.resolver = Resolver(registry, freshness or Freshness())
         self.removals = RemovalWatch(engine, registry, self.resolver)
         self._started = int(time.time())
+        self._init_images = InitImages(engine.model.base)
 
     async def generate(self, request: ImagesRequest) -> ImagesReply:
         """Queues the images and awaits them; if one fails or the caller leaves, the request's others are cancelled."""
         request = with_model(request, self.engine.model.base.name)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         futures: list[Future[GeneratedImage]] = []
-        unnamed = self._unnamed(request)
+        unnamed, init = self._unnamed(request), await self._init_images.of(request)
         with ExitStack() as held:
             uses = await self._uses(request, held)
             try:
                 for i in range(request.n):
-                    futures.append(self.engine.submit(to_engine(request, uses, seed + i)))
+                    futures.append(self.engine.submit(to_engine(request, uses, seed + i, init)))
                 images = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
             except BusyError as problem:
                 problem.retry_after_s = retry_after_seconds(self.engine.stats())
@@ -255,13 +258,16 @@ def _version(choice: AdapterChoice) -> str | None:
     return None if choice.version is None else str(choice.version)
 
 
-def to_engine(request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int) -> GenerateRequest:
+def to_engine(
+    request: ImagesRequest, uses: tuple[AdapterUse, ...], seed: int, init: InitImage | None = None
+) -> GenerateRequest:
     """The engine's request for one image of an API request."""
     width, height = parse_size(request.size) or (None, None)
     return GenerateRequest(
         **request.model_dump(include=set(ImageOptions.model_fields)),
         seed=seed,
         adapters=uses,
+        init=init,
         width=width,
         height=height,
         original_size=parse_size(request.original_size),

@@ -1,16 +1,16 @@
 """A base in memory and what an engine asks of it: conditioning, noise, decoding, and the layout of adapters' columns.
 
 Wraps `lorafleet.loaded.LoadedBase` with what only serving needs: a cache, images, checks. Refuses to know queues and
-which rows step when. Three threads may use it at once, each its own modules: `condition` and `pair` the text encoders,
-`decode` the VAE, and the stepping thread the UNet.
+which rows step when. Three threads may use it at once, each its own modules: `condition`, `pair` and `encode` the text
+encoders and the VAE's encoder, `decode` the VAE's decoder, and the stepping thread the UNet.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
-from typing import TypedDict
+from collections.abc import Callable, Sequence
+from typing import TypedDict, TypeVar
 
 import torch
 from cachetools import LRUCache
@@ -26,12 +26,16 @@ from lorafleet.numerics.samplers import sampler_names, sampler_table
 from lorafleet.numerics.text import Conditioning
 from lorafleet.targets import TEXT_ENCODER, TEXT_ENCODER_2, UNET
 from lorafleet_serve.adapters.layout import ColumnLayout
+from lorafleet_serve.engine.init_image import InitImage
 from lorafleet_serve.engine.prompts import join_vectors
 from lorafleet_serve.engine.rows import RowNoise
 
 log = logging.getLogger(__name__)
 PROMPT_CACHE = 64
 """How many encoded prompts are kept."""
+POSTERIOR_CACHE = 8
+"""How many encoded init images are kept."""
+Result = TypeVar("Result")
 ScaledAdapter = tuple[Adapter, float]
 """An adapter of a request and its scale."""
 TextIdentity = tuple[str, str, float]
@@ -57,6 +61,7 @@ class Pipeline:
         self.samplers = sampler_names(loaded.base)
         self.columns = ColumnLayout.of(loaded.lora[UNET].shapes())
         self._prompts: LRUCache[PromptKey, Conditioning] = LRUCache(PROMPT_CACHE)
+        self._posteriors: LRUCache[tuple[tuple[int, int], bytes], tuple[Tensor, Tensor]] = LRUCache(POSTERIOR_CACHE)
         self.prompt_hits = self.prompt_misses = 0
         """Prompts that were in the cache, and prompts that had to be encoded."""
 
@@ -145,27 +150,42 @@ class Pipeline:
         shape = (int(self.loaded.unet.config.in_channels), height // factor, width // factor)
         return RowNoise(seed, shape, **self.placement)
 
+    @torch.inference_mode()
+    def encode(self, init: InitImage, noise: Tensor) -> Tensor:
+        """The latent [1, c, h, w], fp32, of an init image: the VAE's posterior, sampled with standard noise like it.
+
+        The posterior is cached, so that the images of one request share it.
+        """
+        key = (init.size, init.rgb)
+        if key not in self._posteriors:
+            width, height = init.size
+            levels = torch.frombuffer(bytearray(init.rgb), dtype=torch.uint8).view(1, height, width, 3)
+            pixels = levels.permute(0, 3, 1, 2).to(self.loaded.device) / 255
+            self._posteriors[key] = self._twice_if_short(lambda: self.loaded.encode(pixels), "encoded")
+        mean, std = self._posteriors[key]
+        return self.loaded.scale.to_model(mean + std * noise)
+
     def decode(self, x: Tensor) -> Image.Image:
         """The image of one latent [1, c, h, w], rounded as diffusers' VaeImageProcessor does; NonFiniteError."""
-        pixels = self._decoded(x)
+        pixels = self._twice_if_short(lambda: self.loaded.decode(x)[0], "decoded")
         if not torch.isfinite(pixels).all():
             raise NonFiniteError("the decoded image is not finite; lower the adapter scales or the guidance scale")
         levels = (pixels * 255).round().to(torch.uint8)
         return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
 
-    def _decoded(self, x: Tensor) -> Tensor:
-        """The pixels [3, h, w] of a latent. Where memory is short, once more without what the allocator keeps.
+    def _twice_if_short(self, call: Callable[[], Result], done: str) -> Result:
+        """What a call of the VAE gives. Where memory is short, it is called again without what the allocator keeps.
 
-        All steps of an image are done by then, and what filled the device may be a neighbour's step.
+        What filled the device may be a neighbour's step.
         """
         try:
-            return self.loaded.decode(x)[0]
+            return call()
         except torch.OutOfMemoryError as problem:
-            log.warning("an image is decoded again: %s", first_line(problem))
+            log.warning("an image is %s again: %s", done, first_line(problem))
         gc.collect()  # outside the handler, whose traceback keeps the failed call's tensors
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self.loaded.decode(x)[0]
+        return call()
 
 
 def _identity(adapter: Adapter, scale: float) -> TextIdentity:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import torch
 
-from lorafleet.numerics.samplers import sampler_table
 from lorafleet_serve.adapters.device_cache import DeviceAdapterCache
 from lorafleet_serve.adapters.host_cache import HostAdapter
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.prompts import read_prompt, trigger_table
 from lorafleet_serve.engine.requests import GeneratedImage, Settings
 from lorafleet_serve.engine.rows import Row
+from lorafleet_serve.engine.start import start_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,21 +44,21 @@ def make_row(state: RequestState, model: Pipeline, device_cache: DeviceAdapterCa
         list(zip(adapters, scales, strict=True)),
         request.clip_skip,
     )
-    table = sampler_table(model.base, settings.scheduler, settings.steps)
-    noise = model.noise(settings.width, settings.height, request.seed)
-    x = noise.draw(0) * table.init_noise_sigma
+    start = start_of(settings, model)
     on_unet = [(host, scale) for host, scale in zip(host_adapters, scales, strict=True) if host.flat and scale]
     return Row(
         id=state.id,
         settings=settings,
-        table=table,
-        noise=noise,
+        table=start.table,
+        noise=start.noise,
         adapters=tuple((device_cache.get(host), scale) for host, scale in on_unet),
         positive=positive,
         negative=negative,
         time_ids=torch.tensor([settings.time_ids()], dtype=torch.float32, device=model.loaded.device),
-        x=x,
-        x0_prev=torch.zeros_like(x),
+        x=start.x,
+        x0_prev=torch.zeros_like(start.x),
+        draws=start.draws,
+        inpainting=start.inpainting,
     )
 
 

@@ -22,6 +22,7 @@ from lorafleet.errors import RequestError
 from lorafleet.sizes import bucket_sizes
 from lorafleet.targets import PARTS
 from lorafleet_serve.engine.emphasis import parse_emphasis
+from lorafleet_serve.engine.init_image import InitImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -96,6 +97,8 @@ class GenerateRequest(ImageOptions):
     """SDXL's micro-conditioning `original_size`; the image's own size by default."""
     target_size: Size | None = None
     """SDXL's micro-conditioning `target_size`; the image's own size by default."""
+    init: InitImage | None = None
+    """What the image begins from; its size is the image's."""
 
     def __init__(self, prompt: str, seed: int, **options: Any) -> None:
         fields = {"prompt": prompt, "seed": seed, **options}
@@ -133,6 +136,12 @@ class Settings:
     height: int
     original_size: Size
     target_size: Size
+
+    @property
+    def first_step(self) -> int:
+        """How many steps are left out at the beginning, where an init image stands for them; as in diffusers."""
+        init = self.request.init
+        return 0 if init is None else self.steps - int(self.steps * init.strength)
 
     @property
     def guided(self) -> bool:
@@ -186,24 +195,27 @@ def recommended_sizes(base: Base) -> tuple[Size, ...]:
     return (square, *wide_to_tall)
 
 
+def nearest_size(base: Base, width: int, height: int) -> Size:
+    """Of the sizes that the base was trained on, the one most like a picture in shape."""
+    return min(recommended_sizes(base), key=lambda size: abs(math.log(size[0] * height / size[1] / width)))
+
+
 def with_defaults(request: GenerateRequest, base: Base, samplers: Sequence[str]) -> Settings:
     """Fills in the base's defaults; RequestError names a field out of the base's bounds, its value and what is allowed.
 
     `samplers`: the names of the schedulers that the base can be asked for, its own first.
     """
-    width = base.resolution if request.width is None else request.width
-    height = base.resolution if request.height is None else request.height
+    own_width, own_height = (base.resolution, base.resolution) if request.init is None else request.init.size
+    width = own_width if request.width is None else request.width
+    height = own_height if request.height is None else request.height
     scheduler = samplers[0] if request.scheduler is None else request.scheduler
     _check_range("clip_skip", request.clip_skip or 0, 0, most_clip_skip(base))
-    for name, side in (("width", width), ("height", height)):
-        _check_range(name, side, *side_bounds(base))
-        if side % SIDE_MULTIPLE:
-            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
+    check_size(base, width, height)
     if scheduler not in samplers:
         raise RequestError(
             f"scheduler {scheduler!r} does not fit base {base.name!r}; allowed are {', '.join(samplers)}"
         )
-    return Settings(
+    settings = Settings(
         request=request,
         base=base,
         steps=base.default_steps if request.steps is None else request.steps,
@@ -214,6 +226,31 @@ def with_defaults(request: GenerateRequest, base: Base, samplers: Sequence[str])
         original_size=request.original_size or (width, height),
         target_size=request.target_size or (width, height),
     )
+    if request.init is not None:
+        _check_init(settings, request.init)
+    return settings
+
+
+def _check_init(settings: Settings, init: InitImage) -> None:
+    width, height = init.size
+    if (width, height) != (settings.width, settings.height):
+        raise RequestError(
+            f"the init image is {width}x{height} and the image {settings.width}x{settings.height}; scale it to that"
+        )
+    if settings.first_step == settings.steps:
+        least = math.ceil(1000 / settings.steps) / 1000
+        raise RequestError(
+            f"strength is {init.strength:g}, which leaves none of {settings.steps} steps to take; with so many "
+            f"allowed are {least:g} to 1"
+        )
+
+
+def check_size(base: Base, width: int, height: int) -> None:
+    """RequestError for a side out of the base's bounds."""
+    for name, side in (("width", width), ("height", height)):
+        _check_range(name, side, *side_bounds(base))
+        if side % SIDE_MULTIPLE:
+            raise RequestError(f"{name} is {side}; allowed are multiples of {SIDE_MULTIPLE}")
 
 
 def _check_range(name: str, value: int, least: int, greatest: int) -> None:

@@ -5,7 +5,7 @@ Knows tensors; refuses to know batches, threads and futures.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,11 +35,27 @@ class RowNoise:
         self._last = torch.empty(0)
 
     def draw(self, number: int) -> Tensor:
-        """The initial latent's noise for number 0, then that of each step; numbers must not go back."""
+        """The draw of this number, in the order of `engine.start`; numbers must not go back."""
         while self._drawn <= number:
             self._last = self._noise.draw()
             self._drawn += 1
         return self._last
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting:
+    """What is kept of an init image at every step; Lugmayr et al. 2022 (RePaint), eq. 8, without its repetitions."""
+
+    mask: Tensor
+    """[1, 1, h, w], bool: where the image is made anew."""
+    z: Tensor
+    """The init image's latent [1, c, h, w]."""
+    n: Tensor
+    """The noise that hides it, the same at every step."""
+
+    def blended(self, x: Tensor, table: SamplerTable, step: int) -> Tensor:
+        """The latent before a step, or after the last, with what is kept as noisy as it."""
+        return torch.where(self.mask, x, table.noised(self.z, self.n, step))
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +77,16 @@ class Row:
     """The latent [1, c, h, w], fp32."""
     x0_prev: Tensor
     step: int = 0
+    draws: int = 1
+    """How often its noise was drawn before the first step."""
+    inpainting: Inpainting | None = None
+
+    def stepped(self, x: Tensor, x0: Tensor) -> Row:
+        """The row after a step that gave these."""
+        step = self.step + 1
+        if self.inpainting is not None:
+            x = self.inpainting.blended(x, self.table, step)
+        return replace(self, x=x, x0_prev=x0, step=step)
 
     @property
     def shape(self) -> Shape:

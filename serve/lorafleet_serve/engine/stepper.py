@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -59,7 +58,7 @@ class Stepper:
         else:
             key = (batch.captured, *[(name, tensor.shape) for name, tensor in inputs.items()])
             x, x0 = self._calls(key, function, inputs)
-        return [replace(row, x=x[i : i + 1], x0_prev=x0[i : i + 1], step=row.step + 1) for i, row in enumerate(rows)]
+        return [row.stepped(x[i : i + 1], x0[i : i + 1]) for i, row in enumerate(rows)]
 
     def keep(self, calls: Collection[Call]) -> None:
         """Frees the batches of all other calls, and their layouts but for a few that a recorded step may need again."""
@@ -148,7 +147,7 @@ def inputs_of(rows: Sequence[Row], batch: Batch, device: torch.device) -> dict[s
     if any(table[-1]):
         inputs["phi"] = on_device[-1]
     if any(row.table.stochastic for row in rows):
-        z = [row.noise.draw(row.step + 1) if row.table.stochastic else torch.zeros_like(row.x) for row in rows]
+        z = [row.noise.draw(row.draws + row.step) if row.table.stochastic else torch.zeros_like(row.x) for row in rows]
         inputs["z"] = torch.cat([*z, *[z[0]] * batch.padding])
     return inputs
 

@@ -53,6 +53,45 @@ def by_diffusers(base: Base, sampler: str, steps: int, seed: int) -> torch.Tenso
     return x
 
 
+def from_picture(base: Base, sampler: str, steps: int, start: int, keep: torch.Tensor) -> None:
+    """Both ways from a noised picture on, and where `keep` says so the picture stands at every step's level."""
+    generator = torch.Generator().manual_seed(steps)
+    z, n = (torch.randn(SHAPE, generator=generator) for _ in range(2))
+    again = generator.get_state()
+    table = sampler_table(base, sampler, steps).begun_at(start)
+    x, x0_prev = table.noised(z, n, 0), torch.zeros(SHAPE)
+    for i in range(len(table)):
+        x0 = table.c_skip[i].float() * x + table.c_out[i].float() * network(x * table.c_in[i].float(), table.t[i])
+        x = table.A[i].float() * x + table.B[i].float() * x0 + table.C[i].float() * x0_prev
+        if table.stochastic:
+            x = x + table.D[i].float() * torch.randn(SHAPE, generator=generator)
+        x, x0_prev = torch.where(keep, table.noised(z, n, i + 1), x), x0
+
+    generator.set_state(again)
+    scheduler = scheduler_for(sampler, base.scheduler)
+    scheduler.set_timesteps(steps)
+    times = scheduler.timesteps[start:]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
+    draws = {"generator": generator} if "generator" in signature(scheduler.step).parameters else {}
+    theirs = scheduler.add_noise(z, n, times[:1])
+    for i, t in enumerate(times):
+        F = network(scheduler.scale_model_input(theirs, t), t)
+        theirs = scheduler.step(F, t, theirs, **draws).prev_sample
+        kept = scheduler.add_noise(z, n, times[i + 1 : i + 2]) if i + 1 < len(times) else z
+        theirs = torch.where(keep, kept, theirs)
+    rounding = ROUNDING * float(table.sigma[0])
+    assert (x - theirs).abs().max() <= 4 * RELATIVE * theirs.abs().max() + 4 * rounding
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.integers(1, 25), part=st.floats(0, 0.999), half=st.booleans(), case=st.sampled_from(CASES))
+def test_a_table_begun_later_gives_what_the_scheduler_gives_from_there(steps, part, half, case):
+    """A multistep sampler has no step before its first; levels of noise are the scheduler's own."""
+    keep = (torch.arange(SHAPE[-1]) < 4 * half).expand(SHAPE)
+    from_picture(*case, steps, int(part * steps), keep)
+
+
 def altered(base: Base, **changes: object) -> Base:
     copy = Base(base.name, base.path)
     copy.__dict__["scheduler"] = {**base.scheduler, **changes}

@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lorafleet.bundle.folder_registry import version_of
 from lorafleet_serve.adapters.device_cache import DeviceAdapterCache
 from lorafleet_serve.adapters.host_cache import HostAdapterCache, HostLoader
 from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.init_image import InitImage, Picture
 from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.request_state import RequestState, make_row
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest, with_defaults
@@ -22,7 +24,7 @@ from lorafleet_serve.engine.scheduler import RoundRobin
 from lorafleet_serve.engine.stepper import Stepper
 from lorafleet_serve.stats import Counts
 
-AT_ONCE = 3
+AT_ONCE, LAST = 3, 14
 
 
 def requests(engine, use):
@@ -43,7 +45,17 @@ def requests(engine, use):
         GenerateRequest("own", 10, adapters=(plain(), dog()), steps=3, scheduler=own),
         GenerateRequest("a dog", 11, adapters=(few,), steps=3, scheduler=lcm, guidance_scale=1.0),
         GenerateRequest("<dog-rex>", 12, adapters=(dog(), few), steps=2, scheduler=tcd),
+        GenerateRequest("<dog-rex>", 13, adapters=(dog(),), steps=4, init=init(0.6)),
+        GenerateRequest("a dog", 14, steps=3, scheduler=lcm, init=init(0.9, mask=True)),
+        GenerateRequest("<dora>", 15, adapters=(dora(),), steps=2, guidance_scale=1.0, init=init(1.0, mask=True)),
     ]  # fmt: skip
+
+
+def init(strength, mask=False):
+    picture = Picture.of(Image.effect_mandelbrot((32, 32), (-2, -1, 1, 1), 50).convert("RGB"))
+    left = Image.new("L", (32, 32))
+    left.paste(255, (0, 0, 17, 32))
+    return InitImage.of(picture, (32, 32), strength, Picture.of(left) if mask else None)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +103,9 @@ def expected(engine, rows):
 
 
 @settings(max_examples=6, deadline=None)
-@given(order=st.lists(st.integers(0, 11), unique=True, min_size=3), cancelled=st.sets(st.integers(0, 11), max_size=2))
+@given(
+    order=st.lists(st.integers(0, LAST), unique=True, min_size=3), cancelled=st.sets(st.integers(0, LAST), max_size=2)
+)
 def test_bits_are_those_of_the_row_alone(engine, rows, expected, order, cancelled):
     made = rows()
     for number, latent in finish(Stepper(engine.model, own_call), [made[i] for i in order], cancelled).items():
@@ -117,7 +131,7 @@ def test_pictures_of_an_exact_engine_are_the_same_bytes(model, use):
     engine = StepEngine(model, max_rows=AT_ONCE, exact=True)
     asked = requests(engine, use)
     solo = [engine.submit(request).result(60).image.tobytes() for request in asked]
-    futures = [(i, engine.submit(asked[i])) for i in (3, 0, 9, 10, 4, 5, 8, 11, 1, 2, 7, 6, 0, 2, 10, 5)]
+    futures = [(i, engine.submit(asked[i])) for i in (3, 0, 9, 10, 4, 12, 5, 8, 14, 11, 1, 2, 13, 7, 6, 0, 2, 10, 5)]
     futures[4][1].cancel()
     for i, future in futures:
         if not future.cancelled():

@@ -11,6 +11,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
 from frozen import weights_hash
@@ -19,6 +20,7 @@ from lorafleet.bundle.folder_registry import version_of
 from lorafleet.numerics.captured import CapturedCalls
 from lorafleet.numerics.samplers import TCD_GAMMA, scheduler_for
 from lorafleet_serve.engine.engine import StepEngine
+from lorafleet_serve.engine.init_image import InitImage, Picture
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest
 from lorafleet_serve.engine.rows import shared_call
 from lorafleet_serve.engine.stepper import Stepper
@@ -60,20 +62,36 @@ def prompt_of(uses, noun):
 
 
 @st.composite
-def requests(draw, engine, folders, most_steps):
+def init_images(draw, size, steps):
+    """None, for an image of noise alone; else a picture, whole or a part of it, that leaves a step to take."""
+    if draw(st.booleans()):
+        return None
+    picture = Image.linear_gradient("L").convert("RGB").rotate(draw(st.sampled_from([0, 90])))
+    mask = draw(st.sampled_from([None, 130, 256]))
+    white = Image.new("L", picture.size)
+    white.paste(255, (0, 0, mask or 0, 256))
+    strength = draw(st.sampled_from([s for s in (0.2, 0.5, 0.75, 1.0) if int(s * steps)]))
+    return InitImage.of(Picture.of(picture), size, strength, mask and Picture.of(white))
+
+
+@st.composite
+def requests(draw, engine, folders, most_steps, begun=True):
+    """`begun`: some begin from init images."""
     uses = draw(adapter_uses(folders))
     square = draw(st.booleans())
     few = st.integers(1, min(5, most_steps))
+    steps, side = draw(st.one_of(few, few, few, st.integers(1, most_steps))), engine.model.base.resolution
     return GenerateRequest(
         prompt_of(uses, draw(st.sampled_from(["a dog", "a red mug", ""]))),
         seed=draw(st.integers(0, 3)),
         negative_prompt=draw(st.sampled_from([None, None, "", "blurry"])),
         adapters=uses,
-        steps=draw(st.one_of(few, few, few, st.integers(1, most_steps))),
+        steps=steps,
         scheduler=draw(st.sampled_from(engine.model.samplers)),
         guidance_scale=draw(st.sampled_from([None, 0.0, 1.0, 2.0, 5.0])),
         guidance_rescale=draw(st.sampled_from([0.0, 0.0, 0.7])),
         width=None if square else 48,
+        init=draw(init_images((side if square else 48, side), steps)) if begun else None,
         clip_skip=draw(st.sampled_from([None, None, 1])),
     )
 
@@ -114,10 +132,8 @@ def stock(engine, folders):
     """stock(request): its picture by diffusers' own pipeline, each time with fresh adapters."""
 
     def picture(request):
-        base, uses = (
-            engine.model.base,
-            [use for use in request.adapters if use.scale],
-        )  # DoRA of scale 0 is no base there
+        base = engine.model.base
+        uses = [use for use in request.adapters if use.scale]  # DoRA of scale 0 is no base there
         pipe = StableDiffusionXLPipeline.from_pretrained(base.path, dtype=torch.float32, use_safetensors=True)
         pipe.set_progress_bar_config(disable=True)
         pipe.scheduler = scheduler_for(request.scheduler, base.scheduler)
@@ -233,7 +249,7 @@ def test_nothing_is_recorded_anew_for_other_adapters_seeds_and_samplers(engine, 
 
 def test_alone_equals_stock_diffusers(engine, folders, solo, stock):
     @profile(4)
-    @given(requests(engine, folders, 8))
+    @given(requests(engine, folders, 8, begun=False))
     def check(request):
         assert near(solo(request), stock(request)), request
 
@@ -249,7 +265,7 @@ def test_much_traffic(engine, folders, solo, stock):
         check_together(engine, solo, traffic)
 
     @profile(60)
-    @given(requests(engine, folders, 30))
+    @given(requests(engine, folders, 30, begun=False))
     def alone(request):
         assert near(solo(request), stock(request)), request
 

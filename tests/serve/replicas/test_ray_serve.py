@@ -23,6 +23,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from lorafleet.bundle.folder_registry import version_of
 from lorafleet.errors import UnreachableError
+from lorafleet_serve.engine.init_image import InitImage, Picture
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest
 from lorafleet_serve.replicas.serve_args import ServeArgs
 from lorafleet_serve.replicas.server import check_gpus, curl_line, serving
@@ -120,6 +121,21 @@ def test_errors_cross_the_process_with_their_status(server):
     assert server.get("/readyz").json() == {"status": "ready"}
     assert server.get("/v1/models").json()["data"][0]["id"] == "toy-playground"
     assert "few-steps" in [one["name"] for one in server.get("/v1/adapters").json()["adapters"]]
+
+
+def test_a_picture_of_megabytes_is_edited_over_http(server, playground, bundle_root):
+    stream = io.BytesIO()
+    photo = Image.effect_noise((2000, 1500), 90).convert("RGB")
+    photo.save(stream, format="PNG")
+    assert stream.tell() > 2**21
+    form = {"prompt": "<dog-rex>", "model": "dog-rex", "seed": 3, "steps": 4, "strength": 0.5, "size": "32x32"}
+    reply = server.post("/v1/images/edits", data=form, files={"image": ("photo.png", stream.getvalue())})
+    request = GenerateRequest(
+        "<dog-rex>", 3, steps=4, adapters=(AdapterUse(version_of(bundle_root / "toy-playground" / "dog-rex")),),
+        init=InitImage.of(Picture.of(photo), (32, 32), 0.5),
+    )  # fmt: skip
+    expected = np.asarray(playground.submit(request).result(60).image, dtype=int)
+    assert np.abs(picture(reply) - expected).max() <= 2
 
 
 @pytest.fixture

@@ -12,10 +12,12 @@ from functools import partial
 
 from PIL import Image
 
+from lorafleet import subject_words
 from lorafleet.bundle.ports import Caption, JobTracker, Shown
+from lorafleet.subject_words import ABSTRACTION, filled
 from lorafleet_jobs.jobspec import JobSpec
 from lorafleet_jobs.train.previews.pictures_together import WantedPicture
-from lorafleet_jobs.train.prompts import ABSTRACTION, JobPrompts
+from lorafleet_jobs.train.prompts import JobPrompts
 
 BETWEEN = 4
 """Pixels between the pictures of a sheet."""
@@ -98,7 +100,7 @@ def sheet(columns: Sequence[Sequence[Image.Image]]) -> Image.Image:
 def validation_texts(spec: JobSpec) -> tuple[str, ...]:
     """The prompts of a job's validation pictures; `{class}` and `{name}` stand for the subject's own."""
     prompts = spec.validation.prompts or (spec.instance_prompt,)
-    return tuple(text.replace("{class}", spec.class_noun).replace("{name}", spec.adapter) for text in prompts)
+    return tuple(filled(text, spec.adapter, spec.class_noun) for text in prompts)
 
 
 def picture_names(spec: JobSpec) -> tuple[str, ...]:
@@ -124,14 +126,5 @@ def picture_names(spec: JobSpec) -> tuple[str, ...]:
 
 
 def without_subject(spec: JobSpec, text: str) -> str:
-    """A job's prompt as one would ask the base for any of the class.
-
-    "a photo of TOK dog" and "a photo of TOK" become "a photo of a dog", "my TOK on the beach" "my dog on the beach".
-    """
-    noun = re.escape(spec.class_noun)
-    subject = rf"(?:<{re.escape(spec.adapter)}(?:/TOK[0-9]*)?>|\b{ABSTRACTION}[0-9]*\b)"
-    article = "an" if spec.class_noun[:1].lower() in "aeiou" else "a"
-    text = re.sub(rf"{subject}\s+(?={noun}\b)", "", text)  # the noun stands there
-    text = re.sub(rf"\b(a|an|the|my|your|his|her|our|their|this|that)\s+{subject}", rf"\1 {spec.class_noun}", text)
-    text = re.sub(subject, f"{article} {spec.class_noun}", text)
-    return re.sub(rf"\bof\s+(?={noun}\b)", f"of {article} ", re.sub(r"\s+", " ", text).strip())
+    """A job's prompt as one would ask the base for any of the class."""
+    return subject_words.without_subject(text, spec.adapter, spec.class_noun)
