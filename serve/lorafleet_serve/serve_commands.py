@@ -39,6 +39,10 @@ MaxReplicasOption = Annotated[
 ]
 GpusOption = Annotated[float, typer.Option(help="GPUs of each engine; with a fraction several share one.")]
 BundlesOption = Annotated[Path | None, typer.Option(help="Serve this folder of bundles instead of MLflow's registry.")]
+WebhookHostOption = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST or HOST:PORT that jobs may have told of their end; repeat for several, none by default."),
+]
 AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster; by default one is started here.")]
 DebugOption = Annotated[bool, typer.Option(help="Show Ray's logs.")]
 
@@ -96,6 +100,7 @@ def serve(
     max_replicas: MaxReplicasOption = None,
     gpus_per_replica: GpusOption = 1.0,
     bundles: BundlesOption = None,
+    webhook_host: WebhookHostOption = None,
     address: AddressOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -116,6 +121,7 @@ def serve(
         "max_replicas": max_replicas,
         "gpus_per_replica": gpus_per_replica,
         "bundles": None if bundles is None else str(bundles.resolve()),
+        "webhook_hosts": tuple(webhook_host or ()),
     }
     args = parse(ServeArgs, options, "serve", RequestError)
     which = f", loaded from the {found.files_choice}," if found.files_choice else ""

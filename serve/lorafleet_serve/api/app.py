@@ -25,7 +25,8 @@ from lorafleet.errors import (
 from lorafleet_serve.api.edits import add_edits
 from lorafleet_serve.api.image_jobs.image_jobs import ImageJobs
 from lorafleet_serve.api.image_jobs.job_limits import JobLimits
-from lorafleet_serve.api.image_jobs.job_routes import add_jobs
+from lorafleet_serve.api.image_jobs.job_routes import JOBS, add_jobs
+from lorafleet_serve.api.image_jobs.job_schemas import JobRequest
 from lorafleet_serve.api.metrics import CONTENT_TYPE, HttpMetrics, Metered, exposition
 from lorafleet_serve.api.model_ids import with_model
 from lorafleet_serve.api.schemas import (
@@ -179,7 +180,7 @@ async def _on_invalid_body(request: Request, problem: Exception) -> JSONResponse
     body = getattr(problem, "body", None)
     if isinstance(body, dict):
         try:
-            parse(ImagesRequest, body, "body", RequestError)
+            parse(JobRequest if request.url.path == JOBS else ImagesRequest, body, "body", RequestError)
         except RequestError as described:
             message = str(described)
     return error_reply(HTTPStatus.UNPROCESSABLE_ENTITY, "bad_request", message)

@@ -104,7 +104,7 @@ def build(args: ServeArgs) -> serve.Application:
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Ingress))
-    limits = JobLimits(images_at_once=args.max_rows * args.most_replicas)
+    limits = JobLimits(images_at_once=args.max_rows * args.most_replicas, webhook_hosts=args.webhook_hosts)
     application: serve.Application = ingress.bind(engine.bind(args), limits)
     return application
 

@@ -9,7 +9,8 @@ from job_calls import SHORT, URL, Slow, client_of, start, until
 from lorafleet.errors import BusyError
 from lorafleet_serve.api.image_jobs.image_job import ImageJob
 from lorafleet_serve.api.image_jobs.job_limits import JobLimits
-from lorafleet_serve.api.schemas import ImageData, ImagesReply, ImagesRequest
+from lorafleet_serve.api.image_jobs.job_schemas import JobRequest
+from lorafleet_serve.api.schemas import ImageData, ImagesReply
 
 
 def test_jobs_are_made_in_their_order_within_the_bound_and_know_their_places(service):
@@ -92,7 +93,7 @@ def test_what_is_kept_no_longer_says_how_long_it_is(service):
 
 
 def ended_job(nbytes):
-    request = ImagesRequest(prompt="a")
+    request = JobRequest(prompt="a")
     job = ImageJob("job-0-a", "", None, request, request)
     job.result = ImagesReply(
         created=0, data=(ImageData(b64_json="x" * nbytes, seed=0),), seed=0, model="m", adapters=(), size="8x8",

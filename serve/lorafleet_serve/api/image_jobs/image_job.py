@@ -9,7 +9,7 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from lorafleet_serve.api.image_jobs.job_schemas import JobReply, JobSummary, Status
+from lorafleet_serve.api.image_jobs.job_schemas import JobReply, JobRequest, JobSummary, Status
 from lorafleet_serve.api.schemas import ErrorBody, ImagesReply, ImagesRequest
 
 ENDS: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
@@ -37,7 +37,7 @@ class ImageJob:
     """Whose list it is in."""
     key: str | None
     """Its Idempotency-Key."""
-    asked: ImagesRequest
+    asked: JobRequest
     """The body as it came."""
     request: ImagesRequest
     """What the backend is asked: tags and model understood, and a seed, so that a second attempt makes the same."""
@@ -57,6 +57,11 @@ class ImageJob:
     def ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.finished is not None
+
+    @property
+    def webhook(self) -> str | None:
+        """The address that is told how it ended."""
+        return None if self.asked.webhook is None else self.asked.webhook.url
 
     @property
     def nbytes(self) -> int:

@@ -17,6 +17,8 @@ from functools import partial
 from lorafleet.errors import BusyError, NotFoundError, RequestError, UnreachableError
 from lorafleet_serve.api.image_jobs.image_job import ImageJob
 from lorafleet_serve.api.image_jobs.job_limits import JobLimits
+from lorafleet_serve.api.image_jobs.job_schemas import JobRequest
+from lorafleet_serve.api.image_jobs.job_webhooks import JobWebhooks
 from lorafleet_serve.api.schemas import ErrorBody, ImagesReply, ImagesRequest
 from lorafleet_serve.api.service import Backend
 
@@ -38,6 +40,7 @@ class ImageJobs:
     ) -> None:
         """`describe` makes an error's body of an exception."""
         self.limits, self.ingress = limits or JobLimits(), ingress
+        self._webhooks = JobWebhooks(self.limits.webhook_hosts)
         self._backend, self._describe, self._clock = backend, describe, clock
         self._jobs: dict[str, ImageJob] = {}  # all of them, the oldest first
         self._keys: dict[tuple[str, str], ImageJob] = {}  # by caller and Idempotency-Key
@@ -46,7 +49,7 @@ class ImageJobs:
         self._ended: dict[str, tuple[float, ImageJob]] = {}
         self._streams = 0
 
-    def known(self, asked: ImagesRequest, caller: str, key: str | None) -> ImageJob | None:
+    def known(self, asked: JobRequest, caller: str, key: str | None) -> ImageJob | None:
         """The job that the caller sent with this key before. RequestError if it asked for something else."""
         self._forget()
         job = None if key is None else self._keys.get((caller, key))
@@ -57,9 +60,7 @@ class ImageJobs:
             )
         return job
 
-    def accept(
-        self, asked: ImagesRequest, request: ImagesRequest, caller: str = "", key: str | None = None
-    ) -> ImageJob:
+    def accept(self, asked: JobRequest, request: ImagesRequest, caller: str = "", key: str | None = None) -> ImageJob:
         """The job for a body `asked`, a new one unless the key is known; BusyError if too many wait.
 
         `request` is `asked` as the backend is to have it. Nothing is awaited from the look at the key to the note of
@@ -67,6 +68,8 @@ class ImageJobs:
         """
         if (known := self.known(asked, caller, key)) is not None:
             return known
+        if asked.webhook is not None:
+            self._webhooks.check(asked.webhook.url)
         if len(self._waiting) >= self.limits.waiting:
             raise BusyError(
                 f"{len(self._waiting)} jobs are waiting; at most {self.limits.waiting} may; send the request again "
@@ -186,6 +189,7 @@ class ImageJobs:
 
     def _end(self, job: ImageJob, end: Callable[[], None]) -> None:
         end()
+        self._webhooks.tell(job)
         self._ended[job.id] = self._clock(), job
         self._forget()
         asyncio.get_running_loop().call_later(self.limits.kept_seconds + 1, self._forget)

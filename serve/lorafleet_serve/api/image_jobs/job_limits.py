@@ -32,6 +32,9 @@ class JobLimits:
     restart_seconds: float = 60.0
     """How long a job waits for an engine after the process of its own has ended."""
 
+    webhook_hosts: tuple[str, ...] = ()
+    """Hosts that jobs may have told of their end, as HOST or HOST:PORT."""
+
     def __str__(self) -> str:
         return (
             f"{self.kept_seconds / 60:g} minutes after its end, and less long if more than {self.kept} jobs or "

@@ -11,9 +11,10 @@ from fastapi.responses import Response, StreamingResponse
 from lorafleet.errors import RequestError
 from lorafleet_serve.api.image_jobs.event_stream import MEDIA_TYPE, event_stream, last_event_id
 from lorafleet_serve.api.image_jobs.image_jobs import ImageJobs
-from lorafleet_serve.api.image_jobs.job_schemas import JobList, JobReply
+from lorafleet_serve.api.image_jobs.job_schemas import JobList, JobReply, JobRequest
 from lorafleet_serve.api.schemas import ImagesRequest
 
+JOBS = "/v1/jobs"
 MAX_KEY = 255
 MOST_LISTED = 100
 Limit = Annotated[int, Query(ge=1, le=MOST_LISTED, description="How many at most.")]
@@ -32,21 +33,21 @@ LastEventId = Annotated[
 def add_jobs(app: FastAPI, jobs: ImageJobs, understood: Callable[[ImagesRequest], Awaitable[ImagesRequest]]) -> None:
     """Adds the routes. `understood` gives a body as the backend is to have it."""
 
-    @app.post("/v1/jobs", status_code=HTTPStatus.ACCEPTED)
+    @app.post(JOBS, status_code=HTTPStatus.ACCEPTED)
     async def create(
-        body: ImagesRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
+        body: JobRequest, request: Request, response: Response, idempotency_key: IdempotencyKey = None
     ) -> JobReply:
         """Makes images later: the body of POST /v1/images/generations, answered at once with the job's id."""
         caller, key = caller_of(request), checked_key(idempotency_key)
-        wanted = await understood(body)
+        wanted = await understood(body.images_request())
         is_known = jobs.known(body, caller, key) is not None
         job = jobs.accept(body, wanted, caller, key)
-        response.headers["Location"] = f"{request.scope.get('root_path', '')}/v1/jobs/{job.id}"
+        response.headers["Location"] = f"{request.scope.get('root_path', '')}{JOBS}/{job.id}"
         if is_known:
             response.headers["Idempotent-Replayed"] = "true"
         return job.reply()
 
-    @app.get("/v1/jobs")
+    @app.get(JOBS)
     async def newest(request: Request, limit: Limit = 20) -> JobList:
         """The newest jobs of the caller, who is whoever sends the same Authorization header, or none."""
         return JobList(jobs=tuple(job.summary() for job in jobs.newest(caller_of(request), limit)))

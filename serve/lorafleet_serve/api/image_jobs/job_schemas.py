@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lorafleet_serve.api.schemas import Body, ErrorBody, ImagesReply
+from lorafleet.config.manifest import WebAddress
+from lorafleet_serve.api.schemas import Body, ErrorBody, ImagesReply, ImagesRequest
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+class Webhook(Body):
+    """Where a job's end is told."""
+
+    url: WebAddress
+    """An http or https address on a host that the server's operator allows (`--webhook-host`)."""
+
+
+class JobRequest(ImagesRequest):
+    """POST /v1/jobs: the body of POST /v1/images/generations, and whom to tell."""
+
+    webhook: Webhook | None = None
+    """Where to post how the job has ended, signed, without its images."""
+
+    def images_request(self) -> ImagesRequest:
+        """What is asked of the engines."""
+        return ImagesRequest.model_validate(self.model_dump(exclude={"webhook"}))
 
 
 class JobSummary(Body):
