@@ -45,6 +45,10 @@ AnyModelOption = Annotated[
 AutoAdaptersOption = Annotated[
     bool, typer.Option("--auto-adapters", help="An adapter's trigger in a prompt, as <dog-rex>, adds the adapter.")
 ]
+WebhookHostOption = Annotated[
+    list[str] | None,
+    typer.Option(help="HOST or HOST:PORT that jobs may have told of their end; repeat for several, none by default."),
+]
 AddressOption = Annotated[str | None, typer.Option(help="A running Ray cluster; by default one is started here.")]
 DebugOption = Annotated[bool, typer.Option(help="Show Ray's logs.")]
 
@@ -104,6 +108,7 @@ def serve(
     bundles: BundlesOption = None,
     accept_any_model: AnyModelOption = False,
     auto_adapters: AutoAdaptersOption = False,
+    webhook_host: WebhookHostOption = None,
     address: AddressOption = None,
     debug: DebugOption = False,
 ) -> None:
@@ -126,6 +131,7 @@ def serve(
         "bundles": None if bundles is None else str(bundles.resolve()),
         "accept_any_model": accept_any_model,
         "auto_adapters": auto_adapters,
+        "webhook_hosts": tuple(webhook_host or ()),
     }
     args = parse(ServeArgs, options, "serve", RequestError)
     which = f", loaded from the {found.files_choice}," if found.files_choice else ""

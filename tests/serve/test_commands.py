@@ -172,12 +172,12 @@ def test_serve_yaml_is_what_ray_and_the_builder_accept(request):
     assert module == deployment.__name__
     built = call_user_app_builder_with_args_if_necessary(getattr(deployment, attribute), application.args)
     assert built._bound_deployment.name == "ingress"
-    engine, _ = built._bound_deployment.init_args
+    engine, *_ = built._bound_deployment.init_args
     assert engine._bound_deployment.num_replicas == application.args["replicas"]
 
 
 def engine_of(**arguments):
-    engine, _ = deployment.build(ServeArgs(**arguments))._bound_deployment.init_args
+    engine, *_ = deployment.build(ServeArgs(**arguments))._bound_deployment.init_args
     return engine._bound_deployment
 
 
@@ -198,11 +198,18 @@ def test_replicas_are_fixed_unless_more_are_allowed():
     assert (scaling.policy.get_policy(), scaling.policy.policy_kwargs) == (RowsPolicy, {"room": 4})
 
 
+def test_jobs_use_what_the_engines_can_run_and_tell_whom_the_operator_allows():
+    args = ServeArgs(max_rows=4, replicas=2, max_replicas=3, webhook_hosts=("hooks.internal", "[::1]:80"))
+    _, limits = deployment.build(args)._bound_deployment.init_args
+    assert (limits.images_at_once, limits.webhook_hosts) == (12, ("hooks.internal", "[::1]:80"))
+
+
 @pytest.mark.parametrize(("arguments", "says"), [
     (("--max-replicas", "1", "--replicas", "2"), "max_replicas is 1"),
     (("--gpus-per-replica", "0"), "gpus_per_replica is 0"),
     (("--max-step-ms", "-1"), "max_step_ms is -1"),
     (("--max-step-ms", "50", "--exact"), "max_step_ms does not fit exact"),
+    (("--webhook-host", "http://hooks.internal/x"), "without http://"),
 ], ids=str)  # fmt: skip
 def test_serve_refuses_what_cannot_be_before_starting_anything(lorafleet, capsys, arguments, says):
     assert lorafleet("serve", *arguments) == 2

@@ -126,10 +126,14 @@ def _web_address(url: str) -> str:
     return url
 
 
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+"""An http or https address without a user and password."""
+
+
 class Notify(Strict):
     """Where a submission's result is posted as JSON when it has ended."""
 
-    url: Annotated[str, AfterValidator(_web_address)]
+    url: WebAddress
     """An http or https address without a user and password."""
     secret_env: Annotated[str, StringConstraints(pattern=ENVIRONMENT_PATTERN)] | None = None
     """The environment variable, where the submission is driven, that holds the key of the signature."""

@@ -10,8 +10,11 @@ import lorafleet
 from lorafleet.errors import NotFoundError
 from lorafleet_serve.api.a1111.routes import add_a1111
 from lorafleet_serve.api.edits import add_edits
-from lorafleet_serve.api.error_replies import add_error_replies
+from lorafleet_serve.api.error_replies import add_error_replies, error_of
 from lorafleet_serve.api.generation import LINKS, Generation
+from lorafleet_serve.api.image_jobs.image_jobs import ImageJobs
+from lorafleet_serve.api.image_jobs.job_limits import JobLimits
+from lorafleet_serve.api.image_jobs.job_routes import add_jobs
 from lorafleet_serve.api.lists import (
     MOST_LISTED,
     AdapterList,
@@ -31,8 +34,10 @@ After = Annotated[str | None, Query(max_length=200, description="The last one of
 Search = Annotated[str | None, Query(max_length=200, description="Letters of a name or of a trigger.")]
 
 
-def build_app(backend: Backend, ingress: str = "0", accept_any_model: bool = False) -> FastAPI:
-    """The application on a backend, which its handlers await. `ingress` names this process in the metrics."""
+def build_app(
+    backend: Backend, ingress: str = "0", accept_any_model: bool = False, limits: JobLimits | None = None
+) -> FastAPI:
+    """The application on a backend, which its handlers await. `ingress` names this process in metrics and jobs' ids."""
     metrics, generation = HttpMetrics(ingress), Generation(backend, accept_any_model)
     app = FastAPI(title="lorafleet", version=lorafleet.__version__, responses={"4XX": {"model": ErrorReply}})
     add_error_replies(app)
@@ -40,6 +45,7 @@ def build_app(backend: Backend, ingress: str = "0", accept_any_model: bool = Fal
     app.add_middleware(JsonByDefault)
     _add_images(app, generation)
     add_edits(app, generation)
+    add_jobs(app, ImageJobs(backend, error_of, ingress, limits), generation.understood)
     _add_lists(app, backend)
     add_a1111(app, generation)
     _add_monitoring(app, backend, metrics)

@@ -46,10 +46,10 @@ STATUSES: tuple[tuple[type[LorafleetError], int, str], ...] = (
 
 def add_error_replies(app: FastAPI) -> None:
     """Makes an application answer every error so."""
-    app.add_exception_handler(LorafleetError, _on_our_error)
+    app.add_exception_handler(LorafleetError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(HTTPException, _on_unknown_route)
-    app.add_exception_handler(Exception, _on_unexpected_error)
+    app.add_exception_handler(Exception, _on_error)
 
 
 def error_reply(
@@ -66,12 +66,26 @@ def error_reply(
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
-async def _on_our_error(_: Request, problem: Exception) -> JSONResponse:
+def reply_to(problem: BaseException) -> JSONResponse:
+    """The reply for an exception; one that is not ours is logged, and its words stay here."""
     for kind, status, code in STATUSES:
         if isinstance(problem, kind):
             wait = problem.retry_after_s if isinstance(problem, BusyError) else RETRY_AFTER_SECONDS
             return error_reply(status, code, str(problem), wait)
-    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", str(problem))
+    message = str(problem)
+    if not isinstance(problem, LorafleetError):
+        logging.getLogger(__name__).error("unexpected error", exc_info=problem)
+        message = "unexpected error; the server's log has the details"
+    return error_reply(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", message)
+
+
+def error_of(problem: BaseException) -> ErrorBody:
+    """What the reply for an exception says."""
+    return ErrorReply.model_validate_json(bytes(reply_to(problem).body)).error
+
+
+async def _on_error(_: Request, problem: Exception) -> JSONResponse:
+    return reply_to(problem)
 
 
 async def _on_invalid_request(request: Request, problem: Exception) -> JSONResponse:
@@ -107,10 +121,3 @@ async def _on_unknown_route(request: Request, problem: Exception) -> JSONRespons
     status = getattr(problem, "status_code", int(HTTPStatus.NOT_FOUND))
     code = HTTPStatus(status).name.lower()
     return error_reply(status, code, f"{request.method} {request.url.path}: {HTTPStatus(status).phrase}; see /docs")
-
-
-async def _on_unexpected_error(_: Request, problem: Exception) -> JSONResponse:
-    logging.getLogger(__name__).error("unexpected error", exc_info=problem)
-    return error_reply(
-        HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "unexpected error; the server's log has the details"
-    )

@@ -33,17 +33,24 @@ class Generation:
 
     async def make(self, request: ImagesRequest, address: str) -> ImagesReply:
         """The answer to a request; its links begin with `address`, as in "http://127.0.0.1:8000/"."""
-        warnings: tuple[str, ...] = ()
-        asked = with_tags(request)
-        if asked.model is not None:  # its adapter must be known here, where a replica is chosen
-            asked, warnings = await self._with_known_model(asked)
+        asked, warnings = await self._understood(request)
         reply = await self.backend.generate(asked)
         data = tuple(self._as_wanted(image, request, address) for image in reply.data)
         return reply.model_copy(update={"data": data, "warnings": (*warnings, *reply.warnings)})
 
+    async def understood(self, request: ImagesRequest) -> ImagesRequest:
+        """The request as the backend is to have it, for images that are made later and have no links."""
+        return (await self._understood(request))[0]
+
     def image(self, file: str) -> KeptImage | None:
         """The image that a link names, if it is still kept."""
         return self.links.get(file.partition(".")[0])
+
+    async def _understood(self, request: ImagesRequest) -> tuple[ImagesRequest, tuple[str, ...]]:
+        asked = with_tags(request)
+        if asked.model is None:
+            return asked, ()
+        return await self._with_known_model(asked)  # here, where a replica is chosen by the request's adapters
 
     async def _with_known_model(self, request: ImagesRequest) -> tuple[ImagesRequest, tuple[str, ...]]:
         base, model = (await self.base()).id, str(request.model)

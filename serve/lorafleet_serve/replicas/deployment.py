@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle
 from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.adapters.resolver import Freshness
 from lorafleet_serve.api.app import build_app
+from lorafleet_serve.api.image_jobs.job_limits import JobLimits
 from lorafleet_serve.api.service import EngineService
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.pipeline import Pipeline
@@ -71,13 +72,13 @@ class EngineDeployment(EngineService):
 class Ingress:
     """The HTTP routes on a handle of the engine's deployment; loads no model."""
 
-    def __init__(self, engine: DeploymentHandle, accept_any_model: bool) -> None:
-        self._backend, self._accept_any_model = remote_service(engine), accept_any_model
+    def __init__(self, engine: DeploymentHandle, accept_any_model: bool, limits: JobLimits) -> None:
+        self._backend, self._accept_any_model, self._limits = remote_service(engine), accept_any_model, limits
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve on the replica, after the constructor."""
         ingress = serve.get_replica_context().replica_id.unique_id
-        return build_app(self._backend, ingress, self._accept_any_model)
+        return build_app(self._backend, ingress, self._accept_any_model, self._limits)
 
 
 def build(args: ServeArgs) -> serve.Application:
@@ -101,10 +102,12 @@ def build(args: ServeArgs) -> serve.Application:
     )(EngineDeployment)
     ingress = serve.deployment(
         name="ingress",
+        num_replicas=1,  # jobs live in its memory
         max_ongoing_requests=1000,
         ray_actor_options={"num_cpus": 0},
     )(serve.ingress()(Ingress))
-    application: serve.Application = ingress.bind(engine.bind(args), args.accept_any_model)
+    limits = JobLimits(images_at_once=args.max_rows * args.most_replicas, webhook_hosts=args.webhook_hosts)
+    application: serve.Application = ingress.bind(engine.bind(args), args.accept_any_model, limits)
     return application
 
 

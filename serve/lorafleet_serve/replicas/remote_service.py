@@ -51,8 +51,12 @@ class RemoteService:
         return tuple(stats for answer in answers if isinstance(answer, tuple) for stats in answer)
 
     async def _call(self, method: str, *arguments: Any) -> Any:
+        response = getattr(self._engine, method).remote(*arguments)
         try:
-            return await getattr(self._engine, method).remote(*arguments)
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()  # Ray Serve does so for a request whose caller has left; a job is cancelled here
+            raise
         except RayTaskError as problem:
             if isinstance(problem.cause, LorafleetError):
                 raise problem.cause from None

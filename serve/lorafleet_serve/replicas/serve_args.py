@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lorafleet.bases import Base, find_base
 from lorafleet.bundle.disk_cache import CAPACITY
@@ -17,6 +18,12 @@ from lorafleet_serve.adapters.resolver import Freshness
 from lorafleet_serve.engine.scheduler import check_step_limit
 
 GIB = 2**30
+
+
+def _host(host: str) -> str:
+    if re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s/:@\[\]]+)(:\d{1,5})?", host) is None:
+        raise ValueError("allowed are HOST and HOST:PORT, as in hooks.internal:8080, without http:// and path")
+    return host
 
 
 class ServeArgs(Strict):
@@ -61,6 +68,8 @@ class ServeArgs(Strict):
     """Names of models that clients send when nobody told them one, as dall-e-3 and gpt-image-1, mean the base."""
     auto_adapters: bool = False
     """The trigger of a registered adapter in a prompt, as `<dog-rex>`, adds the adapter at scale 1."""
+    webhook_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
+    """Hosts whose addresses jobs may have told of their end, as HOST or HOST:PORT; by default none."""
     home: str | None = None
     """The home in which added bases have their names; this process's by default."""
     bundles: str | None = None

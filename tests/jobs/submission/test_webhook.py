@@ -11,7 +11,8 @@ import pytest
 from lorafleet.config.manifest import Notify
 from lorafleet.config.strict import parse
 from lorafleet.errors import ManifestError
-from lorafleet_jobs.submission.webhook import notify, signature
+from lorafleet.util.signed_post import signature
+from lorafleet_jobs.submission.webhook import notify
 
 BODY = json.dumps({"submission": "pets-01", "state": "failed"}).encode()
 KEY = {"HOOK_SECRET": "s3cret"}

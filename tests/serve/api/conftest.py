@@ -32,3 +32,10 @@ def serve(playground, registry):
     for server, thread in running:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture
+def service(playground, registry):
+    made = EngineService(playground, registry)
+    yield made
+    made.resolver.close()
