@@ -294,5 +294,5 @@ def _with_path(version: Any, aliases: dict[str, str], path: Path) -> AdapterVers
         path=path,
         run_id=version.run_id,
         score=score_of(version),
-        base_fingerprint=version.tags.get("base_fingerprint", ""),
+        base_fingerprint=str(facts_of(version).get("base_fingerprint", "")),
     )
