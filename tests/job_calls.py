@@ -56,11 +56,16 @@ class Slow:
 
     def __init__(self, service):
         self.service, self.asked, self.gate = service, [], asyncio.Event()
+        self.now = self.most = 0  # images that are made at the same time
 
     def __getattr__(self, name):
         return getattr(self.service, name)
 
     async def generate(self, request):
         self.asked.append(request)
+        self.now += request.n
+        self.most = max(self.most, self.now)
         await self.gate.wait()
-        return await self.service.generate(request)
+        reply = await self.service.generate(request)
+        self.now -= request.n
+        return reply

@@ -9,7 +9,7 @@ def test_events_tell_a_late_subscriber_everything_and_another_the_rest(service):
     async def send():
         slow = Slow(service)
         async with client_of(slow, images_at_once=1, heartbeat_seconds=0.05) as client:
-            first, second = await start(client, SHORT), await start(client, SHORT)
+            first, _, second = [await start(client, SHORT) for _ in range(3)]
             listening = asyncio.create_task(client.get(f"{URL}/{second}/events"))
             await asyncio.sleep(0.3)
             slow.gate.set()

@@ -24,13 +24,14 @@ def test_jobs_are_made_in_their_order_within_the_bound_and_know_their_places(ser
             after = [(await client.get(f"{URL}/{id_}")).json()["place"] for id_ in ids]
             slow.gate.set()
             ends = [(await until(client, id_))["status"] for id_ in ids]
-            return places, cancelled, after, ends, [request.seed for request in slow.asked]
+            return places, cancelled, after, ends, [request.seed for request in slow.asked], slow.most
 
-    places, cancelled, after, ends, order = asyncio.run(send())
+    places, cancelled, after, ends, order, most = asyncio.run(send())
     assert places == [("running", None), ("running", None), ("queued", 1), ("queued", 2), ("queued", 3)]
     assert (cancelled["status"], cancelled["place"]) == ("cancelled", None)
     assert after == [None, None, None, 1, 2]
     assert ends == ["succeeded", "succeeded", "cancelled", "succeeded", "succeeded"]
+    assert most == 5, "a job of more images than the bound runs alone"
     assert order == [0, 1, 3, 4], "a large job waits for its turn and is not overtaken"
 
 
