@@ -22,7 +22,7 @@ ENDED = {"succeeded", "failed", "cancelled"}
 
 @asynccontextmanager
 async def client_of(backend, **limits):
-    transport = httpx.ASGITransport(build_app(backend, "here", JobLimits(**limits)), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(build_app(backend, "here", limits=JobLimits(**limits)), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client
 

@@ -200,7 +200,7 @@ def test_replicas_are_fixed_unless_more_are_allowed():
 
 def test_jobs_use_what_the_engines_can_run_and_tell_whom_the_operator_allows():
     args = ServeArgs(max_rows=4, replicas=2, max_replicas=3, webhook_hosts=("hooks.internal", "[::1]:80"))
-    _, limits = deployment.build(args)._bound_deployment.init_args
+    *_, limits = deployment.build(args)._bound_deployment.init_args
     assert (limits.images_at_once, limits.webhook_hosts) == (12, ("hooks.internal", "[::1]:80"))
 
 
