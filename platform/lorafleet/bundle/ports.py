@@ -107,6 +107,8 @@ class AdapterVersion:
     run_id: str | None = None
     score: Score | None = None
     """What it was worth when it was evaluated last."""
+    unchanged: bool = False
+    """Whether its pictures were as before training when it was registered."""
     standing: str = field(default="", compare=False)
     """Of one that was registered just now: whether it is champion, and why."""
 
