@@ -1,6 +1,6 @@
 """The recorded day of the documentation: twenty-four folders of photographs, from `init` to adapters.
 
-    ./dev bench day [--out docs/day] [--steps 100]
+    ./dev bench day [--out docs/day] [--steps 300]
 
 Writes the folders (`day_folders.py`), runs what a user would type under a pseudo-terminal, and draws each command's
 terminal as an SVG, and the adapters' pictures as one sheet. Ends with 1, and says why, if a command's exit code is not
@@ -125,7 +125,7 @@ def main() -> int:
     """Lives the day, and says what was wrong with it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=300)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="day-") as folder:

@@ -58,7 +58,7 @@ def recorded(tmp_path):
         manifest = {
             "apiVersion": "lorafleet/v1alpha1", "name": name, "base": "toy-playground",
             "recipe": {"rank": 2, "steps": steps, "seed": seed_of(name)}, "validation": {"steps": 1},
-            "resources": resources,
+            "resources": resources, "promotion": "always",  # so few steps change nothing, and are champion all the same
             "subjects": [{"name": subject, "images": subject, "class": "mug"} for subject in subjects],
         }  # fmt: skip
         (tmp_path / "manifest.yaml").write_text(yaml.safe_dump(manifest))

@@ -18,11 +18,12 @@ def job(subject="rex", **changes):
     return JobInfo(**{**values, **changes})
 
 
-def bundle_at(path: Path, name="rex", job_id="a" * 16, base="toy-playground") -> Bundle:
+def bundle_at(path: Path, name="rex", job_id="a" * 16, base="toy-playground", metrics=None) -> Bundle:
     card = AdapterCard(
         name=name, base=base, base_fingerprint="0" * 16, prediction="edm", rank=4, alpha=4,
         targets=("to_q",), triggers=(Trigger(trigger=f"<{name}>", abstraction="TOK", tokens=(0, 1)),),
         class_noun="dog", instance_prompt="a photo of TOK dog", recipe={}, dataset_fingerprint="f", images=5,
         steps=12, licence="apache-2.0", job_id=job_id, lorafleet_version="0.1.0",
+        metrics=metrics or {},
     )  # fmt: skip
     return write_bundle(path, card, {WEIGHTS: save({"unet.a.lora_A.weight": torch.ones(4, 8)})})

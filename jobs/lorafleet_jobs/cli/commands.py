@@ -95,7 +95,7 @@ COMMANDS = (
     Command(
         "evaluate",
         "lorafleet_jobs.cli.evaluate_command:evaluate",
-        "Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.",
+        "Say which adapters to keep: likeness, prompt, drift, memorisation beside the base. Each score goes to MLflow.",
         REVIEW,
     ),
 )

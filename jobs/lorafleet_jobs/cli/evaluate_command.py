@@ -56,9 +56,10 @@ def evaluate(
     dino: Dino = None,
     clip: Clip = None,
     lpips: Lpips = None,
+    details: Annotated[bool, typer.Option("--details", help="Also every score, beside every control.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Score adapters beside controls: subject, prompt, prior, diversity, memorisation. Each score goes to MLflow.
+    """Say which adapters to keep: likeness, prompt, drift, memorisation beside the base. Each score goes to MLflow.
 
     Exit code 0: all were scored. 1: some jobs of a submission have no adapter. 3: no such submission or adapter.
     """
@@ -78,22 +79,28 @@ def evaluate(
     for one in meant.left_out:
         note(one, "skipped")
     evaluation = _evaluated(meant, base, SamplingOptions(samples, seed=seed, steps=steps), Weights(dino, clip, lpips))
-    _show(evaluation, as_json)
+    _show(evaluation, details, as_json)
     for problem in publish(evaluation, meant.adapters, MlflowTracking(home.tracking_uri, home.artifacts)):
         note(problem)
     return 1 if meant.left_out else 0
 
 
-def _show(evaluation: Evaluation, as_json: bool) -> None:
+def _show(evaluation: Evaluation, details: bool, as_json: bool) -> None:
     from lorafleet.console import note, out, print_json
     from lorafleet_jobs.evaluate import show
+    from lorafleet_jobs.evaluate.verdict import recommendations, verdicts
 
     if as_json:
         print_json(show.as_json(evaluation))
         return
-    for table in show.tables(evaluation):
+    for table in show.tables(evaluation) if details else ():
         out.print(table)
         out.print()
+    found = verdicts(evaluation)
+    out.print(show.verdict_table(found, f"{evaluation.title}: what each adapter is worth"))
+    out.print()
+    for line in recommendations(found):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     for line in evaluation.notes:
         note(line)
     if not evaluation.zero_is_base:

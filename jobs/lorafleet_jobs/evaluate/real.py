@@ -47,14 +47,14 @@ class Weights:
 class RealScores(Scores):
     """The scores of one subject under one arm."""
 
-    dino: float | None = score("DINO", "higher")
+    dino: float | None = score("DINO", "higher", aspect="fidelity")
     clip_i: float | None = score("CLIP-I", "higher")
-    clip_t: float | None = score("CLIP-T", "higher")
+    clip_t: float | None = score("CLIP-T", "higher", aspect="prompt")
     top_1: float | None = score("DINO-top-1", "higher")
     mean_average_precision: float | None = score("DINO-mAP", "higher")
-    preservation: float | None = score("PRES", "lower", 1)
+    preservation: float | None = score("PRES", "lower", 1, "drift")
     diversity: float | None = score("DIV", "higher", 1)
-    memorisation: float | None = score("MEM", "lower", 1)
+    memorisation: float | None = score("MEM", "lower", 1, "memorised")
 
 
 class RealSuite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
@@ -9,10 +10,26 @@ from rich.table import Table
 from lorafleet_jobs.evaluate.arms import ADAPTER
 from lorafleet_jobs.evaluate.bootstrap import Interval
 from lorafleet_jobs.evaluate.run import Evaluation
-from lorafleet_jobs.evaluate.suite import Column
+from lorafleet_jobs.evaluate.suite import ASPECTS, Column
+from lorafleet_jobs.evaluate.verdict import Reading, Verdict, recommendations, verdicts
 
 HEADING = 9
 """Letters of a heading before it is cut."""
+
+
+def verdict_table(found: Sequence[Verdict], title: str) -> Table:
+    """What each adapter is worth, in a word and a figure for each aspect."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("adapter", overflow="fold")
+    for aspect in ASPECTS:
+        table.add_column("memorised?" if aspect == "memorised" else aspect, no_wrap=True)
+    for one in found:
+        table.add_row(one.adapter, *(_worded(one.readings[aspect]) for aspect in ASPECTS))
+    return table
+
+
+def _worded(reading: Reading) -> str:
+    return reading.word if reading.value is None else f"{reading.word} [dim]{reading.value:.2f}[/]"
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
@@ -41,11 +58,20 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             for arm in evaluation.arms
             if arm != ADAPTER
         },
+        "verdict": _verdict(verdicts(evaluation)),
         "rows": [
             {"adapter": row.candidate, "subject": row.subject, "arm": row.arm, **row.scores.as_json()}
             for row in evaluation.rows
         ],
     }
+
+
+def _verdict(found: Sequence[Verdict]) -> dict[str, Any]:
+    words = [
+        {"adapter": one.adapter, "subject": one.subject, **{aspect: one.readings[aspect].word for aspect in ASPECTS}}
+        for one in found
+    ]
+    return {"adapters": words, "recommendations": recommendations(found)}
 
 
 def _of_arms(evaluation: Evaluation, columns: list[Column]) -> Table:

@@ -6,7 +6,7 @@ A suite is made for all subjects that are evaluated together, since a sample is 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from lorafleet_jobs.evaluate.pictures import ArmSamples, Prompt, SubjectPictures
 
@@ -16,9 +16,18 @@ LEAVE_ONE_OUT = (
 )
 
 
-def score(label: str, better: str, table: int = 0, default: Any = None) -> Any:
-    """A field of a `Scores`: what it is called, whether "higher" or "lower" is better, and in which table it stands."""
-    return field(default=default, metadata={"label": label, "better": better, "table": table})
+Aspect = Literal["fidelity", "prompt", "drift", "memorised"]
+"""What a person asks of an adapter: is it the subject, does it do what is asked, does it leave others of the class as
+they are, does it copy its training pictures."""
+ASPECTS: tuple[Aspect, ...] = get_args(Aspect)
+
+
+def score(label: str, better: str, table: int = 0, aspect: Aspect | None = None) -> Any:
+    """A field of a `Scores`: what it is called, whether "higher" or "lower" is better, and in which table it stands.
+
+    The one score of a suite that answers for an `aspect` says so.
+    """
+    return field(default=None, metadata={"label": label, "better": better, "table": table, "aspect": aspect})
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Column:
     label: str
     better: str
     table: int
+    aspect: Aspect | None = None
 
 
 @dataclass(frozen=True)

@@ -38,18 +38,18 @@ Similarity = Callable[[Tensor, Tensor], Tensor]
 class ToyScores(Scores):
     """The toy world's scores of one subject under one arm."""
 
-    identity: float | None = score("toy-ID", "higher")
+    identity: float | None = score("toy-ID", "higher", aspect="fidelity")
     top_1: float | None = score("toy-top-1", "higher")
     mean_average_precision: float | None = score("toy-mAP", "higher")
-    prompt: float | None = score("toy-PF", "higher")
+    prompt: float | None = score("toy-PF", "higher", aspect="prompt")
     prompt_background: float | None = score("toy-PF-background", "higher", 1)
     prompt_class: float | None = score("toy-PF-class", "higher", 1)
-    preservation: float | None = score("toy-PRES", "lower", 1)
+    preservation: float | None = score("toy-PRES", "lower", 1, "drift")
     preserved_class: float | None = score("toy-PRES-class", "higher", 1)
     preserved_diversity: float | None = score("toy-PRES-DIV", "higher", 1)
     diversity: float | None = score("toy-DIV", "higher", 2)
     pixel_diversity: float | None = score("toy-DIV-px", "higher", 2)
-    memorisation: float | None = score("toy-MEM", "lower", 2)
+    memorisation: float | None = score("toy-MEM", "lower", 2, "memorised")
     embedding_memorisation: float | None = score("toy-MEM-emb", "lower", 2)
 
 

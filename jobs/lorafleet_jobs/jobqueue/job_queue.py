@@ -171,10 +171,17 @@ class JobQueue:
             return None
         return self._scores.verdict(row.spec, attempt, rung, score)
 
-    def finish(self, job: str, attempt: int, state: Ending, version: int | None, error: str | None) -> bool:
-        """Ends a job: with the version that was published, or with the reason why there is none."""
-        now = self._clock()
-        end = partial(job_state.finish, attempt=attempt, state=state, now=now, version=version, error=error)
+    def finish(
+        self, job: str, attempt: int, state: Ending, version: int | None, error: str | None, unchanged: bool = False
+    ) -> bool:
+        """Ends a job: with the version that was published, or with the reason why there is none.
+
+        `unchanged` says of a version that it has learned nothing visible.
+        """
+        end = partial(
+            job_state.finish, attempt=attempt, state=state, now=self._clock(), version=version, error=error,
+            kind="unchanged" if unchanged else None,
+        )  # fmt: skip
         return self._change(job, end, lambda _, ended: end_entries(ended)) is not None
 
     def fail(self, job: str, attempt: int, kind: FailureKind, reason: str, packed: int) -> State | None:

@@ -19,9 +19,11 @@ from lorafleet_jobs.jobspec import JobSpec
 State = Literal["queued", "running", "succeeded", "stopped", "failed", "cancelled", "forgotten"]
 Ending = Literal["succeeded", "stopped", "failed", "cancelled"]
 FailureKind = Literal[
-    "data", "recipe", "memory", "non-finite", "lost", "stalled", "publish", "storage", "defect", "cancelled"
+    "data", "recipe", "memory", "non-finite", "lost", "stalled", "publish", "storage", "defect", "cancelled",
+    "unchanged",
 ]  # fmt: skip
-"""The class of how a job ended or last failed; None for one that succeeded, was stopped early, or has not failed."""
+"""The class of how a job ended or last failed; None for one that succeeded, was stopped early, or has not failed.
+`unchanged` is one that succeeded and has learned nothing visible."""
 ENDED: frozenset[State] = frozenset({"succeeded", "stopped", "failed", "cancelled", "forgotten"})
 LEASE_SECONDS = 60.0
 """How long a silent lane keeps its job; several heartbeats long."""
@@ -214,7 +216,7 @@ def unpublish(row: JobRow, run_id: str | None, now: float) -> JobRow | None:
     """
     if row.state != "succeeded":
         return None
-    return replace(row, state="queued", version=None, run_id=run_id, lane=None, loss=None, updated=now)
+    return replace(row, state="queued", version=None, run_id=run_id, kind=None, lane=None, loss=None, updated=now)
 
 
 def end(row: JobRow, state: Ending, error: str | None, now: float, kind: FailureKind | None = None) -> JobRow | None:

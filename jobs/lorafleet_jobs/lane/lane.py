@@ -29,7 +29,7 @@ from lorafleet_jobs.lane.followers import Followers, NoFollowers
 from lorafleet_jobs.lane.heartbeat import Heartbeat
 from lorafleet_jobs.lane.job_log import JobLog
 from lorafleet_jobs.lane.leased_job import LeasedJob
-from lorafleet_jobs.lane.publish import kept, publish
+from lorafleet_jobs.lane.publish import kept, publish, told
 from lorafleet_jobs.lane.recycle import ProcessUsage
 from lorafleet_jobs.lane.timeline import Timeline
 from lorafleet_jobs.lane.watchdog import Activity, Watchdog, die
@@ -256,8 +256,8 @@ class Lane:
             self._lane_died(job, problem)
             raise
         else:
-            if self.queue.finish(job.lease.spec.id, job.lease.attempt, "succeeded", made.version, None):
-                job.log(made.standing or f"version {made.version} of {job.lease.spec.adapter}")
+            if self.queue.finish(job.lease.spec.id, job.lease.attempt, "succeeded", made.version, None, made.unchanged):
+                job.log(*told(end, made))
         finally:
             job.close()
             self._jobs.remove(job)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lorafleet.bundle.bundle import CARD, Bundle, read_bundle
+from lorafleet.bundle.change import unchanged_note
 from lorafleet.errors import BundleError
 
 if TYPE_CHECKING:
@@ -35,6 +36,13 @@ def publish(
     tracking.log_bundle(run_id, bundle.path)
     check()
     return tracking.register(bundle, run_id, policy)
+
+
+def told(bundle: Bundle, version: AdapterVersion) -> list[str]:
+    """What a job's log says of its published bundle, a line each."""
+    note = unchanged_note(bundle.card.metrics)
+    standing = version.standing or f"version {version.version} of {version.name}"
+    return [standing, *([f"unchanged: {note}"] if note else [])]
 
 
 def kept(out: Path, job: str) -> Bundle | None:

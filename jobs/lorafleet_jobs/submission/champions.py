@@ -47,23 +47,27 @@ def settle_champions(store: JobStore, submission: str, tracking: MlflowTracking)
 def chosen(jobs: Sequence[JobRow], scores: Mapping[str, tuple[int, float]]) -> list[JobRow]:
     """Of each name that a sweep trained several times the best point: the highest score at the furthest rung.
 
-    Where nothing was scored, the first point of the manifest.
+    Where nothing was scored, the first point of the manifest; one that has learned something visible before any other.
     """
+
+    def rank(job: JobRow) -> tuple[bool, int, float]:
+        return (job.kind != "unchanged", *scores.get(job.id, (0, 0.0)))
+
     best: dict[str, JobRow] = {}
     for job in sorted(jobs, key=lambda job: job.position):
         if job.spec.promotion is None:
             now = best.setdefault(job.spec.adapter, job)
-            if scores.get(job.id, (0, 0.0)) > scores.get(now.id, (0, 0.0)):
+            if rank(job) > rank(now):
                 best[job.spec.adapter] = job
     return list(best.values())
 
 
 def waiting(jobs: Sequence[JobRow], aliases: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """One line for the versions that wait as challengers, or none."""
+    """One line for the versions that wait as challengers and may be worth promoting, or none."""
     found = []
     for job in jobs:
         held = aliases.get(job.spec.adapter, {})
-        if held.get(CHALLENGER) == job.version:
+        if held.get(CHALLENGER) == job.version and job.kind != "unchanged":
             others = ", ".join(f"{alias} is @{n}" for alias, n in sorted(held.items()) if alias != CHALLENGER)
             found.append(f"{job.spec.adapter}@{job.version}" + (f" ({others})" if others else ""))
     if not found:

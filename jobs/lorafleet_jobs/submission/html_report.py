@@ -19,6 +19,7 @@ import yaml
 
 from lorafleet import __version__
 from lorafleet.bundle.bundle import PREVIEW
+from lorafleet.bundle.change import REMEDY, UNCHANGED
 from lorafleet.home import Home
 from lorafleet.util.files import write_whole
 from lorafleet_jobs.jobqueue.eta import clock, elapsed
@@ -46,6 +47,8 @@ class JobView:
     point: str
     """What the recipe has that other jobs' have not, in a sweep."""
     took: str
+    remark: str
+    """What an adapter should not go without; most have none."""
     log: str
     """The command that shows its log."""
     picture: str | None
@@ -118,6 +121,7 @@ def _view(home: Home, submission: Submission, job: JobRow, point: str, curve: Cu
     losses = smooth(curve)
     return JobView(
         row=job, label=label, point=point, took="" if took is None else clock(took),
+        remark=f"{UNCHANGED}; {REMEDY}" if job.state == "succeeded" and job.kind == "unchanged" else "",
         log=f"lorafleet logs {submission.id} {job.id}",
         picture=data_uri(home.bundles / job.id / PREVIEW) if job.state == "succeeded" else None,
         path=svg_path(losses), losses=(losses[0], losses[-1]) if losses else None,

@@ -17,6 +17,7 @@ from typing import Literal
 from PIL import Image
 
 from lorafleet.bundle.bundle import Bundle
+from lorafleet.bundle.change import FROM_BASE, FROM_UNTRAINED, FROM_WORDS
 from lorafleet.bundle.ports import JobTracker
 from lorafleet.errors import LorafleetError
 from lorafleet.loaded import LoadedBase
@@ -26,8 +27,9 @@ from lorafleet_jobs.train.data.contact_strip import contact_strip
 from lorafleet_jobs.train.data.pieces import Pieces, awaited
 from lorafleet_jobs.train.data_parallel import Ranks, SingleRank
 from lorafleet_jobs.train.previews.pictures_together import WantedPicture
-from lorafleet_jobs.train.previews.validate import Validator, sheet
+from lorafleet_jobs.train.previews.validate import Validator, mean_difference, sheet
 from lorafleet_jobs.train.progress import History, Progress
+from lorafleet_jobs.train.prompts import JobPrompts
 from lorafleet_jobs.train.training import Training
 from lorafleet_jobs.train.trial import NoTrial, Trial
 from lorafleet_jobs.train.write_bundle import write_bundle
@@ -39,8 +41,9 @@ CHECKPOINT_SECONDS = 60.0
 """Between two checkpoints: the most that an interruption can cost a job."""
 OnStep = Callable[[int, float], None]
 Phase = Literal["preview", "checkpoint", "bundle"]
-PictureSet = Literal["base", "words", "adapted"]
-"""The base's pictures of a job's prompts, those with its learned tokens alone, and those with its adapter."""
+PictureSet = Literal["base", "untrained", "words", "adapted"]
+"""The base's pictures of a job's prompts, those of the job before its first step, those with its learned tokens alone,
+and those with its adapter."""
 Pictures = Mapping[PictureSet, Sequence[Image.Image]]
 
 
@@ -74,10 +77,17 @@ class TrainJob:
 class JobRun:
     """One job under way."""
 
-    def __init__(self, job: TrainJob, training: Training, history: History, photos: Image.Image | None = None) -> None:
+    def __init__(
+        self,
+        job: TrainJob,
+        training: Training,
+        history: History,
+        untrained: JobPrompts,
+        photos: Image.Image | None = None,
+    ) -> None:
         """`history` is that of the lives before this one, whose end the training begins from.
 
-        `photos` are shown beside the first prompt's pictures.
+        `untrained` has the tokens from before the first step. `photos` are shown beside the first prompt's pictures.
         """
         self.job, self.training = job, training
         self.validator = Validator(job.spec, training.prompts)
@@ -86,6 +96,7 @@ class JobRun:
         self.saved = time.monotonic()
         self._checkpoints = None if job.checkpoints is None else CheckpointWriter(job.checkpoints)
         self._shows_base = self.step == 0
+        self._untrained = untrained
         self._pictures: Pictures = {}
         if photos is not None:
             job.tracker.image(f"{self.validator.names[0]}/training photos", 0, photos)
@@ -94,12 +105,13 @@ class JobRun:
     def preparing(cls, job: TrainJob, base: LoadedBase, cache: Path | None, thread: Executor) -> Pieces[JobRun]:
         """Reads the images, and resumes from the newest checkpoint, in pieces. Raises DataError."""
         training = yield from Training.preparing(job.spec, base, cache, job.process_group, thread)
+        untrained = JobPrompts(job.spec, base, training.trainable.words_alone())  # a checkpoint has later tokens
         history, photos = History(), None
         if job.checkpoints is not None:
             history = yield from awaited(thread.submit(resume, job.checkpoints, training))
         if history.step == 0:
             photos = yield from awaited(thread.submit(contact_strip, job.spec))
-        return cls(job, training, history, photos)
+        return cls(job, training, history, untrained, photos)
 
     def stepped(self, loss: float, peak: float | None = None) -> None:
         """Counts and reports a training step.
@@ -119,6 +131,7 @@ class JobRun:
             sets["base"] = self.validator.of_base()
         if self.done:
             sets["words"] = self.validator.words_only()
+            sets["untrained"] = self.validator.untrained(self._untrained)
         if self.validator.is_due(self.step) or (trial.is_due(self.step) and trial.wants_pictures):
             sets["adapted"] = self.validator.adapted()
         return sets
@@ -134,6 +147,7 @@ class JobRun:
             self._shows_base = False
         if words := pictures.get("words"):
             self.validator.log_words(tracker, words)
+            tracker.metrics(self.step, changes(pictures))
         if adapted := pictures.get("adapted", []):
             self.validator.log_adapted(tracker, self.step, adapted)
         if trial.is_due(self.step):
@@ -178,7 +192,7 @@ class JobRun:
                 training.base,
                 training.trainable,
                 preview=sheet([pictures["base"], pictures["words"], pictures["adapted"]]),
-                metrics=self.progress.summary(),
+                metrics=self.progress.summary() | changes(pictures),
                 run_id=job.run_id,
                 out=job.out,
             )
@@ -186,3 +200,9 @@ class JobRun:
         if job.checkpoints is not None:
             shutil.rmtree(job.checkpoints, ignore_errors=True)
         return bundle
+
+
+def changes(pictures: Pictures) -> dict[str, float]:
+    """How far the last pictures with the adapter are from the others, in levels of 255, as metrics."""
+    others: dict[str, PictureSet] = {FROM_BASE: "base", FROM_WORDS: "words", FROM_UNTRAINED: "untrained"}
+    return {key: mean_difference(pictures["adapted"], pictures[name]) for key, name in others.items()}

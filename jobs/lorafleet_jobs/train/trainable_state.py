@@ -111,6 +111,16 @@ class TrainableState:
         """The state with these factors, its tokens drawn after them from the same generator."""
         return cls(low_rank, recipe.scale(), _new_tokens(recipe, loaded, draws))
 
+    def words_alone(self) -> TrainableState:
+        """The tokens as they are now, for good, and no factors; makes the pictures of an untrained job before a step.
+
+        Factors change nothing before they are trained: B is 0, and a magnitude is that of the base's weight.
+        """
+        if self.vectors is None:
+            return TrainableState({}, self.scale, None)
+        first, second = (nn.Parameter(each.detach().clone(), requires_grad=False) for each in self.vectors)
+        return TrainableState({}, self.scale, (first, second), {"tokens"})
+
     def adapters(
         self, base: LoadedBase, parts: Sequence[str] = PARTS, weight: float = 1.0
     ) -> dict[str, dict[str, Stacked]]:

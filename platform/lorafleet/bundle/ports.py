@@ -109,6 +109,8 @@ class AdapterVersion:
     """What it was worth when it was evaluated last."""
     base_fingerprint: str = ""
     """Identifies the base's weights; empty where that was not recorded."""
+    unchanged: bool = False
+    """Whether its pictures were as before training when it was registered."""
     standing: str = field(default="", compare=False)
     """Of one that was registered just now: whether it is champion, and why."""
 

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from lorafleet.bundle.bundle import read_bundle
+from lorafleet.bundle.change import REMEDY, unchanged_note
 from lorafleet.console import note, out, print_json
 from lorafleet.home import Home
 from lorafleet.tracking import MlflowRegistry
@@ -32,13 +33,18 @@ def ls(as_json: AsJson = False) -> int:
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     scored = any(adapter.score for adapter in adapters)
-    for column in ("adapter", "version", "aliases", *(["score"] if scored else []), "base", "prompt it with"):
+    noted = any(adapter.unchanged for adapter in adapters)
+    columns = ["adapter", "version", "aliases", *(["score"] if scored else []), *(["learned"] if noted else [])]
+    for column in (*columns, "base", "prompt it with"):
         table.add_column(column, overflow="fold")
     for adapter in adapters:
         cells = [adapter.name, str(adapter.version), ", ".join(adapter.aliases)]
         cells += [f"{adapter.score.value:.3g} {adapter.score.metric}" if adapter.score else ""] if scored else []
+        cells += ["nothing" if adapter.unchanged else ""] if noted else []
         table.add_row(*cells, adapter.base, " ".join(adapter.triggers))
     out.print(table)
+    if noted:
+        note(f"learned nothing visible: their pictures are as before training; {REMEDY}")
     return 0
 
 
@@ -66,6 +72,8 @@ def show(
         "run": registered.run_id or "none",
         "path": str(registered.path),
     }
+    if said := unchanged_note(card.metrics):
+        facts["learned"] = said
     for key, value in [*facts.items(), *(("note", text) for text in card.notes)]:
         out.print(f"{key:15} {value}", markup=False)
     return 0
@@ -115,6 +123,6 @@ def document(adapter: AdapterVersion) -> dict[str, Any]:
     """An adapter version as `--json` prints it."""
     return {
         "name": adapter.name, "version": adapter.version, "aliases": list(adapter.aliases), "base": adapter.base,
-        "triggers": list(adapter.triggers), "path": str(adapter.path),
+        "triggers": list(adapter.triggers), "path": str(adapter.path), "unchanged": adapter.unchanged,
         "score": None if adapter.score is None else {"metric": adapter.score.metric, "value": adapter.score.value},
     }  # fmt: skip

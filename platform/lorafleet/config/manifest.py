@@ -165,7 +165,8 @@ class Manifest(Strict):
     promotion: Promotion = "first"
     """Which new versions become champions, the versions that are used where none is named: `first`, those of names that
     have none; `best`, also those of higher scores; `manual`, none; `always`, all. Of a sweep at most its best point,
-    and never over a version that a person has chosen. The others are `challenger`."""
+    and never over a version that a person has chosen. One that has learned nothing visible takes no champion's place,
+    and where there is none becomes it under `always` alone. The others are `challenger`."""
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     """Among submissions that share a cluster, those of higher priority get lanes first."""
     validation: Validation = Validation()

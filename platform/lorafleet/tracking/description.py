@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lorafleet.bundle.bundle import PREVIEW, AdapterCard
+from lorafleet.bundle.change import unchanged_note
 from lorafleet.tracking.links import preview
 
 MARK = "<!-- written by lorafleet; what stands below this line is kept -->"
@@ -43,6 +44,8 @@ def described(card: AdapterCard, version: int, run_id: str, scores: Mapping[str,
     parts = []
     if PREVIEW in card.sha256:
         parts.append(preview(run_id))
+    if note := unchanged_note(card.metrics):
+        parts.append(f"**Unchanged**: {note}.")
     prompt = prompt_of(card)
     parts.append(f'```\nlorafleet generate "{prompt}" --adapter {name}\n```')
     facts = {

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from lorafleet.bundle.change import UNCHANGED, unchanged_note
 from lorafleet.bundle.ports import CHALLENGER, CHAMPION, Score
 from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import NotFoundError, RequestError
@@ -27,6 +29,8 @@ MOVED = "lorafleet.{alias}.moved"
 """The version's tag with who pointed an alias at it, when and why."""
 SCORE = "lorafleet.score"
 """The version's tag with its score, as JSON."""
+CHANGED_NOTHING = "lorafleet.unchanged"
+"""The tag of a version that has learned nothing visible, with the figure and the remedy."""
 BY = "lorafleet"
 """Who points an alias for a submission."""
 ALIAS = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -38,6 +42,8 @@ class Standing:
 
     version: int
     score: Score | None = None
+    unchanged: bool = False
+    """Whether it has learned nothing visible."""
     ours: bool = True
     """Whether the alias was pointed at it by a submission, and by nobody since."""
 
@@ -51,12 +57,19 @@ class Decision:
 
 
 def decide(policy: Promotion, name: str, new: Standing, champion: Standing | None) -> Decision:
-    """Whether `new` takes the place of `champion`, both of one base."""
+    """Whether `new` takes the place of `champion`, both of one base.
+
+    One that has learned nothing visible never does; where nobody is champion it becomes it under `always` alone.
+    """
     if policy == "manual":
         return Decision(False, "promotion is manual")
     if champion is None:
+        if new.unchanged and policy != "always":
+            return Decision(False, UNCHANGED)
         return Decision(True, "it is the first")
     now = f"champion is {name}@{champion.version}"
+    if new.unchanged:
+        return Decision(False, f"{UNCHANGED}; {now}")
     if not champion.ours:
         return Decision(False, f"{now}, chosen by hand")
     if policy == "always":
@@ -92,6 +105,17 @@ def score_of(version: Any) -> Score | None:
     """The score that was written on a version last."""
     score = version.tags.get(SCORE)
     return None if score is None else Score(**json.loads(score))
+
+
+def change_tags(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The tags of a version whose card has these metrics: none, or that it has learned nothing visible."""
+    note = unchanged_note(metrics)
+    return {CHANGED_NOTHING: note} if note else {}
+
+
+def is_unchanged(version: Any) -> bool:
+    """Whether a version has learned nothing visible, as was found when it was registered."""
+    return CHANGED_NOTHING in version.tags
 
 
 def write_score(client: Any, name: str, number: int, score: Score) -> None:
@@ -158,7 +182,7 @@ def _holder(client: Any, model: Any, alias: str) -> Any:
 
 def _standing(client: Any, model: Any, alias: str, version: Any) -> Standing:
     ours = model.tags.get(OURS.format(alias=alias)) == str(version.version)
-    return Standing(int(version.version), score_of(version), ours)
+    return Standing(int(version.version), score_of(version), is_unchanged(version), ours)
 
 
 def find_version(client: Any, name: str, wanted: str) -> Any:

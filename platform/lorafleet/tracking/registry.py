@@ -27,7 +27,7 @@ from lorafleet.tracking.client import PRESENT, REFUSED, connect, reaching
 from lorafleet.tracking.description import describe
 from lorafleet.tracking.facts import DIGEST, FACTS, facts_of
 from lorafleet.tracking.presence import is_open, pages, registered_jobs, still_registered, unregistered
-from lorafleet.tracking.promotion import alias_of_base, find_version, score_of, settle
+from lorafleet.tracking.promotion import alias_of_base, change_tags, find_version, is_unchanged, score_of, settle
 from lorafleet.util.addresses import sqlite_file
 
 ARTIFACT = "adapter"
@@ -48,7 +48,7 @@ def register(client: Any, bundle: Bundle, run_id: str, policy: Promotion | None 
             "path": str(bundle.path.resolve()), DIGEST: sha256_of(bundle.path / CARD),
             "artifact_uri": f"{client.get_run(run_id).info.artifact_uri}/{ARTIFACT}",
         }  # fmt: skip
-        tags = {"base": card.base, "job_id": card.job_id, FACTS: json.dumps(facts)}
+        tags = {"base": card.base, "job_id": card.job_id, FACTS: json.dumps(facts), **change_tags(card.metrics)}
         source = f"runs:/{run_id}/{ARTIFACT}"
         version = client.create_model_version(card.name, source, run_id=run_id, tags=tags, await_creation_for=0)
     describe(client, version, card, run_id)
@@ -295,4 +295,5 @@ def _with_path(version: Any, aliases: dict[str, str], path: Path) -> AdapterVers
         run_id=version.run_id,
         score=score_of(version),
         base_fingerprint=str(facts_of(version).get("base_fingerprint", "")),
+        unchanged=is_unchanged(version),
     )

@@ -1,6 +1,7 @@
 """`evaluate` as its users meet it: adapters that a lane trained, real rows, real MLflow."""
 
 import json
+import re
 import socket
 from dataclasses import replace
 
@@ -97,10 +98,15 @@ def test_one_adapter_by_name_as_tables(trained, lorafleet, capsys):
     home, _ = trained
     assert lorafleet(f"mug-02@{registry(home).resolve('mug-02').version}", *FAST) == 0
     said = capsys.readouterr()
-    assert "toy base, 32 px: 1 subject" in said.out
-    assert "mug-02@1" in said.out
+    assert "what each adapter is worth" in said.out
+    assert re.search(r"^mug-02@1: (keep|train again)", said.out, re.MULTILINE)
+    assert "toy-PF" not in said.out, "only with --details"
     assert "another's adapter" not in said.out
     assert "no views but the training pictures are known" in said.err
+    assert lorafleet("mug-02@1", *FAST, "--details") == 0
+    said = capsys.readouterr()
+    assert "toy base, 32 px: 1 subject" in said.out
+    assert "what each adapter is worth" in said.out
 
 
 def test_an_outage_or_a_missing_run_is_told_and_not_fatal(trained, caplog):

@@ -93,6 +93,14 @@ def test_a_finished_jobs_name_is_a_link_to_its_picture(tmp_path):
     assert "dog-01" in linked[0]
 
 
+def test_an_adapter_that_learned_nothing_visible_is_not_just_a_version():
+    done = job(1, state="succeeded", version=3, kind="unchanged")
+    said = "version 3, but its pictures are as before training, so it has learned nothing visible"
+    assert remark(done, 0).startswith(f"{said}; train with more steps")
+    assert remark(dataclasses.replace(done, kind=None), 0) == "version 3"
+    assert failures(Submission(ROW, (done,))) == []
+
+
 def test_without_a_bound_everything_is_shown_in_order_and_reasons_are_whole():
     reason = "a long reason " * 20
     lines = shown([*FLEET, job(48, state="failed", kind="recipe", error=reason)], None)

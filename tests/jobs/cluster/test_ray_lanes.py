@@ -42,7 +42,7 @@ def manifest(tmp_path):
             Image.new("RGB", (48, 40), colour).save(tmp_path / subject / f"{index}.png")
     text = {
         "apiVersion": "lorafleet/v1alpha1", "name": "kitchen", "base": "toy-playground",
-        "recipe": {"rank": 2, "steps": STEPS}, "validation": {"steps": 1},
+        "recipe": {"rank": 2, "steps": STEPS}, "validation": {"steps": 1}, "promotion": "always",
         "resources": {"lanes": 2, "pack": 2, "exact": True, "checkpoint_seconds": 0.2},
         "subjects": [{"name": subject, "images": subject, "class": "vessel"} for subject in SUBJECTS],
     }  # fmt: skip
@@ -82,7 +82,7 @@ def test_lanes_train_and_publish_whatever_is_killed_on_the_way(ray_here, manifes
     first = submit(prepared, home, show=trouble)
     assert trouble.sent == [DISPATCHER, LANE]
     states = {job.spec.subject: (job.state, job.kind, job.version) for job in first.jobs}
-    good = ("succeeded", None, 1)
+    good = ("succeeded", "unchanged", 1)
     assert states == {"cup": good, "jug": good, "pan": ("failed", "data", None), "pot": good}
     assert first.state == "failed"
     logs = {job.spec.subject: home.job_log(first.id, job.id).read_text() for job in first.jobs}

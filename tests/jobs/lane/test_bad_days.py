@@ -90,6 +90,7 @@ def write_manifest(folder: Path, steps: int = STEPS, subjects: tuple[str, ...] =
     manifest = {
         "apiVersion": "lorafleet/v1alpha1", "name": "kitchen", "base": "toy-playground",
         "recipe": {"rank": 2, "steps": steps}, "validation": {"steps": 1}, "resources": {"exact": True, **resources},
+        "promotion": "always",
         "subjects": [{"name": subject, "images": subject, "class": "mug"} for subject in subjects],
     }  # fmt: skip
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest))

@@ -19,6 +19,8 @@ def test_a_sweep_s_best_point_asks_and_without_scores_its_first():
     assert chosen(jobs, {"job0": (20, 0.4), "job1": (40, 0.1), "job2": (40, 0.3)}) == [jobs[2]]
     assert chosen(jobs, {"job1": (20, 0.5)}) == [jobs[1]]
     assert chosen(jobs[::-1], {}) == [jobs[0]]
+    jobs[0] = replace(jobs[0], kind="unchanged")
+    assert chosen(jobs, {}) == [jobs[1]], "one that has learned something visible goes first"
 
 
 def test_each_name_has_its_own_and_jobs_that_settled_it_themselves_have_none():
@@ -35,3 +37,4 @@ def test_who_waits_is_named_with_what_to_do(count):
     assert (" and 3 more" in line) is (count == 9)
     assert line.endswith("lorafleet adapters promote rex0@1")
     assert waiting(jobs, {"rex0": {"champion": 1}}) == []
+    assert waiting([replace(jobs[0], kind="unchanged")], {"rex0": {"challenger": 1}}) == []

@@ -175,3 +175,9 @@ def test_the_loss_is_that_of_status(tmp_path):
         Home(tmp_path), Submission(ROW, (row,)), {row.id: [(n, 1.0) for n in range(90)]}, 1e9
     ).read_text()
     assert "loss 0.3421</div>" in text
+
+
+def test_an_adapter_that_learned_nothing_visible_is_marked(tmp_path):
+    rows = (job(1, "cat", state="succeeded", version=1, kind="unchanged"), job(2, state="succeeded", version=1))
+    text = Page(write_report(Home(tmp_path), Submission(ROW, rows), {}, 2e9).read_text()).text
+    assert text.count("unchanged : its pictures are as before training") == 2, "on its card and in its line"

@@ -2,16 +2,22 @@
 
 import json
 import uuid
+from dataclasses import replace
+from typing import get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tracked_jobs import bundle_at, job
 
+from lorafleet.bundle.change import FROM_UNTRAINED
 from lorafleet.bundle.ports import Score
+from lorafleet.config.promotion_policy import Promotion
 from lorafleet.errors import NotFoundError, RequestError
 from lorafleet.tracking import MlflowRegistry
 from lorafleet.tracking.promotion import Standing, alias_of_base, decide
 
-NEW, OLD = Standing(3), Standing(2)
+NEW, OLD, UNCHANGED = Standing(3), Standing(2), Standing(3, unchanged=True)
 BETTER, WORSE = Score("score", 0.61), Score("score", 0.58)
 
 
@@ -31,6 +37,10 @@ BETTER, WORSE = Score("score", 0.61), Score("score", 0.58)
         ("best", NEW, None, True, "it is the first"),
         ("manual", NEW, None, False, "promotion is manual"),
         ("manual", NEW, OLD, False, "promotion is manual"),
+        ("first", UNCHANGED, None, False, "it has learned nothing visible"),
+        ("always", UNCHANGED, None, True, "it is the first"),
+        ("always", UNCHANGED, OLD, False, "it has learned nothing visible; champion is rex@2"),
+        ("best", Standing(3, BETTER, unchanged=True), Standing(2, WORSE), False, "learned nothing visible"),
     ],
 )
 def test_the_policy_decides(policy, new, champion, promoted, why):
@@ -39,15 +49,33 @@ def test_the_policy_decides(policy, new, champion, promoted, why):
     assert why in decision.why
 
 
+scores = st.none() | st.builds(Score, st.sampled_from(["score", "dino"]), st.floats(0, 1))
+standings = st.builds(Standing, st.integers(1, 9), scores, st.booleans(), st.booleans())
+
+
+@given(st.sampled_from(get_args(Promotion)), standings, st.none() | standings)
+def test_whatever_stands_there_an_unchanged_version_takes_no_place_and_no_choice_of_a_person_is_undone(
+    policy, new, old
+):
+    decision = decide(policy, "rex", new, old)
+    assert decision.why
+    if decision.promoted:
+        assert policy != "manual"
+        assert old is None or (old.ours and not new.unchanged)
+        assert not new.unchanged or policy == "always"
+    if not new.unchanged:
+        assert decision == decide(policy, "rex", new, None if old is None else replace(old, unchanged=False))
+
+
 @pytest.fixture
 def adapter(tracking, parent, home):
     """adapter(policy, base=...) registers another version of one name, new in each test; returns it."""
     name = f"rex-{uuid.uuid4().hex[:8]}"
     run = tracking.start_job(parent, job(name))
 
-    def made(policy="first", base="toy-playground"):
+    def made(policy="first", base="toy-playground", **metrics):
         id_ = uuid.uuid4().hex[:16]
-        return tracking.register(bundle_at(home / "bundles" / id_, name, id_, base=base), run, policy)
+        return tracking.register(bundle_at(home / "bundles" / id_, name, id_, base, metrics), run, policy)
 
     return made
 
@@ -119,6 +147,29 @@ def test_a_score_settles_it_where_the_policy_is_best(tracking, adapter):
     assert "0.61 against 0.58" in tracking.settle(second.name, 2, "best", BETTER)
     assert aliases(tracking, first) == {"champion": 2}
     assert tracking.settle(second.name, 2, "best", BETTER) == f"{second.name}@2 is champion already"
+
+
+def test_one_that_learned_nothing_visible_waits_and_says_so_wherever_versions_are_shown(
+    tracking, home, adapter, lorafleet, monkeypatch, capsys
+):
+    first = adapter(**{FROM_UNTRAINED: 0.31})
+    assert first.standing.startswith(f"{first.name}@1 waits as challenger; its pictures are as before training")
+    assert aliases(tracking, first) == {"challenger": 1}
+    version = tracking.client.get_model_version(first.name, "1")
+    assert "0.31 of 255" in version.tags["lorafleet.unchanged"]
+    assert "**Unchanged**: its pictures are as before training" in version.description
+    second = adapter(**{FROM_UNTRAINED: 9.0})
+    assert (first.unchanged, second.unchanged) == (True, False)
+    adapter("always", **{FROM_UNTRAINED: 1.9})
+    assert aliases(tracking, first) == {"champion": 2, "challenger": 3}
+    monkeypatch.setenv("LORAFLEET_HOME", str(home))
+    assert lorafleet("adapters", "ls") == 0
+    said = capsys.readouterr()
+    assert said.out.split().count("nothing") >= 2
+    assert "train with more steps" in said.err
+    assert lorafleet("adapters", "ls", "--json") == 0
+    own = [one for one in json.loads(capsys.readouterr().out)["adapters"] if one["name"] == first.name]
+    assert [one["unchanged"] for one in own] == [True, False, True]
 
 
 def test_the_commands_promote_demote_and_verify(tracking, home, adapter, lorafleet, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lorafleet.bundle.bundle import PREVIEW
+from lorafleet.bundle.change import REMEDY, UNCHANGED
 from lorafleet.console import err, one_line
 from lorafleet.home import Home
 from lorafleet_jobs.jobqueue.eta import all_seconds_left, clock, seconds_left, speed
@@ -141,7 +142,7 @@ def remark(job: JobRow, now: float) -> str:
     if error and error != job.state:
         return f"{job.kind}: {error}" if job.state == "failed" and job.kind else error
     if job.version is not None:
-        return f"version {job.version}"
+        return f"version {job.version}" + (f", but {UNCHANGED}; {REMEDY}" if job.kind == "unchanged" else "")
     return f"attempt {job.attempts}" if job.attempts > 1 else ""
 
 

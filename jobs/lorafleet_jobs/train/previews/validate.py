@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 from PIL import Image
 
 from lorafleet import subject_words
@@ -44,6 +46,10 @@ class Validator:
     def words_only(self) -> list[WantedPicture]:
         """With the learned tokens alone; where no token is learned, the base's."""
         return self._wanted(self.texts, 0.0)
+
+    def untrained(self, prompts: JobPrompts) -> list[WantedPicture]:
+        """With the words as `prompts` kept them from before the first step; where none is learned, `words_only`."""
+        return [replace(each, prompts=prompts) for each in self.words_only()]
 
     def of_base(self) -> list[WantedPicture]:
         """The base's, with the subject left out of the prompts."""
@@ -95,6 +101,15 @@ def sheet(columns: Sequence[Sequence[Image.Image]]) -> Image.Image:
         for y, picture in enumerate(pictures):
             made.paste(picture, (x * (width + BETWEEN), y * (height + BETWEEN)))
     return made
+
+
+def mean_difference(pictures: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """Mean absolute difference of the pixels of two sets of pictures of the same sizes, in levels of 255."""
+    pairs = [
+        [np.asarray(each.convert("RGB"), dtype=np.float64) for each in pair]
+        for pair in zip(pictures, others, strict=True)
+    ]
+    return float(np.mean([np.abs(one - other).mean() for one, other in pairs]))
 
 
 def validation_texts(spec: JobSpec) -> tuple[str, ...]:
