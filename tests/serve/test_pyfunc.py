@@ -36,11 +36,13 @@ def home(tmp_path_factory, with_mlflow, tools, playground):
 @pytest.fixture(scope="module")
 def model(home):
     before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
-    mlflow.set_registry_uri(f"sqlite:///{home / 'mlflow.db'}")
-    yield mlflow.pyfunc.load_model("models:/rex@champion")
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+    with pytest.MonkeyPatch.context() as patch:  # MLflow says its address in the environment too
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+        mlflow.set_tracking_uri(f"sqlite:///{home / 'mlflow.db'}")
+        mlflow.set_registry_uri(f"sqlite:///{home / 'mlflow.db'}")
+        yield mlflow.pyfunc.load_model("models:/rex@champion")
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
 
 
 def pixels(png):
