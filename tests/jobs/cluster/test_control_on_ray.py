@@ -85,7 +85,7 @@ def test_detach_watch_cancel_wait_retry_wait(home, tmp_path, capsys):
 
         assert lorafleet("logs", right) == 0
         said = capsys.readouterr().out
-        for words in ("attempt 1, lane", "cancelled", "queued again", "attempt 2, lane", f"version 1 of {right}"):
+        for words in ("attempt 1, lane", "cancelled", "queued again", "attempt 2, lane", f"{right}@1 is champion"):
             assert words in said, words
     finally:
         lorafleet("cancel", "pair")  # nothing, unless an assertion failed; its driver then ends by itself
