@@ -19,6 +19,9 @@ from lorafleet_serve.engine.pipeline import Pipeline
 from lorafleet_serve.engine.prompt_tags import unnamed_trigger_note, unnamed_triggers
 from lorafleet_serve.engine.requests import AdapterUse, GeneratedImage, GenerateRequest, with_defaults
 
+LEAST_QUEUE = 64
+"""Requests that wait beside those that are made, where nobody said how many come."""
+
 
 def resolve(specs: Sequence[AdapterSpec], base: str | None = None) -> tuple[AdapterUse, ...]:
     """Finds adapters in the home's registry or, where a folder is named, on disk; NotFoundError, BundleError.
@@ -56,22 +59,26 @@ def base_of(uses: Sequence[AdapterUse], default: str) -> str:
 
 def generate_image(request: GenerateRequest, base_name: str) -> GeneratedImage:
     """Loads the base, makes the image, and frees everything. On the GPU if there is one."""
-    quiet_libraries()
-    base = find_base(base_name)
-    settings = with_defaults(request, base, sampler_names(base))  # a bad request is refused before seconds of loading
-    sampler_table(base, settings.scheduler, settings.steps)
-    engine = open_engine(base_name)
+    engine = open_engine(base_name, [request])
     try:
         return engine.submit(request).result()
     finally:
         engine.close(drain=False)
 
 
-def open_engine(base_name: str) -> StepEngine:
-    """An engine on a base that makes one image at a time, on the GPU if there is one; its caller closes it."""
+def open_engine(base_name: str, requests: Sequence[GenerateRequest] = (), max_rows: int = 1) -> StepEngine:
+    """An engine on a base, with room for `requests`, on the GPU if there is one; its caller closes it.
+
+    A bad request is refused before seconds of loading. Raises RequestError, BaseModelError.
+    """
+    quiet_libraries()
+    base = find_base(base_name)
+    samplers = sampler_names(base)
+    for settings in [with_defaults(request, base, samplers) for request in requests]:
+        sampler_table(base, settings.scheduler, settings.steps)
     gpu = torch.cuda.is_available()
-    model = Pipeline.load(find_base(base_name), "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
-    return StepEngine(model, max_rows=1)
+    model = Pipeline.load(base, "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
+    return StepEngine(model, max_rows=max_rows, max_queue=max(LEAST_QUEUE, len(requests)))
 
 
 def _home_registry(base: str | None = None) -> AdapterRegistry:

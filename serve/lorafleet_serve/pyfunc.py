@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from lorafleet.bundle.folder_registry import version_of
-from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.api.png import png_bytes
 from lorafleet_serve.engine.requests import AdapterUse, GenerateRequest
 from lorafleet_serve.local import open_engine
@@ -28,7 +27,6 @@ class AdapterModel:
 
     def __init__(self, folder: Path) -> None:
         """Loads the base that the bundle in `folder` was made for. Raises BundleError, BaseModelError."""
-        quiet_libraries()
         self._adapter = version_of(folder)
         self._engine = open_engine(self._adapter.base)
         weakref.finalize(self, self._engine.close, drain=False)

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lorafleet.util.quiet import quiet_libraries
-from lorafleet_jobs.captioning.local_weights import local_weights
+from lorafleet_jobs.captioning.local_weights import local_weights, read_model
 
 KNOWN = ("Salesforce/blip-image-captioning-large", "Salesforce/blip-image-captioning-base")
 FILES = ("config.json", "*.safetensors", "*processor_config.json", "tokenizer_config.json")
@@ -32,10 +31,4 @@ class BlipCaptioner:
 
 def load(model: str | None) -> BlipCaptioner:
     """BLIP from a folder or the local cache, on the accelerator if there is one. Raises CaptionerError."""
-    folder = local_weights(model, KNOWN, FILES)
-    quiet_libraries()
-    from transformers import AutoProcessor, BlipForConditionalGeneration
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return BlipCaptioner(network.eval().to(device), AutoProcessor.from_pretrained(folder, local_files_only=True))
+    return BlipCaptioner(*read_model(local_weights(model, KNOWN, FILES), "BlipForConditionalGeneration"))

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from lorafleet.util.quiet import quiet_libraries
-from lorafleet_jobs.captioning.local_weights import local_weights
+from lorafleet_jobs.captioning.local_weights import local_weights, read_model
 
 KNOWN = ("florence-community/Florence-2-large", "florence-community/Florence-2-base")
 FILES = ("config.json", "*.safetensors", "*processor_config.json", "tokenizer_config.json")
@@ -35,13 +34,7 @@ class FlorenceCaptioner:
 
 def load(model: str | None) -> FlorenceCaptioner:
     """Florence-2 from a folder or the local cache, on the accelerator if there is one. Raises CaptionerError."""
-    folder = local_weights(model, KNOWN, FILES)
-    quiet_libraries()
-    from transformers import AutoProcessor, Florence2ForConditionalGeneration
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network = Florence2ForConditionalGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return FlorenceCaptioner(network.eval().to(device), AutoProcessor.from_pretrained(folder, local_files_only=True))
+    return FlorenceCaptioner(*read_model(local_weights(model, KNOWN, FILES), "Florence2ForConditionalGeneration"))
 
 
 def _plain(text: str) -> str:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from lorafleet.errors import CaptionerError
+from lorafleet.util.quiet import quiet_libraries
 
 
 def local_weights(model: str | None, known: Sequence[str], files: Sequence[str]) -> Path:
@@ -26,6 +30,16 @@ def local_weights(model: str | None, known: Sequence[str], files: Sequence[str])
     if model is not None:
         raise CaptionerError(f"{model!r} is no folder and not in the local cache; run: hf download {model}")
     raise CaptionerError(f"its weights are not here; run: hf download {known[0]}")
+
+
+def read_model(folder: Path, architecture: str) -> tuple[Any, Any]:
+    """A model of a class of transformers, on the accelerator if there is one, and its processor."""
+    quiet_libraries()
+    import transformers
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = getattr(transformers, architecture).from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return model.eval().to(device), transformers.AutoProcessor.from_pretrained(folder, local_files_only=True)
 
 
 def _lacking(folder: Path, files: Sequence[str]) -> str:

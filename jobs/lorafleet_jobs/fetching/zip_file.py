@@ -5,7 +5,6 @@ Folders that hold everything are left out, as is what systems add; a name that l
 
 from __future__ import annotations
 
-import hashlib
 import lzma
 import shutil
 import stat
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile, ZipInfo
 
+from lorafleet.bundle.bundle import sha256_of
 from lorafleet.errors import DataError
 from lorafleet.util.files import whole_folder
 from lorafleet_jobs.dataset.listing import is_system
@@ -40,7 +40,7 @@ def unpack(file: Path, written: str, kept: Path) -> Path:
     It is named after the file's content, wherever that lies. Raises DataError; `written` is what users call the file.
     """
     with _readable(written):
-        folder = kept / _digest(file)
+        folder = kept / f"zip-{sha256_of(file)[:32]}"
         if folder.is_dir():
             return folder
         with ZipFile(file) as archive:
@@ -89,11 +89,6 @@ def _write(archive: ZipFile, entry: _Entry, folder: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry.info) as packed, target.open("xb") as stream:
         shutil.copyfileobj(packed, stream)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return "zip-" + hashlib.file_digest(stream, "sha256").hexdigest()[:32]
 
 
 @contextmanager

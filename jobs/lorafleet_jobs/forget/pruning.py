@@ -10,8 +10,9 @@ from pathlib import Path
 from lorafleet.bundle.disk_cache import BundleCache
 from lorafleet.home import Home
 from lorafleet.removal.receipt import Receipt
-from lorafleet.removal.versions import remove_folder, size_of
+from lorafleet.removal.versions import remove_folder
 from lorafleet.tracking import MlflowRegistry
+from lorafleet.util.files import size_of
 from lorafleet_jobs.forget.forgetting import store_of
 from lorafleet_jobs.forget.prunable import CACHED, CLASS_IMAGES, SCRATCH, Lying, Seen, prunable
 from lorafleet_jobs.submission.driver_lease import has_driver

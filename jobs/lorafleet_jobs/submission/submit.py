@@ -102,7 +102,7 @@ def record_rows(prepared: Prepared, home: Home) -> None:
         resources=resources,
         priority=manifest.priority,
     )
-    assert home.tracking_uri  # an address that is none is refused before anything is recorded
+    _ = home.tracking_uri  # raises SettingsError for an address that is none, before anything is recorded
     store, now = open_store(home), time.time()
     store.add(row, plan.jobs, now)
     store.retry(plan.submission, now)

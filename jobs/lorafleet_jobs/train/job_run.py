@@ -98,6 +98,7 @@ class JobRun:
         self._shows_base = self.step == 0
         self._untrained = untrained
         self._pictures: Pictures = {}
+        self._changes: dict[str, float] = {}
         if photos is not None:
             job.tracker.image(f"{self.validator.names[0]}/training photos", 0, photos)
 
@@ -147,7 +148,8 @@ class JobRun:
             self._shows_base = False
         if words := pictures.get("words"):
             self.validator.log_words(tracker, words)
-            tracker.metrics(self.step, changes(pictures))
+            self._changes = changes(pictures)
+            tracker.metrics(self.step, self._changes)
         if adapted := pictures.get("adapted", []):
             self.validator.log_adapted(tracker, self.step, adapted)
         if trial.is_due(self.step):
@@ -192,7 +194,7 @@ class JobRun:
                 training.base,
                 training.trainable,
                 preview=sheet([pictures["base"], pictures["words"], pictures["adapted"]]),
-                metrics=self.progress.summary() | changes(pictures),
+                metrics=self.progress.summary() | self._changes,
                 run_id=job.run_id,
                 out=job.out,
             )

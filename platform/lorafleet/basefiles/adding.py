@@ -18,7 +18,7 @@ from lorafleet.config.manifest import Name
 from lorafleet.config.strict import Strict
 from lorafleet.errors import BaseModelError, NotFoundError
 from lorafleet.home import Home
-from lorafleet.util.files import whole_folder
+from lorafleet.util.files import size_of, whole_folder
 from lorafleet.util.locked import locked
 
 FREE = 2**28
@@ -83,12 +83,7 @@ def add_base(
             hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
             record = BaseRecord(name=name, sha256=hashes, **vars(facts))
             (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n", "utf-8")
-    return Added(Base(name, target), bytes_of(target), time.monotonic() - began, notes())
-
-
-def bytes_of(folder: Path) -> int:
-    """Of all files in a folder, links followed."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return Added(Base(name, target), size_of(target), time.monotonic() - began, notes())
 
 
 def _clear(bases: Path) -> None:
@@ -106,7 +101,7 @@ def remove_base(name: str, home: Home) -> Added:
         names = ", ".join(one.name for one in added_bases(home)) or "none"
         raise NotFoundError(f"no base {name!r} was added to {home.bases}; added are: {names}")
     with locked(home.bases / ".lock"):
-        size = bytes_of(base.path)
+        size = size_of(base.path)
         gone = home.bases / f".{name}.removed"
         _clear(home.bases)
         base.path.rename(gone)  # in one step, so that nobody finds half of it

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from lorafleet.basefiles.adding import Naming, bytes_of, remove_base
+from lorafleet.basefiles.adding import Naming, remove_base
 from lorafleet.basefiles.from_folder import add_folder
 from lorafleet.bases import HUB, SHIPPED, Base, added_bases, cached_base, find_base
 from lorafleet.commands.adapters import AsJson
@@ -16,6 +16,7 @@ from lorafleet.config.strict import parse
 from lorafleet.console import note, out, print_json
 from lorafleet.errors import BaseModelError
 from lorafleet.home import Home
+from lorafleet.util.files import size_of
 from lorafleet.util.quiet import quiet_libraries
 
 GIB = 2**30
@@ -94,13 +95,13 @@ def ls(as_json: AsJson = False) -> int:
     }
     bases = [(place, base) for place, group in groups.items() for base in group]
     if as_json:
-        print_json({"bases": [{**document(base), "place": p, "bytes": bytes_of(base.path)} for p, base in bases]})
+        print_json({"bases": [{**document(base), "place": p, "bytes": size_of(base.path)} for p, base in bases]})
         return 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("base", "predicts", "side", "GiB", "licence", "place"):
         table.add_column(column, overflow="fold")
     for place, base in bases:
-        size = f"{bytes_of(base.path) / GIB:.2f}"
+        size = f"{size_of(base.path) / GIB:.2f}"
         table.add_row(base.name, base.prediction, str(base.resolution), size, base.licence, place)
     out.print(table)
     return 0

@@ -18,6 +18,7 @@ from lorafleet.bundle.disk_cache import BundleCache
 from lorafleet.errors import BusyError
 from lorafleet.home import Home
 from lorafleet.removal.receipt import Receipt
+from lorafleet.util.files import size_of
 
 if TYPE_CHECKING:
     from lorafleet.tracking.removal import MlflowRemoval, Registered
@@ -76,13 +77,6 @@ def remove_folder(folder: Path, kind: str, receipt: Receipt) -> None:
         folder.rename(gone)
     shutil.rmtree(gone)
     receipt.add(kind, 1, size)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; 0 if there is none."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _succession(name: str, aliases: Sequence[str], mlflow: MlflowRemoval) -> str:

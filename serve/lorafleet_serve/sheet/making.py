@@ -11,17 +11,13 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pillow_heif import register_heif_opener
 
-from lorafleet.bases import find_base
 from lorafleet.errors import LorafleetError, first_line
-from lorafleet.numerics.samplers import sampler_names, sampler_table
-from lorafleet.util.quiet import quiet_libraries
 from lorafleet_serve.engine.engine import StepEngine
-from lorafleet_serve.engine.pipeline import Pipeline
-from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest, with_defaults
+from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest
+from lorafleet_serve.local import open_engine
 
 MAX_ROWS = 8
 PHOTOS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".avif", ".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif"))
@@ -47,14 +43,7 @@ def make_pictures(requests: Sequence[GenerateRequest], base_name: str, progress:
     A picture that fails leaves the others as they are. Raises RequestError, BaseModelError, and the first error if none
     can be made.
     """
-    quiet_libraries()
-    base = find_base(base_name)
-    samplers = sampler_names(base)
-    for settings in [with_defaults(request, base, samplers) for request in requests]:
-        sampler_table(base, settings.scheduler, settings.steps)
-    gpu = torch.cuda.is_available()
-    model = Pipeline.load(base, "cuda" if gpu else "cpu", "fp16" if gpu else "fp32")
-    engine = StepEngine(model, max_rows=MAX_ROWS, max_queue=len(requests))
+    engine = open_engine(base_name, requests, MAX_ROWS)
     try:
         return run_all(engine, requests, progress)
     finally:

@@ -2,12 +2,11 @@
 
 import hashlib
 import hmac
-import http.server
 import json
-import threading
 
 import pytest
 
+from hook_receiver import receiving
 from lorafleet.config.manifest import Notify
 from lorafleet.config.strict import parse
 from lorafleet.errors import ManifestError
@@ -18,37 +17,11 @@ BODY = json.dumps({"submission": "pets-01", "state": "failed"}).encode()
 KEY = {"HOOK_SECRET": "s3cret"}
 
 
-class Receiver(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.got.append((self.path, dict(self.headers), body))
-        answer = self.server.answers.pop(0) if self.server.answers else 204
-        self.send_response(answer)
-        if answer == 302:
-            self.send_header("Location", f"http://127.0.0.1:{self.server.server_port}/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def do_GET(self):
-        self.server.got.append((self.path, dict(self.headers), b""))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_arguments):
-        pass
-
-
 @pytest.fixture
 def receiver():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    server.got, server.answers = [], []
-    server.url = f"http://127.0.0.1:{server.server_port}/hook/abc?team=1"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with receiving() as server:
+        server.url = f"http://{server.host}/hook/abc?team=1"
+        yield server
 
 
 def test_the_receiver_can_check_who_sent_it_and_when(receiver):

@@ -42,15 +42,6 @@ def loaded():
     return LoadedBase.load(find_base("toy-sdxl"))
 
 
-@pytest.fixture
-def calls(loaded):
-    """The rows of the UNet's calls so far."""
-    seen = []
-    handle = loaded.unet.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    yield seen
-    handle.remove()
-
-
 def validators(loaded, photos, prompts=PROMPTS):
     """One of each kind of job, as if it had trained."""
     made, draws = [], torch.Generator().manual_seed(0)

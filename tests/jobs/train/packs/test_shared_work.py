@@ -21,15 +21,6 @@ def loaded():
     return LoadedBase.load(find_base("toy-playground"))
 
 
-@pytest.fixture
-def calls(loaded):
-    """The UNet's calls so far."""
-    seen = []
-    handle = loaded.unet.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    yield seen
-    handle.remove()
-
-
 def validator(loaded, photos, adapter="rex", validation=None, **recipe):
     training = prepared(loaded, spec_of(loaded, photos, 2, rank=2, **recipe))
     spec = training.spec.with_changes(adapter=adapter, validation=Validation(**{"steps": 2} | (validation or {})))

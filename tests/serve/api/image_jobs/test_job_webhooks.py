@@ -3,39 +3,20 @@
 import asyncio
 import hashlib
 import hmac
-import http.server
 import json
-import threading
 
 import pytest
 
+from hook_receiver import receiving
 from job_calls import SHORT, URL, client_of, start, until
 from lorafleet.errors import RequestError
 from lorafleet_serve.api.image_jobs.job_webhooks import SECRET_ENV, JobWebhooks
 
 
-class Receiver(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        self.server.got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
-        self.server.told.set()
-        self.send_response(204)
-        self.end_headers()
-
-    def log_message(self, *_arguments):
-        pass
-
-
 @pytest.fixture
 def receiver():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    server.got, server.told = [], threading.Event()
-    server.host = f"127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with receiving() as server:
+        yield server
 
 
 @pytest.mark.parametrize(("adapter", "status"), [("dog-rex", "succeeded"), ("nobody", "failed")])
@@ -52,7 +33,7 @@ def test_the_end_is_told_signed_and_without_prompt_and_images(service, receiver,
 
     job = asyncio.run(send())
     assert job["status"] == status
-    ((headers, body),) = receiver.got
+    ((_, headers, body),) = receiver.got
     told = json.loads(body)
     assert told == {key: job[key] for key in ("id", "status", "created", "finished", "error")}
     signed = headers["X-Lorafleet-Timestamp"].encode() + b"." + body
