@@ -9,10 +9,8 @@ on the header, before any pixel is decoded: Pillow alone opens a 9 KiB PNG of 81
 from __future__ import annotations
 
 import hashlib
-import struct
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lorafleet.errors import DataError
+from lorafleet.util.damaged import DAMAGE
 from lorafleet_jobs.colours import ADOBE_RGB, coded_profile, lab_to_srgb, to_srgb
 from lorafleet_jobs.image_formats import READ, coded_colours, declared_sizes, format_of, what_else
 from lorafleet_jobs.sharpness import sharpness
@@ -40,11 +39,6 @@ _OPAQUE = 255
 _PNG_DEPTH = 24
 """Where a PNG says how many bits a channel has."""
 
-# What Pillow's decoders and libheif raise on damaged files.
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
-    RuntimeError, struct.error, zlib.error,
-)  # fmt: skip
 _REDUCED, _DNG_VERSION = 254, 50706
 """Tags of a TIFF: the first page is but a preview; Adobe's raw format."""
 
@@ -271,5 +265,5 @@ def _damage_as_data_error() -> Iterator[None]:
         raise DataError("is damaged or cut short (its header cannot be read); replace it or remove it") from None
     except PermissionError:
         raise DataError("may not be read; check its permissions") from None
-    except _DAMAGE as problem:
+    except DAMAGE as problem:
         raise DataError(f"is damaged or cut short ({problem}); replace it or remove it") from None

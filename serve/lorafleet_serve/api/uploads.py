@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -16,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lorafleet.errors import RequestError
+from lorafleet.util.damaged import DAMAGE
 from lorafleet_serve.engine.init_image import Picture
 
 MAX_BYTES = 20 * 2**20
@@ -26,11 +25,6 @@ _URL = re.compile(r"^[a-z][a-z0-9+.-]{1,15}://", re.IGNORECASE)
 _DATA_URL = re.compile(r"^data:[^,]{0,100},", re.IGNORECASE)
 _SIXTEEN_BITS = ("I", "F")
 """How the names of Pillow's modes begin whose levels are not from 0 to 255."""
-# What Pillow's decoders raise on damaged files.
-_DAMAGE = (
-    OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, EOFError, MemoryError,
-    RuntimeError, struct.error, zlib.error,
-)  # fmt: skip
 
 
 def file_bytes(text: str) -> bytes:
@@ -86,5 +80,5 @@ def _damage_as_request_error(what: str) -> Iterator[None]:
         raise RequestError(f"{what} has too many pixels; save it smaller") from None
     except UnidentifiedImageError:
         raise RequestError(f"{what} is no PNG, JPEG or WebP; save it as one of these") from None
-    except _DAMAGE as problem:
+    except DAMAGE as problem:
         raise RequestError(f"{what} is damaged or cut short ({problem}); send it anew") from None

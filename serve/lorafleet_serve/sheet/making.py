@@ -11,10 +11,11 @@ from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from pillow_heif import register_heif_opener
 
 from lorafleet.errors import LorafleetError, first_line
+from lorafleet.util.damaged import DAMAGE
 from lorafleet_serve.engine.engine import StepEngine
 from lorafleet_serve.engine.requests import GeneratedImage, GenerateRequest
 from lorafleet_serve.local import open_engine
@@ -91,6 +92,6 @@ def _open(path: Path) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as problem:
+    except (*DAMAGE, Image.DecompressionBombError) as problem:
         log.warning("%s: not shown (%s)", path, first_line(problem))
         return None
